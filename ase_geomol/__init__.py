@@ -1,0 +1,1 @@
+"""Equivariant transformer potentials as ASE calculators, with weights that work offline."""

@@ -1,0 +1,137 @@
+"""Neighbour lists: one function, two back ends with the same pairs, and a Verlet skin on top.
+
+A pair ``(i, j, S)`` means that the image ``S`` of atom ``j`` lies closer to atom ``i`` than the cutoff:
+``|r_j + S @ cell - r_i| < cutoff``. Both directions are listed, sorted by the receiver ``i``; every periodic
+image counts, an atom's own images among them, and there is no cap on the number of neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import vesin
+from ase.geometry import complete_cell
+from torch import Tensor
+
+from .errors import MissingExtraError
+
+Backend = Literal["vesin", "nvalchemi"]
+
+
+class Pairs(NamedTuple):
+    """Neighbour pairs: ``edge_index`` (2, E) holds receiver and sender, ``shift`` (E, 3) integer images."""
+
+    edge_index: Tensor
+    shift: Tensor
+
+    def within(self, cutoff: float, positions: Tensor, cell: Tensor) -> Pairs:
+        """Return the pairs closer than ``cutoff`` (Å) at ``positions`` (N, 3) and ``cell`` (3, 3)."""
+        receiver, sender = self.edge_index
+        vectors = positions[sender] - positions[receiver] + self.shift.to(cell.dtype) @ cell
+        near = vectors.square().sum(-1) < cutoff**2
+        return Pairs(self.edge_index[:, near], self.shift[near])
+
+
+def neighbor_pairs(
+    positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float, *, backend: Backend | None = None
+) -> Pairs:
+    """Find all pairs closer than ``cutoff`` (Å).
+
+    Args:
+        positions: (N, 3) in Å, anywhere: wrapped or not, near the origin or far from it.
+        cell: (3, 3), rows are lattice vectors in Å; zero rows where not periodic.
+        pbc: (3,) bool.
+        cutoff: Å.
+        backend: ``"vesin"`` (CPU) or ``"nvalchemi"`` (CUDA; runs on CPU too). Default: by the device.
+
+    Raises:
+        MissingExtraError: a CUDA tensor, and ``nvalchemi-toolkit-ops`` is not installed.
+    """
+    if backend is None:
+        backend = "nvalchemi" if positions.is_cuda else "vesin"
+    find = _nvalchemi_pairs if backend == "nvalchemi" else _vesin_pairs
+    return find(positions.detach().double(), _full_cell(cell), pbc, cutoff)
+
+
+def all_pairs(n_atoms: int, device: torch.device | None = None) -> Pairs:
+    """Every ordered pair of ``n_atoms`` different atoms, no images: the graph of the global models."""
+    index = torch.arange(n_atoms, device=device)
+    receiver, sender = index.repeat_interleave(n_atoms), index.repeat(n_atoms)
+    different = receiver != sender
+    edge_index = torch.stack([receiver[different], sender[different]])
+    return Pairs(edge_index, edge_index.new_zeros(edge_index.shape[1], 3))
+
+
+def _full_cell(cell: Tensor) -> Tensor:
+    """Fill the zero vectors of a partly periodic cell with unit vectors normal to the others."""
+    full = np.ascontiguousarray(complete_cell(cell.detach().double().cpu().numpy()))
+    return torch.from_numpy(full).to(cell.device)
+
+
+def _vesin_pairs(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> Pairs:
+    finder = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    receiver, sender, shift = finder.compute(
+        points=positions.cpu().numpy(), box=cell.cpu().numpy(), periodic=pbc.cpu().numpy(), quantities="ijS"
+    )
+    edge_index = torch.from_numpy(np.stack([receiver, sender]).astype(np.int64))
+    return Pairs(edge_index.to(positions.device), torch.from_numpy(shift.astype(np.int64)).to(positions.device))
+
+
+def _nvalchemi_pairs(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> Pairs:
+    try:
+        from nvalchemiops.torch.neighbors import NeighborOverflowError, neighbor_list
+    except ImportError as error:
+        raise MissingExtraError("nvalchemi-toolkit-ops", "gpu", "A neighbour list on the GPU") from error
+    room = 128  # neighbours per atom that are allocated; doubled until the densest atom fits
+    while True:
+        try:
+            edge_index, _, shift = neighbor_list(
+                positions.contiguous(),
+                cutoff,
+                cell=cell[None],
+                pbc=pbc[None].to(positions.device),
+                return_neighbor_list=True,
+                max_neighbors=room,
+            )
+        except NeighborOverflowError:
+            room *= 2
+            continue
+        order = torch.argsort(edge_index[0], stable=True)
+        return Pairs(edge_index[:, order].long(), shift[order].long())
+
+
+class NeighborCache:
+    """Neighbour pairs of a moving structure, with a Verlet skin.
+
+    The list is made with ``cutoff + skin`` and kept until an atom has moved more than half the skin, or the
+    cell, the periodicity or the elements changed; what is returned is exact at every call.
+
+    Args:
+        cutoff: Å.
+        skin: Å; 0 rebuilds at every change.
+        backend: see `neighbor_pairs`.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5, backend: Backend | None = None) -> None:
+        self.cutoff, self.skin, self.backend = cutoff, skin, backend
+        self.builds = 0
+        self._made_for: tuple[Tensor, ...] | None = None
+        self._pairs: Pairs | None = None
+
+    def pairs(self, positions: Tensor, cell: Tensor, pbc: Tensor, numbers: Tensor) -> Pairs:
+        """Return the pairs within the cutoff: arguments as for `neighbor_pairs`, ``numbers`` (N,)."""
+        if self._pairs is None or self._outdated(positions, cell, pbc, numbers):
+            self._pairs = neighbor_pairs(positions, cell, pbc, self.cutoff + self.skin, backend=self.backend)
+            self._made_for = (positions.clone(), cell.clone(), pbc.clone(), numbers.clone())
+            self.builds += 1
+        return self._pairs.within(self.cutoff, positions, cell)
+
+    def _outdated(self, positions: Tensor, cell: Tensor, pbc: Tensor, numbers: Tensor) -> bool:
+        assert self._made_for is not None
+        old_positions, *old_rest = self._made_for
+        if not all(torch.equal(old, new) for old, new in zip(old_rest, (cell, pbc, numbers), strict=True)):
+            return True
+        moved = (positions - old_positions).square().sum(-1).max()
+        return bool(moved > (self.skin / 2) ** 2)

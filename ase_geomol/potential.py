@@ -1,0 +1,164 @@
+"""From energies of atoms to physics: the only place with derivatives by positions and strain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .graph import AtomGraph, edge_vectors
+from .models import EnergyModel, ModelOutput
+from .nn import segment_sum
+from .repulsion import ZBLRepulsion
+
+
+class Prediction(NamedTuple):
+    """What a potential gives for S structures of N atoms in all.
+
+    Attributes:
+        energy: (S,) eV.
+        energies: (N,) eV, they sum up to ``energy``.
+        forces: (N, 3) eV/Å, or None if not asked for.
+        stress: (S, 3, 3) eV/Å³ in ASE's sign (positive under tension), or None if not asked for.
+    """
+
+    energy: Tensor
+    energies: Tensor
+    forces: Tensor | None = None
+    stress: Tensor | None = None
+
+
+class Potential(nn.Module):
+    """An interatomic potential: ``E = sum_i [scale * model_i + e_Z(i)] + repulsion``.
+
+    Geometry and sums are float64; the network runs in the dtype of its weights.
+
+    Args:
+        model: the network.
+        reference_energies: eV of each element {atomic number: energy}.
+        scale: eV that the model's unit stands for.
+        repulsion: add `ZBLRepulsion`.
+    """
+
+    reference_energies: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        model: EnergyModel,
+        reference_energies: Mapping[int, float] | None = None,
+        scale: float = 1.0,
+        repulsion: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        table = torch.zeros(119, dtype=torch.float64)
+        for number, energy in (reference_energies or {}).items():
+            table[number] = energy
+        self.register_buffer("reference_energies", table)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        self.repulsion = ZBLRepulsion() if repulsion else None
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that the potential knows."""
+        return self.model.elements
+
+    @property
+    def cutoff(self) -> float | None:
+        """Å, or None if every atom sees every other."""
+        return self.model.cutoff
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        return next(self.parameters()).dtype
+
+    def set_dtype(self, dtype: torch.dtype) -> Potential:
+        """Set the network's precision in place; reference energies and geometry stay float64."""
+        self.model.to(dtype)  # type: ignore[attr-defined]
+        return self
+
+    def forward(
+        self, graph: AtomGraph, *, forces: bool = True, stress: bool = False, direct: bool = False
+    ) -> Prediction:
+        """Evaluate a batch.
+
+        Forces are exact gradients of the energy; in training mode they can be differentiated once more.
+
+        Args:
+            graph: made with this potential's cutoff.
+            forces: return forces.
+            stress: return stress; every structure needs a cell of finite volume.
+            direct: take forces from the model's direct head instead of the gradient (not conservative).
+        """
+        gradient = (forces and not direct) or stress
+        with torch.set_grad_enabled(gradient or self.training):
+            positions = graph.positions.detach().requires_grad_(gradient)
+            strain = torch.zeros_like(graph.cell, requires_grad=stress)
+            output, energies = self._energies(graph, *_strained(graph, positions, strain))
+            energy = segment_sum(energies, graph.system, graph.n_systems)
+            inputs = [tensor for tensor in (positions, strain) if tensor.requires_grad]
+            slopes = _gradient(energy.sum(), inputs, create_graph=self.training)
+            force = stress_tensor = None
+            if forces:
+                force = self._direct_forces(output) if direct else -slopes[0]
+            if stress:
+                stress_tensor = slopes[-1] / torch.linalg.det(graph.cell).abs()[:, None, None]
+        if not self.training:
+            energy, energies = energy.detach(), energies.detach()
+        return Prediction(energy, energies, force, stress_tensor)
+
+    def features(self, graph: AtomGraph) -> ModelOutput:
+        """The model's own output, with invariant and equivariant features of each atom; no derivatives."""
+        with torch.no_grad():
+            return self._energies(graph, graph.positions, graph.cell)[0]
+
+    def hessian(self, graph: AtomGraph) -> Tensor:
+        """Second derivatives (3N, 3N) in eV/Å² of one structure, row by row from exact forces."""
+        with torch.enable_grad():
+            positions = graph.positions.detach().requires_grad_()
+            energies = self._energies(graph, positions, graph.cell)[1]
+            slope = _gradient(energies.sum(), [positions], create_graph=True)[0].reshape(-1)
+            rows = [_gradient(component, [positions], retain_graph=True)[0].reshape(-1) for component in slope]
+        hessian = torch.stack(rows)
+        return (hessian + hessian.T) / 2
+
+    def _energies(self, graph: AtomGraph, positions: Tensor, cell: Tensor) -> tuple[ModelOutput, Tensor]:
+        vectors = edge_vectors(graph, positions, cell)
+        output = self.model(graph.numbers, graph.edge_index, vectors.to(self.dtype))
+        energies = self.scale * output.energies.double() + self.reference_energies[graph.numbers]
+        if self.repulsion is not None:
+            energies = energies + self.repulsion(graph.numbers, graph.edge_index, vectors)
+        return output, energies
+
+    def _direct_forces(self, output: ModelOutput) -> Tensor:
+        if output.forces is None:
+            raise ValueError("this model has no direct force head: build it with direct_forces=true")
+        forces = self.scale * output.forces.double()
+        return forces if self.training else forces.detach()
+
+
+def _strained(graph: AtomGraph, positions: Tensor, strain: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions and cell under a symmetric strain (S, 3, 3)."""
+    if not strain.requires_grad:
+        return positions, graph.cell
+    symmetric = (strain + strain.mT) / 2
+    moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[graph.system])
+    return moved, graph.cell + graph.cell @ symmetric
+
+
+def _gradient(
+    energy: Tensor, inputs: list[Tensor], *, create_graph: bool = False, retain_graph: bool | None = None
+) -> list[Tensor]:
+    """Derivatives; zero where the energy does not depend on an input (an isolated atom)."""
+    if not inputs:
+        return []
+    if not energy.requires_grad:
+        return [torch.zeros_like(tensor) for tensor in inputs]
+    slopes = torch.autograd.grad(
+        energy, inputs, create_graph=create_graph, retain_graph=retain_graph, allow_unused=True
+    )
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(slopes, inputs, strict=True)]

@@ -1,0 +1,61 @@
+"""``geomol-train``: the commands that make labels and weights. Words and progress only, no logic."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ase_geomol.errors import ConfigError, GeoMolError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+@app.callback()
+def _about() -> None:
+    """Make the labels and weights of ase_geomol."""
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in ``90s``, ``40min`` or ``2h``; raises :class:`ConfigError`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
+    if match is None:
+        raise ConfigError(f"{text!r} is not a duration: write it like 90s, 40min or 2h.")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+@app.command()
+def label(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe of the labels.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 40min.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/labels"),
+) -> None:
+    """Label molecules with GFN2-xTB energies and forces.
+
+    Example: `geomol-train label training/recipes/shipped/geomformer_organic_labels.yaml --out data/labels`
+    """
+    from .labelling.recipe import load_recipe
+    from .labelling.report import Display
+    from .labelling.run import make_labels
+
+    budget = None if time_budget is None else parse_duration(time_budget)
+    settings = load_recipe(recipe)
+    console = Console()
+    with Display(console, settings.name) as display:
+        manifest = make_labels(settings, out, workers, budget, display.update)
+    display.summary(manifest, out)
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on are one sentence, not a traceback."""
+    try:
+        app()
+    except GeoMolError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False)
+        sys.exit(1)

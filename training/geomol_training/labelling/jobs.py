@@ -1,0 +1,120 @@
+"""One job: its molecules are sampled and labelled, and the frames become one shard."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.io import write
+
+from .complexes import cluster, pair_scan, push_together, settled
+from .molecules import ELEMENTS, first_geometry
+from .plan import Job, Task
+from .recipe import LabelRecipe
+from .sampling import Tray, rattle, relax, run_dynamics, stretch_bond, turn_torsion
+
+_RUN_SOURCES = {"qm9": "qm9_md", "druglike": "drug_md", "small": "small_md"}
+PREPARING_STEPS = 5  # GFN2 steps before a bond is turned or stretched
+
+
+def run_job(job: Job, recipe: LabelRecipe) -> tuple[list[Atoms], Counter[str]]:
+    """Return the labelled frames of ``job`` and the number of rejections by reason."""
+    if job.kind == "atom":
+        return _isolated_atoms(recipe)
+    frames: list[Atoms] = []
+    rejected: Counter[str] = Counter()
+    seeds = np.random.SeedSequence(job.seed).spawn(len(job.tasks))
+    for task, seed in zip(job.tasks, seeds, strict=True):
+        tray = Tray(recipe.max_force)
+        tray.attempt(_run_task, job.kind, task, recipe, np.random.default_rng(seed), tray)
+        for frame in tray.frames:
+            frame.info = _names(task, frame.info["source"])
+        frames += tray.frames
+        rejected += tray.rejected
+    return frames, rejected
+
+
+def _run_task(kind: str, task: Task, recipe: LabelRecipe, rng: np.random.Generator, tray: Tray) -> None:
+    geometries = [first_geometry(molecule, rng) for molecule in task.molecules]
+    runs = recipe.trajectories
+    if kind in _RUN_SOURCES:
+        relaxed = relax(geometries[0], runs.relax_steps, tray, runs.relax_frames)
+        run_dynamics(relaxed, _RUN_SOURCES[kind], runs, rng, tray)
+    elif kind == "torsion":
+        turn_torsion(relax(geometries[0], PREPARING_STEPS), recipe.torsions.relax_steps, rng, tray)
+    elif kind == "distort":
+        prepared = relax(geometries[0], PREPARING_STEPS)
+        for _ in range(recipe.distortions.stretches):
+            stretch_bond(prepared, recipe.distortions.scale, rng, tray)
+        for _ in range(recipe.distortions.rattles):
+            rattle(prepared, recipe.distortions.rattle, rng, tray)
+    else:
+        monomers = [settled(atoms, rng) for atoms in geometries]
+        if kind == "pair":
+            pair_scan(monomers[0], monomers[1], recipe.complexes, rng, tray)
+        elif kind == "cluster":
+            cluster(monomers, runs, rng, tray)
+        else:
+            push_together(monomers[0], monomers[1], task.elements, recipe.contacts, rng, tray)
+
+
+def _names(task: Task, source: str) -> dict:
+    return {
+        "smiles": ".".join(molecule.smiles for molecule in task.molecules),
+        "molecule": ".".join(molecule.key for molecule in task.molecules),
+        "source": source,
+        "split": task.split,
+        "charge": 0,
+    }
+
+
+def _isolated_atoms(recipe: LabelRecipe) -> tuple[list[Atoms], Counter[str]]:
+    tray = Tray(recipe.max_force)
+    for number in ELEMENTS:
+        if tray.add(Atoms([number], positions=np.zeros((1, 3))), "atom"):
+            frame = tray.frames[-1]
+            symbol = frame.get_chemical_symbols()[0]
+            frame.info = {
+                "smiles": f"[{symbol}]",
+                "molecule": f"atom_{symbol}",
+                "source": "atom",
+                "split": "train",
+                "charge": 0,
+            }
+    return tray.frames, tray.rejected
+
+
+def shard_path(folder: Path, job: Job) -> Path:
+    """Where the frames of ``job`` are; the file exists only when it is complete."""
+    return folder / f"{job.name}.extxyz"
+
+
+def run_and_write(job: Job, recipe: LabelRecipe, folder: Path) -> int:
+    """Run ``job``, write its counts and then its shard under their final names; return its frames."""
+    started = time.monotonic()
+    frames, rejected = run_job(job, recipe)
+    counts = {
+        "frames": len(frames),
+        "source": dict(Counter(frame.info["source"] for frame in frames)),
+        "split": dict(Counter(frame.info["split"] for frame in frames)),
+        "rejected": dict(rejected),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    shard = shard_path(folder, job)
+    partial = shard.with_suffix(".partial")
+    write_json(shard.with_suffix(".json"), counts)
+    write(partial, frames, format="extxyz")
+    os.replace(partial, shard)
+    return len(frames)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write ``content`` so that ``path`` is either the old file or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(partial, path)

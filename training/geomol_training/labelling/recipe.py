@@ -1,0 +1,125 @@
+"""What is labelled, how much of it and under which conditions: the validated recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ase_geomol.errors import ConfigError, MissingExtraError
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Length = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Trajectories(_Section):
+    """A short relaxation and Langevin MD for each molecule."""
+
+    qm9_molecules: Count
+    druglike_molecules: Count
+    small_repeats: Count = Field(description="how often each small molecule is run")
+    relax_steps: Count = Field(description="steps of the relaxation before the MD")
+    relax_frames: Count = Field(description="frames kept along the relaxation")
+    frames: Count = Field(description="frames kept along the MD")
+    heat_steps: Count = Field(description="MD steps before the first frame")
+    interval: Positive = Field(description="MD steps between frames")
+    step_fs: Length = Field(description="fs; all atoms move with 12 u")
+    friction_per_fs: Length
+    temperature: tuple[Length, Length, Length] = Field(
+        description="K: lowest, end of the common range, highest"
+    )
+    hot_share: float = Field(ge=0, le=1, description="share of molecules above the common range")
+
+
+class Torsions(_Section):
+    """Rotatable bonds turned through a full circle."""
+
+    molecules: Count
+    relax_steps: Count = Field(description="GFN2 steps after each turn; the raw frame is kept as well")
+
+
+class Distortions(_Section):
+    """One bond stretched or compressed, and all atoms rattled."""
+
+    molecules: Count
+    stretches: Count = Field(description="frames a molecule")
+    rattles: Count = Field(description="frames a molecule")
+    scale: tuple[Length, Length] = Field(description="range of the bond's length, relative")
+    rattle: tuple[Length, Length] = Field(description="Å: range of the standard deviation of a coordinate")
+
+
+class Complexes(_Section):
+    """Pairs and small clusters of molecules."""
+
+    pairs: Count
+    orientations: Positive
+    distances: Positive = Field(description="distances for each orientation")
+    contact: tuple[Length, Length] = Field(description="Å: range of the closest contact")
+    clusters: Count
+    max_atoms: Positive
+
+
+class Contacts(_Section):
+    """Atoms of every pair of elements pushed together, down to the repulsive wall."""
+
+    repeats: Count = Field(description="approaches for each pair of elements")
+    distances: Positive = Field(description="distances for each approach")
+    reach: tuple[Length, Length] = Field(description="range of the distance / sum of covalent radii")
+
+
+class LabelRecipe(_Section):
+    """All that decides which frames are made; the same recipe gives the same frames.
+
+    ``exclude`` names a file that ASE's extended XYZ format describes (``.xz`` allowed), relative to the
+    working directory, whose molecules (``smiles`` in each comment line) must not be labelled. A file
+    that is absent is noted in the manifest.
+    """
+
+    name: str
+    description: str = ""
+    method: Literal["GFN2-xTB"] = "GFN2-xTB"
+    seed: int = 0
+    max_force: Length = Field(default=50.0, description="eV/Å: frames above it are rejected")
+    exclude: Path | None = None
+    druglike_atoms: tuple[Positive, Positive] = (15, 50)
+    trajectories: Trajectories
+    torsions: Torsions
+    distortions: Distortions
+    complexes: Complexes
+    contacts: Contacts
+
+    @model_validator(mode="after")
+    def _paths_are_relative(self) -> LabelRecipe:
+        if self.exclude is not None and self.exclude.is_absolute():
+            raise ValueError("exclude must be a relative path, so that the recipe works elsewhere")
+        return self
+
+
+def load_recipe(path: Path) -> LabelRecipe:
+    """Read and validate a YAML recipe; raises :class:`ConfigError` naming the field that is wrong."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("pyyaml", "train", "Reading a recipe") from error
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"The recipe {path} must be a mapping of fields, not {type(fields).__name__}.")
+    try:
+        return LabelRecipe.model_validate(fields)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'recipe'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ConfigError(f"The recipe {path} is not valid: {faults}.") from error

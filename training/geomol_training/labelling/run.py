@@ -1,0 +1,179 @@
+"""All jobs of a plan on several processes: resumable, stoppable at any time, with a manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+from ase_geomol.errors import DataError, OutputError
+
+from .engine import import_tblite
+from .jobs import run_and_write, shard_path, write_json
+from .plan import Job, Plan, make_plan
+from .recipe import LabelRecipe
+
+MANIFEST = "manifest.json"
+MANIFEST_INTERVAL = 30.0  # s
+_SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: jobs done of all, and the frames that this run has added."""
+
+    jobs_done: int
+    jobs: int
+    new_frames: int
+
+
+def make_labels(
+    recipe: LabelRecipe,
+    folder: Path,
+    workers: int = 1,
+    time_budget: float | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict:
+    """Run every job of ``recipe`` whose shard is not in ``folder`` and return the manifest.
+
+    ``time_budget`` is in seconds of wall time: no job starts after it. A KeyboardInterrupt leaves the folder valid
+    and is raised again. Raises :class:`OutputError` when the folder cannot be written or holds the shards of
+    another recipe, and :class:`DataError` when a worker process dies.
+    """
+    started = time.monotonic()
+    import_tblite()
+    plan = make_plan(recipe)
+    _open_folder(folder, plan)
+    todo = [job for job in plan.jobs if not shard_path(folder, job).exists()]
+    record = _Record(recipe, plan, folder, started)
+    record.write()
+    try:
+        stop = None if time_budget is None else started + time_budget
+        new_frames = 0
+        for done, frames in enumerate(_run_jobs(todo, recipe, folder, workers, stop), start=1):
+            new_frames += frames
+            report(Progress(len(plan.jobs) - len(todo) + done, len(plan.jobs), new_frames))
+            record.write_now_and_then()
+    finally:
+        manifest = record.write()
+    return manifest
+
+
+def _run_jobs(
+    jobs: list[Job], recipe: LabelRecipe, folder: Path, workers: int, stop: float | None
+) -> Iterator[int]:
+    """Yield the number of frames of each job as it finishes; no job starts after the time ``stop``."""
+    waiting = iter(jobs)
+    running: set[Future[int]] = set()
+    with _single_threaded():
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _ignore_interrupt)
+        for job in _first(waiting, 2 * workers, stop):
+            running.add(pool.submit(run_and_write, job, recipe, folder))
+    try:
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+            for job in _first(waiting, len(finished), stop):
+                running.add(pool.submit(run_and_write, job, recipe, folder))
+    except BrokenProcessPool as error:
+        raise DataError("A labelling process died (out of memory?): run the command again to resume.") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _first(jobs: Iterator[Job], count: int, stop: float | None) -> Iterator[Job]:
+    for _ in range(count):
+        if stop is not None and time.monotonic() >= stop:
+            return
+        job = next(jobs, None)
+        if job is None:
+            return
+        yield job
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches the whole process group: workers finish their job, the parent decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes that start inside use one thread each; this process keeps its own settings."""
+    before = {name: os.environ.get(name) for name in _SINGLE_THREAD}
+    os.environ.update(_SINGLE_THREAD)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _open_folder(folder: Path, plan: Plan) -> None:
+    """Create ``folder``, or check that its shards come from the same plan."""
+    manifest = folder / MANIFEST
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        before = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else None
+    except (OSError, json.JSONDecodeError) as error:
+        raise OutputError(f"The folder {folder} cannot be used for labels: {error}") from error
+    if before is None and any(folder.glob("*.extxyz")):
+        raise OutputError(f"{folder} holds .extxyz files but no {MANIFEST}: choose an empty folder with --out.")
+    if before is not None and before.get("fingerprint") != plan.fingerprint:
+        raise OutputError(
+            f"{folder} holds the labels of another recipe, or of other molecules to leave out: "
+            "choose another folder with --out."
+        )
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"No permission to write into {folder}.")
+
+
+class _Record:
+    """The manifest: what was asked, with which packages, and what came out."""
+
+    def __init__(self, recipe: LabelRecipe, plan: Plan, folder: Path, started: float) -> None:
+        self._recipe, self._plan, self._folder, self._started = recipe, plan, folder, started
+        self._written = started
+        path = folder / MANIFEST
+        self._earlier = json.loads(path.read_text(encoding="utf-8"))["wall_seconds"] if path.exists() else 0.0
+
+    def write_now_and_then(self) -> None:
+        if time.monotonic() - self._written > MANIFEST_INTERVAL:
+            self.write()
+
+    def write(self) -> dict:
+        self._written = time.monotonic()
+        totals = {"source": Counter(), "split": Counter(), "rejected": Counter()}
+        shards = [shard_path(self._folder, job) for job in self._plan.jobs]
+        done = [shard for shard in shards if shard.exists()]
+        frames = 0
+        for shard in done:
+            counts = json.loads(shard.with_suffix(".json").read_text(encoding="utf-8"))
+            frames += counts["frames"]
+            for name, total in totals.items():
+                total.update(counts[name])
+        manifest = {
+            "recipe": self._recipe.model_dump(mode="json"),
+            "fingerprint": self._plan.fingerprint,
+            "left_out": self._plan.excluded,
+            "versions": {name: version(name) for name in ("tblite", "rdkit", "ase", "qm9pack", "numpy")},
+            "frames": frames,
+            "counts": {name: dict(sorted(total.items())) for name, total in totals.items()},
+            "shards": {"done": len(done), "planned": len(shards)},
+            "wall_seconds": round(self._earlier + time.monotonic() - self._started, 1),
+        }
+        write_json(self._folder / MANIFEST, manifest)
+        return manifest
