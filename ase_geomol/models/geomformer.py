@@ -132,7 +132,7 @@ class Attention(nn.Module):
 
     def weights(self, query: Tensor, key: Tensor, edges: Edges) -> Tensor:
         """Weights (E, d), equal within a head, from queries and keys (N, d) or (N, 3, d)."""
-        product = query[edges.receiver] * key[edges.sender]
+        product = query.index_select(0, edges.receiver) * key.index_select(0, edges.sender)
         if product.dim() == 3:
             product = product.sum(1) / math.sqrt(3)
         width = product.shape[-1] // self.heads
@@ -154,7 +154,7 @@ class InvariantSelf(Attention):
     def forward(self, scalars: Tensor, edges: Edges) -> Tensor:
         """Map (N, d) to an update (N, d)."""
         query, key, value = self.query_key_value(scalars).chunk(3, -1)
-        message = self.weights(query, key, edges) * value[edges.sender]
+        message = self.weights(query, key, edges) * value.index_select(0, edges.sender)
         if self.filter is not None:
             message = message * self.filter(edges.radial)
         return self.out(segment_sum(message, edges.receiver, len(scalars)))
@@ -172,7 +172,7 @@ class EquivariantSelf(Attention):
     def forward(self, vectors: Tensor, edges: Edges) -> Tensor:
         """Map (N, 3, d) to an update (N, 3, d)."""
         query, key, value = self.query_key_value(vectors).chunk(3, -1)
-        message = self.weights(query, key, edges)[:, None] * value[edges.sender]
+        message = self.weights(query, key, edges)[:, None] * value.index_select(0, edges.sender)
         return self.out(segment_sum(message, edges.receiver, len(vectors)))
 
 
@@ -196,9 +196,9 @@ class InvariantCross(Attention):
         factors = self.factors(vectors).chunk(6 if self.query_products else 4, -1)
         key, value = _dot(factors[0], factors[1]), _dot(factors[2], factors[3])
         weights = self.weights(self.query(scalars), key, edges)
-        update = segment_sum(weights * value[edges.sender], edges.receiver, len(scalars))
+        update = segment_sum(weights * value.index_select(0, edges.sender), edges.receiver, len(scalars))
         if self.query_products:
-            message = weights[:, None] * factors[5][edges.sender]
+            message = weights[:, None] * factors[5].index_select(0, edges.sender)
             update = update + _dot(factors[4], segment_sum(message, edges.receiver, len(scalars)))
         return self.out(update)
 
@@ -219,13 +219,13 @@ class EquivariantCross(Attention):
         query, key, value = self.from_vectors(vectors).chunk(3, -1)
         key_gate, value_gate, *direction_gate = self.from_scalars(scalars).chunk(3 if self.local else 2, -1)
         weights = self.weights(query, key * key_gate[:, None], edges)
-        gate = weights * value_gate[edges.sender]
+        gate = weights * value_gate.index_select(0, edges.sender)
         if self.filter is None:
-            message = value[edges.sender] * gate[:, None]
+            message = value.index_select(0, edges.sender) * gate[:, None]
         else:
             value_filter, direction_filter = self.filter(edges.radial).chunk(2, -1)
-            along = weights * direction_gate[0][edges.sender] * direction_filter
-            message = value[edges.sender] * (gate * value_filter)[:, None]
+            along = weights * direction_gate[0].index_select(0, edges.sender) * direction_filter
+            message = value.index_select(0, edges.sender) * (gate * value_filter)[:, None]
             message = message + edges.direction[:, :, None] * along[:, None]
         return self.out(segment_sum(message, edges.receiver, len(scalars)))
 

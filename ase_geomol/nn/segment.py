@@ -40,5 +40,5 @@ def attention_weights(
     index = receiver[:, None].expand_as(logits)
     highest = logits.new_full((size, logits.shape[1]), -torch.inf)
     highest = highest.scatter_reduce(0, index, logits.detach(), "amax")
-    weights = envelope[:, None] * (logits - highest[receiver]).exp()
-    return weights / segment_sum(weights, receiver, size)[receiver]
+    weights = envelope[:, None] * (logits - highest.index_select(0, receiver)).exp()
+    return weights / segment_sum(weights, receiver, size).index_select(0, receiver)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +35,9 @@ def label(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe of the labels.")],
     workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
     time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 40min.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/labels"),
+    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path(
+        "data/labels"
+    ),
 ) -> None:
     """Label molecules with GFN2-xTB energies and forces.
 
@@ -47,8 +50,13 @@ def label(
     budget = None if time_budget is None else parse_duration(time_budget)
     settings = load_recipe(recipe)
     console = Console()
-    with Display(console, settings.name) as display:
-        manifest = make_labels(settings, out, workers, budget, display.update)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Display(console, settings.name) as display:
+            manifest = make_labels(settings, out, workers, budget, display.update)
+    except KeyboardInterrupt:
+        console.print(f"Stopped. {out} holds every finished job: run the same command to resume.")
+        raise typer.Exit(130) from None
     display.summary(manifest, out)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
@@ -28,7 +30,9 @@ def pair_scan(first: Atoms, second: Atoms, settings: Complexes, rng: np.random.G
         direction = random_direction(rng)
         body, guest = _turned(first, rng), _turned(second, rng)
         for contact in _contacts(settings, rng):
-            tray.add(_joined(body, guest, touch(body.positions, guest.positions, direction, contact)), "dimer")
+            tray.add(
+                _joined(body, guest, touch(body.positions, guest.positions, direction, contact)), "dimer"
+            )
         near = _joined(body, guest, touch(body.positions, guest.positions, direction, rng.uniform(2.0, 3.0)))
         tray.attempt(relax, near, int(rng.integers(4, 13)), tray, 2, "dimer")
 
@@ -43,13 +47,18 @@ def cluster(monomers: list[Atoms], settings: Trajectories, rng: np.random.Genera
         packed = _joined(packed, guest, shift)
         packed.positions -= packed.positions.mean(axis=0)
     tray.add(packed, "cluster")
-    relaxed = tray.attempt(relax, packed, 12, tray, 2, "cluster")
+    relaxed = tray.attempt(relax, packed, 10, tray, 2, "cluster")
     if relaxed is not None:
         run_dynamics(relaxed, "cluster", settings, rng, tray, frames=6)
 
 
 def push_together(
-    first: Atoms, second: Atoms, elements: tuple[int, int] | None, settings: Contacts, rng: np.random.Generator, tray: Tray
+    first: Atoms,
+    second: Atoms,
+    elements: tuple[int, int] | None,
+    settings: Contacts,
+    rng: np.random.Generator,
+    tray: Tray,
 ) -> None:
     """Bring an atom of each molecule together from its open side until a force is too large.
 
@@ -63,7 +72,7 @@ def push_together(
     guest.positions = turn.apply(guest.positions - guest.positions[j])
     radii = covalent_radii[first.numbers[i]] + covalent_radii[second.numbers[j]]
     edges = np.linspace(settings.reach[1], settings.reach[0], settings.distances + 1)
-    for far, near in zip(edges[:-1], edges[1:], strict=True):
+    for far, near in pairwise(edges):
         distance = radii * rng.uniform(near, far)
         if not tray.add(_joined(first, guest, first.positions[i] + distance * direction), "contact"):
             return

@@ -53,11 +53,12 @@ class GFN2(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         """Fill ``results``; raises :class:`RejectedFrame` where the density does not converge."""
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None  # set by the base class
         energy, forces = self.evaluate(self.atoms, self.accuracy)
         self.results = {"energy": energy, "forces": forces}
 
     def evaluate(self, atoms: Atoms, accuracy: float) -> tuple[float, np.ndarray]:
-        """Return the energy (eV) and the forces (N, 3) (eV/Å)."""
+        """Return the energy (eV) and the forces (N, 3) (eV/Å); raises :class:`RejectedFrame`."""
         try:
             return self._solve(atoms, accuracy)
         except self._interface.TBLiteRuntimeError:
@@ -83,7 +84,10 @@ class GFN2(Calculator):
         self._engine.set("accuracy", accuracy)
         self._density = self._engine.singlepoint(self._density)
         energy = float(self._density.get("energy")) * Hartree
-        return energy, -np.asarray(self._density.get("gradient")) * (Hartree / Bohr)
+        forces = -np.asarray(self._density.get("gradient")) * (Hartree / Bohr)
+        if not (np.isfinite(energy) and np.isfinite(forces).all()):
+            raise RejectedFrame("not finite")
+        return energy, forces
 
 
 def label(atoms: Atoms, max_force: float, engine: GFN2 | None = None) -> Atoms:
@@ -93,8 +97,6 @@ def label(atoms: Atoms, max_force: float, engine: GFN2 | None = None) -> Atoms:
     density does not converge, a value is not finite, or a force exceeds ``max_force`` (eV/Å).
     """
     energy, forces = (engine or GFN2()).evaluate(atoms, LABEL_ACCURACY)
-    if not (np.isfinite(energy) and np.isfinite(forces).all()):
-        raise RejectedFrame("not finite")
     if np.linalg.norm(forces, axis=1).max() > max_force:
         raise RejectedFrame("force too large")
     frame = Atoms(atoms.numbers, atoms.positions)

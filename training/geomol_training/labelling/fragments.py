@@ -21,7 +21,8 @@ SCAFFOLDS: tuple[str, ...] = (
     "c1ccc2c(c1)CCC2", "c1ccc2c(c1)CCNC2", "C1CCCNCC1", "C1C=CSC1", "C1=CCNC1", "C1CSC=N1", "C1COC=N1",
     # lactams, imides, lactones, nucleobases
     "O=C1CCCN1", "O=C1CCCCN1", "O=C1CCN1", "O=C1CCC(=O)N1", "O=C1CNC(=O)N1", "O=C1CSC(=O)N1", "O=C1CCCO1",
-    "O=C1COC(=O)N1", "O=c1cc[nH]c(=O)[nH]1", "O=c1cc[nH]c(=S)[nH]1", "Nc1cc[nH]c(=O)n1", "O=C1NC(=O)c2ccccc21",
+    "O=C1COC(=O)N1", "O=c1cc[nH]c(=O)[nH]1", "O=c1cc[nH]c(=S)[nH]1", "Nc1cc[nH]c(=O)n1",
+    "O=C1NC(=O)c2ccccc21",
     "O=C1CCCCC1", "O=C1CCCC1", "O=C1C=CC(=O)C=C1", "O=C1CN=Cc2ccccc2N1",
     # phosphorus, sulfur and open chains
     "C1COP(=O)(C)OC1", "CP1(=O)CCCC1", "CC1CCP(C)CC1", "C1CCSSC1", "O=S1(=O)NCc2ccccc21", "CCCCC", "CC(C)CC",
@@ -61,14 +62,16 @@ SUBSTITUENTS: tuple[str, ...] = (
 COMMON_SUBSTITUENTS: tuple[str, ...] = (
     "*C", "*C", "*CC", "*C(C)C", "*C(C)(C)C", "*C1CC1", "*O", "*O", "*OC", "*OC", "*OCC", "*CO", "*CCO", "*N",
     "*N", "*NC", "*N(C)C", "*CN", "*CN(C)C", "*C(N)=O", "*C(=O)NC", "*NC(C)=O", "*C#N", "*[N+](=O)[O-]",
-    "*C(=O)O", "*C(=O)OC", "*C(C)=O", "*OC(C)=O", "*S(C)(=O)=O", "*S(N)(=O)=O", "*SC", "*S", "*F", "*F", "*Cl",
+    "*C(=O)O", "*C(=O)OC", "*C(C)=O", "*OC(C)=O", "*S(C)(=O)=O", "*S(N)(=O)=O", "*SC", "*S", "*F", "*F",
+    "*Cl",
     "*Cl", "*Br", "*I", "*C(F)(F)F", "*OC(F)(F)F", "*C#C", "*C=C", "*C=O", "*OP(=O)(O)O", "*NC(N)=O",
 )  # fmt: skip
 
 # Two open valences: a scaffold at each end.
 LINKERS: tuple[str, ...] = (
     "**", "*C*", "*CC*", "*C=C*", "*C#C*", "*C(=O)*", "*O*", "*CO*", "*C(=O)O*", "*COC*", "*N*", "*CN*",
-    "*C(=O)N*", "*CNC(=O)*", "*C(=O)N(C)*", "*NC(=O)N*", "*OC(=O)N*", "*N=N*", "*C=N*", "*C=NN*", "*S*", "*CS*",
+    "*C(=O)N*", "*CNC(=O)*", "*C(=O)N(C)*", "*NC(=O)N*", "*OC(=O)N*", "*N=N*", "*C=N*", "*C=NN*", "*S*",
+    "*CS*",
     "*S(=O)*", "*S(=O)(=O)*", "*S(=O)(=O)N*", "*NC(=S)N*", "*SS*", "*OP(=O)(OC)O*", "*P(C)(=O)*", "*P(C)*",
     "*P(=O)(O)O*", "*OCC*", "*OCCN*", "*C(=O)C*",
 )  # fmt: skip
@@ -79,16 +82,19 @@ SMALL_MOLECULES: tuple[str, ...] = (
     "[H][H]", "O", "N", "C", "[H]F", "[H]Cl", "[H]Br", "[H]I", "S", "P", "OO", "NN", "SS", "PP", "CC", "C=C",
     "C#C", "C=CC",
     # oxides, nitrogen, carbon
-    "O=C=O", "[C-]#[O+]", "N#N", "C#N", "C=O", "CO", "O=CO", "CN", "NO", "NC=O", "CC#N", "N=C=O", "COC", "CNC",
+    "O=C=O", "[C-]#[O+]", "N#N", "C#N", "C=O", "CO", "O=CO", "CN", "NO", "NC=O", "CC#N", "N=C=O", "COC",
+    "CNC",
     "C[N+](=O)[O-]", "CC(C)=O", "CC(=O)O", "CC=O", "O=NO", "O[N+](=O)[O-]", "[N-]=[N+]=O",
     # sulfur and phosphorus
     "S=C=O", "S=C=S", "O=S=O", "O=S(=O)=O", "OS(=O)(=O)O", "CS", "CSC", "CS(C)=O", "CSSC", "CP", "CP(C)C",
     "CP(C)(C)=O", "OP(=O)(O)O", "OP(O)O", "C=S", "SO", "SN", "PO", "PN", "PS",
     # halogens with themselves and with others
-    "FF", "ClCl", "BrBr", "II", "FCl", "FBr", "FI", "ClBr", "ClI", "BrI", "CF", "CCl", "CBr", "CI", "FC(F)(F)F",
+    "FF", "ClCl", "BrBr", "II", "FCl", "FBr", "FI", "ClBr", "ClI", "BrI", "CF", "CCl", "CBr", "CI",
+    "FC(F)(F)F",
     "ClC(Cl)(Cl)Cl", "BrC(Br)Br", "ICI", "FC(F)F", "ClC(Cl)Cl", "OF", "OCl", "OBr", "OI", "NF", "NCl", "NBr",
     "NI", "FN(F)F", "FOF", "ClOCl", "SCl", "SBr", "SI", "FSF", "ClSCl", "BrSBr", "FP(F)F", "ClP(Cl)Cl",
-    "BrP(Br)Br", "IP(I)I", "O=P(Cl)(Cl)Cl", "O=P(F)(F)F", "O=S(Cl)Cl", "O=S(=O)(F)F", "O=C(Cl)Cl", "FC(F)(F)I",
+    "BrP(Br)Br", "IP(I)I", "O=P(Cl)(Cl)Cl", "O=P(F)(F)F", "O=S(Cl)Cl", "O=S(=O)(F)F", "O=C(Cl)Cl",
+    "FC(F)(F)I",
     "ClC=C", "BrC=C", "IC=C", "FC=C",
     # rings
     "c1ccccc1", "c1ccncc1", "c1ccsc1", "c1ccoc1", "c1c[nH]cn1", "C1CC1", "C1CCOC1",

@@ -1,4 +1,4 @@
-"""Geometry without chemistry: bonds by distance, sides of a bond, rotations, placing bodies in contact (Å)."""
+"""Geometry without chemistry: bonds by distance, sides of a bond, rotations, contacts. Lengths in Å."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def random_direction(rng: np.random.Generator) -> np.ndarray:
 
 
 def touch(first: np.ndarray, second: np.ndarray, direction: np.ndarray, contact: float) -> np.ndarray:
-    """Shift along ``direction`` that brings ``second`` from outside to the closest contact (Å) with ``first``.
+    """Shift along ``direction`` that brings ``second`` from outside to a ``contact`` (Å) with ``first``.
 
-    For each pair the equation |r - t u| = contact has its outer root t = r·u + sqrt((r·u)² - r² + contact²);
-    the largest one is where the first pair touches.
+    For each pair of atoms, |r - t u| = contact has its outer root t = r·u + sqrt((r·u)² - r² + contact²);
+    the largest one is where the first pair touches. (3,) in Å.
     """
     apart = (first[:, None] - second[None]).reshape(-1, 3)
     along = apart @ direction
@@ -75,5 +75,5 @@ def open_direction(positions: np.ndarray, atom: int, rng: np.random.Generator) -
 
 def turn_onto(vector: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> Rotation:
     """A rotation that maps unit ``vector`` onto unit ``target``, with a random turn about it."""
-    base, _ = Rotation.align_vectors(target[None], vector[None])
+    base = Rotation.align_vectors(target[None], vector[None])[0]
     return Rotation.from_rotvec(rng.uniform(0, 2 * np.pi) * target) * base

@@ -20,7 +20,16 @@ from .molecules import ELEMENTS, SPLITS, Molecule, connectivity_key, small_molec
 from .qm9 import sample_qm9
 from .recipe import LabelRecipe
 
-JOB_SIZES = {"qm9": 4, "druglike": 3, "small": 6, "torsion": 3, "distort": 6, "pair": 4, "cluster": 6, "contact": 12}
+JOB_SIZES = {
+    "qm9": 4,
+    "druglike": 3,
+    "small": 6,
+    "torsion": 3,
+    "distort": 6,
+    "pair": 4,
+    "cluster": 6,
+    "contact": 12,
+}
 EXTRA_QM9 = 2.0  # the pool is larger than the trajectories need: other jobs draw from all of it
 EXTRA_DRUGLIKE = 1.6
 SPLIT_SHARES = (0.90, 0.05, 0.05)
@@ -75,16 +84,17 @@ def excluded_keys(path: Path | None) -> tuple[frozenset[str], str]:
         return frozenset(), "nothing was asked to be left out"
     if not path.exists():
         return frozenset(), f"{path} is absent: its molecules may be among the labels"
-    opened = lzma.open(path, "rt") if path.suffix == ".xz" else path.open()
     try:
-        with opened as lines:
+        with lzma.open(path, "rt") if path.suffix == ".xz" else path.open() as lines:
             found = {match[1] or match[2] for line in lines if (match := _SMILES.search(line))}
     except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise DataError(f"The molecules to leave out cannot be read from {path}: {error}") from error
     keys = {smiles: connectivity_key(smiles) for smiles in found}
     unread = sorted(smiles for smiles, key in keys.items() if key is None)
     if not found or unread:
-        raise DataError(f"{path} has no readable SMILES for the molecules to leave out: {unread or 'none found'}.")
+        raise DataError(
+            f"{path} has no readable SMILES for the molecules to leave out: {unread or 'none found'}."
+        )
     return frozenset(key for key in keys.values() if key), f"{len(found)} molecules of {path}"
 
 
@@ -100,14 +110,21 @@ class _Pools:
         wanted = round(recipe.trajectories.qm9_molecules * EXTRA_QM9)
         self.qm9 = _take_new(sample_qm9(round(wanted * 1.05) + 5 if wanted else 0, rng), wanted, seen)
         wanted = round(recipe.trajectories.druglike_molecules * EXTRA_DRUGLIKE)
-        self.druglike = _take_new(_endless(lambda: random_druglike(rng, recipe.druglike_atoms)), wanted, seen)
+        self.druglike = _take_new(
+            _endless(lambda: _sized(random_druglike(rng, recipe.druglike_atoms), recipe, rng)), wanted, seen
+        )
         self._by_split: dict[tuple[str, str], list[Molecule]] = defaultdict(list)
         for kind in ("small", "qm9", "druglike"):
             for molecule in getattr(self, kind):
                 self._by_split[kind, molecule.split].append(molecule)
 
-    def draw(self, rng: np.random.Generator, split: str, shares: dict[str, float], largest: int = 10**6) -> Molecule:
-        """A random molecule of ``split`` with at most ``largest`` atoms; ``shares`` weights the pools."""
+    def draw(
+        self, rng: np.random.Generator, split: str, shares: dict[str, float], largest: int = 10**6
+    ) -> Molecule:
+        """A random molecule of ``split`` from the pools that ``shares`` weights.
+
+        It has at most ``largest`` atoms; where none is found, the smallest one is taken.
+        """
         kinds = [kind for kind in shares if self._by_split[kind, split]]
         if not kinds:
             raise DataError(f"The recipe's molecules have none in split {split}: ask for more molecules.")
@@ -117,13 +134,21 @@ class _Pools:
             molecule = pool[int(rng.integers(len(pool)))]
             if molecule.size() <= largest:
                 return molecule
-        raise DataError(f"The recipe's molecules of split {split} are all larger than {largest} atoms.")
+        return min((m for kind in kinds for m in self._by_split[kind, split]), key=Molecule.size)
 
-    def draw_split(self, rng: np.random.Generator) -> str:
-        """A split with molecules in it: 90 %, 5 %, 5 % where all have some."""
-        filled = [any(self._by_split[kind, split] for kind in ("qm9", "druglike", "small")) for split in SPLITS]
+    def draw_split(self, rng: np.random.Generator, shares: dict[str, float]) -> str:
+        """A split that has molecules in the pools of ``shares``: 90 %, 5 %, 5 % where all have some."""
+        filled = [any(self._by_split[kind, split] for kind in shares) for split in SPLITS]
+        if not any(filled):
+            raise DataError(f"The recipe draws from {sorted(shares)} but asks for no such molecules.")
         weights = np.array(SPLIT_SHARES) * filled
         return SPLITS[rng.choice(len(SPLITS), p=weights / weights.sum())]
+
+
+def _sized(molecule: Molecule | None, recipe: LabelRecipe, rng: np.random.Generator) -> Molecule | None:
+    """Leave out every second large molecule: the same surroundings of atoms cost less in smaller ones."""
+    large = molecule is not None and molecule.size() > recipe.common_druglike_atoms
+    return None if large and rng.random() < 0.5 else molecule
 
 
 def _endless(draw: Callable[[], Molecule | None]) -> Iterable[Molecule]:
@@ -166,22 +191,22 @@ def _tasks(recipe: LabelRecipe, pools: _Pools, rng: np.random.Generator) -> dict
 
 
 def _single(pools: _Pools, rng: np.random.Generator, shares: dict[str, float]) -> Task:
-    return Task((pools.draw(rng, pools.draw_split(rng), shares),))
+    return Task((pools.draw(rng, pools.draw_split(rng, shares), shares),))
 
 
 def _pair(recipe: LabelRecipe, pools: _Pools, rng: np.random.Generator) -> Task:
-    split = pools.draw_split(rng)
     shares = {"small": 0.45, "qm9": 0.35, "druglike": 0.2}
+    split = pools.draw_split(rng, shares)
     first = pools.draw(rng, split, shares, recipe.complexes.max_atoms - 20)
     return Task((first, pools.draw(rng, split, shares, recipe.complexes.max_atoms - first.size())))
 
 
 def _cluster(recipe: LabelRecipe, pools: _Pools, rng: np.random.Generator) -> Task:
-    split = pools.draw_split(rng)
+    split = pools.draw_split(rng, {"small": 1, "qm9": 1})
     count = int(rng.integers(3, 7))
     largest = recipe.complexes.max_atoms // count
-    shares = {"small": 0.75, "qm9": 0.25} if largest < 15 else {"small": 0.6, "qm9": 0.4}
-    return Task(tuple(pools.draw(rng, split, shares, max(largest, 20)) for _ in range(count)))
+    shares = {"small": 0.7, "qm9": 0.3}
+    return Task(tuple(pools.draw(rng, split, shares, largest) for _ in range(count)))
 
 
 def _contacts(pools: _Pools, rng: np.random.Generator) -> list[Task]:
@@ -192,10 +217,10 @@ def _contacts(pools: _Pools, rng: np.random.Generator) -> list[Task]:
         return carriers[z][int(rng.integers(len(carriers[z])))]
 
     pairs = combinations_with_replacement(ELEMENTS, 2)
+    shares = {"qm9": 0.5, "druglike": 0.5, "small": 1e-6}  # small ones only where there is nothing else
     tasks = [Task((carrier(a), carrier(b)), (a, b)) for a, b in pairs]
     for _ in range(len(tasks) // 4):
-        split = pools.draw_split(rng)
-        shares = {"qm9": 0.5, "druglike": 0.5, "small": 1e-6}
+        split = pools.draw_split(rng, shares)
         tasks.append(Task((pools.draw(rng, split, shares, 30), pools.draw(rng, split, shares, 30))))
     return tasks
 

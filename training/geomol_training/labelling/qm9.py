@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,6 @@ def _molecule(line: dict[str, str]) -> Molecule | None:
     key = connectivity_key(line["SMILES"])
     if key is None:
         return None
-    numbers = tuple(atomic_numbers[symbol] for symbol in json.loads(line["Elements"].replace("'", '"')))
-    positions = tuple((x, y, z) for x, y, z in json.loads(line["XYZ_Ang"]))
+    numbers = tuple(atomic_numbers[symbol] for symbol in ast.literal_eval(line["Elements"]))
+    positions = tuple((float(x), float(y), float(z)) for x, y, z in ast.literal_eval(line["XYZ_Ang"]))
     return Molecule(line["SMILES"], key, numbers, positions)

@@ -29,6 +29,9 @@ class Trajectories(_Section):
     frames: Count = Field(description="frames kept along the MD")
     heat_steps: Count = Field(description="MD steps before the first frame")
     interval: Positive = Field(description="MD steps between frames")
+    full_length_atoms: Positive = Field(
+        description="above this size, heating and intervals shrink with 1/atoms"
+    )
     step_fs: Length = Field(description="fs; all atoms move with 12 u")
     friction_per_fs: Length
     temperature: tuple[Length, Length, Length] = Field(
@@ -88,6 +91,7 @@ class LabelRecipe(_Section):
     max_force: Length = Field(default=50.0, description="eV/Å: frames above it are rejected")
     exclude: Path | None = None
     druglike_atoms: tuple[Positive, Positive] = (15, 50)
+    common_druglike_atoms: Positive = Field(default=30, description="every second larger one is left out")
     trajectories: Trajectories
     torsions: Torsions
     distortions: Distortions

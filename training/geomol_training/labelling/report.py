@@ -43,7 +43,11 @@ class Display:
         elapsed = self._bar.tasks[0].elapsed or 1e-9
         rate = progress.new_frames / elapsed
         self._bar.update(
-            self._task, completed=progress.jobs_done, total=progress.jobs, frames=progress.new_frames, rate=rate
+            self._task,
+            completed=progress.jobs_done,
+            total=progress.jobs,
+            frames=progress.new_frames,
+            rate=rate,
         )
         if not self._console.is_terminal and progress.jobs_done % _PLAIN_EVERY == 0:
             self._console.print(

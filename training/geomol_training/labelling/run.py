@@ -7,10 +7,10 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -46,9 +46,9 @@ def make_labels(
 ) -> dict:
     """Run every job of ``recipe`` whose shard is not in ``folder`` and return the manifest.
 
-    ``time_budget`` is in seconds of wall time: no job starts after it. A KeyboardInterrupt leaves the folder valid
-    and is raised again. Raises :class:`OutputError` when the folder cannot be written or holds the shards of
-    another recipe, and :class:`DataError` when a worker process dies.
+    ``time_budget`` is in seconds of wall time: no job starts after it. A KeyboardInterrupt leaves the folder
+    valid and is raised again. Raises :class:`OutputError` when the folder cannot be written or holds the
+    shards of another recipe, and :class:`DataError` when a worker process dies.
     """
     started = time.monotonic()
     import_tblite()
@@ -60,10 +60,11 @@ def make_labels(
     try:
         stop = None if time_budget is None else started + time_budget
         new_frames = 0
-        for done, frames in enumerate(_run_jobs(todo, recipe, folder, workers, stop), start=1):
-            new_frames += frames
-            report(Progress(len(plan.jobs) - len(todo) + done, len(plan.jobs), new_frames))
-            record.write_now_and_then()
+        with closing(_run_jobs(todo, recipe, folder, workers, stop)) as finished:
+            for done, frames in enumerate(finished, start=1):
+                new_frames += frames
+                report(Progress(len(plan.jobs) - len(todo) + done, len(plan.jobs), new_frames))
+                record.write_now_and_then()
     finally:
         manifest = record.write()
     return manifest
@@ -71,7 +72,7 @@ def make_labels(
 
 def _run_jobs(
     jobs: list[Job], recipe: LabelRecipe, folder: Path, workers: int, stop: float | None
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Yield the number of frames of each job as it finishes; no job starts after the time ``stop``."""
     waiting = iter(jobs)
     running: set[Future[int]] = set()
@@ -87,7 +88,9 @@ def _run_jobs(
             for job in _first(waiting, len(finished), stop):
                 running.add(pool.submit(run_and_write, job, recipe, folder))
     except BrokenProcessPool as error:
-        raise DataError("A labelling process died (out of memory?): run the command again to resume.") from error
+        raise DataError(
+            "A labelling process died (out of memory?): run the command again to resume."
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -131,7 +134,9 @@ def _open_folder(folder: Path, plan: Plan) -> None:
     except (OSError, json.JSONDecodeError) as error:
         raise OutputError(f"The folder {folder} cannot be used for labels: {error}") from error
     if before is None and any(folder.glob("*.extxyz")):
-        raise OutputError(f"{folder} holds .extxyz files but no {MANIFEST}: choose an empty folder with --out.")
+        raise OutputError(
+            f"{folder} holds .extxyz files but no {MANIFEST}: choose an empty folder with --out."
+        )
     if before is not None and before.get("fingerprint") != plan.fingerprint:
         raise OutputError(
             f"{folder} holds the labels of another recipe, or of other molecules to leave out: "

@@ -49,7 +49,9 @@ class Tray:
             return None
 
 
-def relax(atoms: Atoms, steps: int, tray: Tray | None = None, frames: int = 0, source: str = "relax") -> Atoms:
+def relax(
+    atoms: Atoms, steps: int, tray: Tray | None = None, frames: int = 0, source: str = "relax"
+) -> Atoms:
     """Follow GFN2 forces for ``steps`` BFGS steps and return the last structure.
 
     ``frames`` structures, spread evenly and with the last one among them, go to ``tray``.
@@ -99,17 +101,25 @@ def langevin(
 
 
 def run_dynamics(
-    atoms: Atoms, source: str, settings: Trajectories, rng: np.random.Generator, tray: Tray, frames: int | None = None
+    atoms: Atoms,
+    source: str,
+    settings: Trajectories,
+    rng: np.random.Generator,
+    tray: Tray,
+    frames: int | None = None,
 ) -> None:
-    """Heat up, then keep a frame every ``interval`` steps."""
+    """Heat up, then keep a frame at even intervals; large systems take fewer steps for both."""
     wanted = settings.frames if frames is None else frames
+    shorter = min(1.0, settings.full_length_atoms / len(atoms))
+    heat_steps = round(settings.heat_steps * shorter)
+    interval = max(min(2, settings.interval), round(settings.interval * shorter))
     temperature = draw_temperature(settings, rng)
     try:
         for step, moving, engine in langevin(atoms, temperature, settings, rng):
-            after_heating = step - settings.heat_steps
-            if after_heating > 0 and after_heating % settings.interval == 0:
+            after_heating = step - heat_steps
+            if after_heating > 0 and after_heating % interval == 0:
                 tray.add(moving, source, engine)
-            if after_heating >= wanted * settings.interval:
+            if after_heating >= wanted * interval:
                 return
     except RejectedFrame as rejection:
         tray.rejected[rejection.reason] += 1

@@ -1,0 +1,173 @@
+"""The ASE calculator: Atoms → checks → graph → potential → results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from .checkpoint import Checkpoint, load_checkpoint
+from .checks import check_atoms, check_distances
+from .errors import ConfigError, GeoMolError
+from .graph import AtomGraph, from_atoms
+from .neighbors import NeighborCache
+from .potential import Potential, Prediction
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class GeoMolCalculator(Calculator):
+    """Energies, forces and stress of an ase_geomol potential, for everything that ASE does with a calculator.
+
+    Results are in ASE's units: ``energy``, ``free_energy`` (eV), ``energies`` (N,) eV, ``forces`` (N, 3) eV/Å and,
+    where there is a cell of finite volume, ``stress`` (6,) eV/Å³. A committee adds ``energy_std`` and
+    ``forces_std`` (N, 3), sample standard deviations over its members.
+
+    Args:
+        model: a shipped name (see ``ase-geomol models``), a path, or several of them for a committee.
+        device: "cpu", "cuda", …; default: CUDA if there is one.
+        dtype: precision of the network, "float32" for MD and screening or "float64" for vibrations, phonons and
+            tight relaxations. Geometry and sums are always float64.
+        skin: Å, of the Verlet neighbour list.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded.
+        ConfigError: unknown dtype or device; a committee whose members do not fit together.
+        InputError: on calculation, a structure that the potential cannot compute.
+    """
+
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012 (ASE's class attribute)
+
+    def __init__(
+        self,
+        model: str | Path | Sequence[str | Path],
+        *,
+        device: str | None = None,
+        dtype: Literal["float32", "float64"] = "float32",
+        skin: float = 0.5,
+    ) -> None:
+        super().__init__()
+        names = [model] if isinstance(model, str | Path) else list(model)
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype is {dtype!r}; it can be 'float32' or 'float64'.")
+        if not names:
+            raise ConfigError("A committee needs at least one model.")
+        self.device = _device(device)
+        self.dtype, self.skin = dtype, skin
+        self.checkpoints: list[Checkpoint] = [load_checkpoint(name, self.device) for name in names]
+        for member in self.checkpoints:
+            member.potential.set_dtype(DTYPES[dtype])
+        self.models = [str(name) for name in names]
+        self.elements = set.intersection(*(set(c.potential.elements) for c in self.checkpoints))
+        self.charges = set.intersection(*(set(c.metadata.charges) for c in self.checkpoints))
+        self.spins = set.intersection(*(set(c.metadata.spins) for c in self.checkpoints))
+        cutoffs = {member.potential.cutoff for member in self.checkpoints}
+        if len(cutoffs) > 1 or not self.elements:
+            raise ConfigError("The members of a committee must share their cutoff and some elements.")
+        self.cutoff: float | None = cutoffs.pop()
+        self._neighbors = None if self.cutoff is None else NeighborCache(self.cutoff, skin)
+        self.implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
+        if len(names) > 1:
+            self.implemented_properties += ["energy_std", "forces_std"]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """What ASE writes beside results: the potentials' names."""
+        return "+".join(member.metadata.name for member in self.checkpoints)
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes=all_changes
+    ) -> None:
+        """Fill ``results`` for ``atoms``; called by ASE."""
+        super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
+        graph = self._graph(self.atoms)
+        has_volume = bool(self.atoms.cell.rank == 3)
+        if "stress" in properties and not has_volume:
+            raise PropertyNotImplementedError("Stress needs a cell of finite volume; this structure has none.")
+        stress = has_volume and ("stress" in properties or bool(self.atoms.pbc.any()))
+        predictions = [member.potential(graph, stress=stress) for member in self.checkpoints]
+        self.results = _results(predictions)
+        if not np.isfinite(self.results["energy"]):
+            raise GeoMolError("The potential gave an energy that is not finite: the structure is far from anything known.")
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Name what changed since the last calculation; charge and spin in ``atoms.info`` count."""
+        changes = super().check_state(atoms, tol)
+        if self.atoms is not None and any(self.atoms.info.get(k) != atoms.info.get(k) for k in ("charge", "spin")):
+            changes.append("info")
+        return changes
+
+    def get_descriptors(self, atoms: Atoms | None = None, *, vectors: bool = False) -> np.ndarray:
+        """Features of each atom, of a committee's first member.
+
+        Args:
+            atoms: the structure; default: the last one computed.
+            vectors: return equivariant features (N, 3, d) instead of invariant ones (N, d).
+        """
+        output = self._first().features(self._graph(self._given(atoms)))
+        return (output.vectors if vectors else output.scalars).double().cpu().numpy()
+
+    def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Second derivatives (3N, 3N) of the energy in eV/Å², averaged over a committee.
+
+        Args:
+            atoms: the structure; default: the last one computed.
+        """
+        graph = self._graph(self._given(atoms))
+        return np.mean([member.potential.hessian(graph).cpu().numpy() for member in self.checkpoints], axis=0)
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """The arguments that make this calculator again."""
+        model = self.models[0] if len(self.models) == 1 else self.models
+        return {"model": model, "device": str(self.device), "dtype": self.dtype, "skin": self.skin}
+
+    def _graph(self, atoms: Atoms) -> AtomGraph:
+        check_atoms(atoms, self.elements, self.charges, self.spins)
+        graph = from_atoms(atoms, self.cutoff, device=self.device, cache=self._neighbors)
+        check_distances(graph)
+        return graph
+
+    def _given(self, atoms: Atoms | None) -> Atoms:
+        chosen = self.atoms if atoms is None else atoms
+        if chosen is None:
+            raise ConfigError("No structure was computed yet: hand one in.")
+        return chosen
+
+    def _first(self) -> Potential:
+        return self.checkpoints[0].potential
+
+
+def _device(device: str | None) -> torch.device:
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"device is {device!r}, which torch does not know.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch sees no CUDA device here.")
+    return chosen
+
+
+def _results(predictions: list[Prediction]) -> dict[str, Any]:
+    """ASE's results from the predictions of one or more potentials for one structure."""
+    energy = np.array([p.energy.item() for p in predictions])
+    forces = np.array([p.forces.cpu().numpy() for p in predictions if p.forces is not None])
+    results: dict[str, Any] = {
+        "energy": float(energy.mean()),
+        "free_energy": float(energy.mean()),
+        "energies": np.mean([p.energies.cpu().numpy() for p in predictions], axis=0),
+        "forces": forces.mean(0),
+    }
+    stress = [p.stress[0].cpu().numpy() for p in predictions if p.stress is not None]
+    if stress:
+        results["stress"] = full_3x3_to_voigt_6_stress(np.mean(stress, axis=0))
+    if len(predictions) > 1:
+        results["energy_std"] = float(energy.std(ddof=1))
+        results["forces_std"] = forces.std(0, ddof=1)
+    return results
