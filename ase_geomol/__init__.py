@@ -8,7 +8,15 @@
 
 from .calculator import GeoMolCalculator
 from .checkpoint import load_checkpoint, save_checkpoint, shipped_models
-from .errors import CheckpointError, ConfigError, DataError, GeoMolError, InputError, MissingExtraError, OutputError
+from .errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    GeoMolError,
+    InputError,
+    MissingExtraError,
+    OutputError,
+)
 
 __all__ = [
     "CheckpointError",

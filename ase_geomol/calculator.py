@@ -95,7 +95,9 @@ class GeoMolCalculator(Calculator):
         predictions = [member.potential(graph, stress=stress) for member in self.checkpoints]
         self.results = _results(predictions)
         if not np.isfinite(self.results["energy"]):
-            raise GeoMolError("The potential gave an energy that is not finite: the structure is far from anything known.")
+            raise GeoMolError(
+                "The potential gave an energy that is not finite: the structure is far from anything known."
+            )
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Name what changed since the last calculation; charge and spin in ``atoms.info`` count."""

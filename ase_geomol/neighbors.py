@@ -87,7 +87,7 @@ def _nvalchemi_pairs(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
     room = 128  # neighbours per atom that are allocated; doubled until the densest atom fits
     while True:
         try:
-            edge_index, _, shift = neighbor_list(
+            found = neighbor_list(
                 positions.contiguous(),
                 cutoff,
                 cell=cell[None],
@@ -98,6 +98,7 @@ def _nvalchemi_pairs(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
         except NeighborOverflowError:
             room *= 2
             continue
+        edge_index, shift = found[0], found[-1]
         order = torch.argsort(edge_index[0], stable=True)
         return Pairs(edge_index[:, order].long(), shift[order].long())
 
@@ -115,7 +116,8 @@ class NeighborCache:
     """
 
     def __init__(self, cutoff: float, skin: float = 0.5, backend: Backend | None = None) -> None:
-        self.cutoff, self.skin, self.backend = cutoff, skin, backend
+        self.cutoff, self.skin = cutoff, skin
+        self.backend: Backend | None = backend
         self.builds = 0
         self._made_for: tuple[Tensor, ...] | None = None
         self._pairs: Pairs | None = None

@@ -324,6 +324,7 @@ class GeoMFormer(nn.Module):
         d, k, n = config.channels, config.kernels, len(config.elements)
         types = torch.full((119,), -1, dtype=torch.long)
         types[list(config.elements)] = torch.arange(n)
+        self.types: Tensor
         self.register_buffer("types", types, persistent=False)
 
         reach = config.cutoff or config.kernel_reach

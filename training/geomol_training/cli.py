@@ -35,9 +35,7 @@ def label(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe of the labels.")],
     workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
     time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 40min.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path(
-        "data/labels"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/labels"),
 ) -> None:
     """Label molecules with GFN2-xTB energies and forces.
 

@@ -30,9 +30,7 @@ def pair_scan(first: Atoms, second: Atoms, settings: Complexes, rng: np.random.G
         direction = random_direction(rng)
         body, guest = _turned(first, rng), _turned(second, rng)
         for contact in _contacts(settings, rng):
-            tray.add(
-                _joined(body, guest, touch(body.positions, guest.positions, direction, contact)), "dimer"
-            )
+            tray.add(_joined(body, guest, touch(body.positions, guest.positions, direction, contact)), "dimer")
         near = _joined(body, guest, touch(body.positions, guest.positions, direction, rng.uniform(2.0, 3.0)))
         tray.attempt(relax, near, int(rng.integers(4, 13)), tray, 2, "dimer")
 

@@ -92,9 +92,7 @@ def excluded_keys(path: Path | None) -> tuple[frozenset[str], str]:
     keys = {smiles: connectivity_key(smiles) for smiles in found}
     unread = sorted(smiles for smiles, key in keys.items() if key is None)
     if not found or unread:
-        raise DataError(
-            f"{path} has no readable SMILES for the molecules to leave out: {unread or 'none found'}."
-        )
+        raise DataError(f"{path} has no readable SMILES for the molecules to leave out: {unread or 'none found'}.")
     return frozenset(key for key in keys.values() if key), f"{len(found)} molecules of {path}"
 
 
@@ -118,9 +116,7 @@ class _Pools:
             for molecule in getattr(self, kind):
                 self._by_split[kind, molecule.split].append(molecule)
 
-    def draw(
-        self, rng: np.random.Generator, split: str, shares: dict[str, float], largest: int = 10**6
-    ) -> Molecule:
+    def draw(self, rng: np.random.Generator, split: str, shares: dict[str, float], largest: int = 10**6) -> Molecule:
         """A random molecule of ``split`` from the pools that ``shares`` weights.
 
         It has at most ``largest`` atoms; where none is found, the smallest one is taken.

@@ -29,14 +29,10 @@ class Trajectories(_Section):
     frames: Count = Field(description="frames kept along the MD")
     heat_steps: Count = Field(description="MD steps before the first frame")
     interval: Positive = Field(description="MD steps between frames")
-    full_length_atoms: Positive = Field(
-        description="above this size, heating and intervals shrink with 1/atoms"
-    )
+    full_length_atoms: Positive = Field(description="above this size, heating and intervals shrink with 1/atoms")
     step_fs: Length = Field(description="fs; all atoms move with 12 u")
     friction_per_fs: Length
-    temperature: tuple[Length, Length, Length] = Field(
-        description="K: lowest, end of the common range, highest"
-    )
+    temperature: tuple[Length, Length, Length] = Field(description="K: lowest, end of the common range, highest")
     hot_share: float = Field(ge=0, le=1, description="share of molecules above the common range")
 
 
@@ -123,7 +119,6 @@ def load_recipe(path: Path) -> LabelRecipe:
         return LabelRecipe.model_validate(fields)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'recipe'}: {fault['msg']}"
-            for fault in error.errors()
+            f"{'.'.join(str(part) for part in fault['loc']) or 'recipe'}: {fault['msg']}" for fault in error.errors()
         )
         raise ConfigError(f"The recipe {path} is not valid: {faults}.") from error

@@ -88,9 +88,7 @@ def _run_jobs(
             for job in _first(waiting, len(finished), stop):
                 running.add(pool.submit(run_and_write, job, recipe, folder))
     except BrokenProcessPool as error:
-        raise DataError(
-            "A labelling process died (out of memory?): run the command again to resume."
-        ) from error
+        raise DataError("A labelling process died (out of memory?): run the command again to resume.") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -134,9 +132,7 @@ def _open_folder(folder: Path, plan: Plan) -> None:
     except (OSError, json.JSONDecodeError) as error:
         raise OutputError(f"The folder {folder} cannot be used for labels: {error}") from error
     if before is None and any(folder.glob("*.extxyz")):
-        raise OutputError(
-            f"{folder} holds .extxyz files but no {MANIFEST}: choose an empty folder with --out."
-        )
+        raise OutputError(f"{folder} holds .extxyz files but no {MANIFEST}: choose an empty folder with --out.")
     if before is not None and before.get("fingerprint") != plan.fingerprint:
         raise OutputError(
             f"{folder} holds the labels of another recipe, or of other molecules to leave out: "

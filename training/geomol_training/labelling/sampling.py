@@ -49,9 +49,7 @@ class Tray:
             return None
 
 
-def relax(
-    atoms: Atoms, steps: int, tray: Tray | None = None, frames: int = 0, source: str = "relax"
-) -> Atoms:
+def relax(atoms: Atoms, steps: int, tray: Tray | None = None, frames: int = 0, source: str = "relax") -> Atoms:
     """Follow GFN2 forces for ``steps`` BFGS steps and return the last structure.
 
     ``frames`` structures, spread evenly and with the last one among them, go to ``tray``.
@@ -129,9 +127,7 @@ def turn_torsion(atoms: Atoms, relax_steps: int, rng: np.random.Generator, tray:
     """Turn one rotatable bond through a circle; label each angle raw and after a few GFN2 steps."""
     bonds = bonds_of(atoms)
     sides = [(i, j, side_of_bond(bonds, i, j)) for i, j in zip(*np.nonzero(np.triu(bonds)), strict=True)]
-    turnable = [
-        (i, j, side) for i, j, side in sides if side is not None and bonds[i].sum() > 1 and bonds[j].sum() > 1
-    ]
+    turnable = [(i, j, side) for i, j, side in sides if side is not None and bonds[i].sum() > 1 and bonds[j].sum() > 1]
     if not turnable:
         tray.rejected["no rotatable bond"] += 1
         return

@@ -1,0 +1,78 @@
+"""Errors of a calculator on labelled structures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from ..errors import DataError, GeoMolError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Labels and predictions of M structures.
+
+    Attributes:
+        n_atoms: (M,).
+        energies: (M, 2) eV, label and prediction.
+        forces: M arrays (N, 3, 2) eV/Å, label and prediction; of no rows where a structure has no forces.
+    """
+
+    n_atoms: np.ndarray
+    energies: np.ndarray
+    forces: tuple[np.ndarray, ...]
+
+    @property
+    def force_errors(self) -> np.ndarray:
+        """Mean absolute error of the force components of each structure (M,) in eV/Å; NaN without labels."""
+        return np.array([np.abs(f[..., 1] - f[..., 0]).mean() if f.size else np.nan for f in self.forces])
+
+    @property
+    def errors(self) -> dict[str, tuple[float, float]]:
+        """Mean absolute and root mean square error by quantity, in meV and meV/Å."""
+        energy = self.energies[:, 1] - self.energies[:, 0]
+        deviations = {"energy (meV)": energy, "energy per atom (meV)": energy / self.n_atoms}
+        if any(f.size for f in self.forces):
+            deviations["forces (meV/Å)"] = np.concatenate([(f[..., 1] - f[..., 0]).ravel() for f in self.forces])
+        return {
+            name: (1000 * float(np.abs(d).mean()), 1000 * float(np.sqrt((d**2).mean())))
+            for name, d in deviations.items()
+        }
+
+
+def evaluate(
+    frames: Sequence[Atoms], calculator: Calculator, on_frame: Callable[[int], object] | None = None
+) -> Evaluation:
+    """Compare a calculator with the energies and forces stored in ``frames``.
+
+    Args:
+        frames: structures with stored results; energies are needed, forces are compared where they are.
+        calculator: any of ASE's.
+        on_frame: called with the number of structures done.
+
+    Raises:
+        DataError: no structures, one without an energy, or one that the calculator refuses.
+    """
+    if not frames:
+        raise DataError("There are no structures to evaluate.")
+    energies, forces = [], []
+    for index, frame in enumerate(frames):
+        labels = frame.calc.results if frame.calc is not None else {}
+        if "energy" not in labels:
+            raise DataError(f"Structure {index} has no energy to compare with.")
+        structure = frame.copy()
+        structure.calc = calculator
+        try:
+            energies.append((labels["energy"], structure.get_potential_energy()))
+            predicted = structure.get_forces(apply_constraint=False)
+        except GeoMolError as error:
+            raise DataError(f"Structure {index} cannot be computed: {error}") from error
+        known = labels.get("forces")
+        forces.append(np.empty((0, 3, 2)) if known is None else np.stack([known, predicted], axis=-1))
+        if on_frame is not None:
+            on_frame(index + 1)
+    return Evaluation(np.array([len(f) for f in frames]), np.array(energies, dtype=float), tuple(forces))

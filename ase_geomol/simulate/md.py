@@ -1,0 +1,343 @@
+"""Molecular dynamics that writes as it goes, can be interrupted and resumed, and notices when it goes wrong."""
+
+from __future__ import annotations
+
+import time as clock
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from ase import Atoms, units
+from ase.io import read
+from ase.md.langevinbaoab import LangevinBAOAB
+from ase.md.md import MolecularDynamics
+from ase.md.verlet import VelocityVerlet
+
+from ..errors import ConfigError, GeoMolError, InputError
+from .record import TRAJECTORY, Recorder, Row, Snapshot, claim_folder, columns, load_snapshot, read_log
+from .watch import BondWatch, BrokenBond, check_alive
+
+
+@dataclass(frozen=True)
+class MDSettings:
+    """How a run is made; all of it stays the same when the run is resumed.
+
+    Attributes:
+        ensemble: "nve" (velocity Verlet), "nvt" (Langevin, BAOAB splitting: Leimkuhler and Matthews, J. Chem.
+            Phys. 138, 174102 (2013)) or "npt" (the same with a Langevin-Hoover barostat that scales the cell
+            isotropically: Quigley and Probert, J. Chem. Phys. 120, 11432 (2004)).
+        temperature: K; in "nve" that of the first velocities.
+        timestep: fs.
+        thermostat_time: fs, inverse of the friction.
+        barostat_time: fs, period of the volume's fluctuations.
+        pressure: eV/Å³ (`ase.units.bar` and `GPa` convert).
+        seed: of the first velocities and of all random forces.
+        interval: steps from one recorded frame to the next.
+
+    Raises:
+        ConfigError: a value that makes no sense.
+    """
+
+    ensemble: Literal["nve", "nvt", "npt"] = "nvt"
+    temperature: float = 300.0
+    timestep: float = 0.5
+    thermostat_time: float = 100.0
+    barostat_time: float = 1000.0
+    pressure: float = units.bar
+    seed: int = 0
+    interval: int = 10
+
+    def __post_init__(self) -> None:
+        if self.ensemble not in ("nve", "nvt", "npt"):
+            raise ConfigError(f"ensemble is {self.ensemble!r}; it can be 'nve', 'nvt' or 'npt'.")
+        for name in ("timestep", "thermostat_time", "barostat_time", "interval"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive.")
+        if not 0 <= self.temperature < np.inf or self.seed < 0:
+            raise ConfigError(f"temperature ({self.temperature} K) and seed ({self.seed}) cannot be negative.")
+
+
+@dataclass(frozen=True)
+class MDResult:
+    """A finished run, with what came before if it was resumed.
+
+    Attributes:
+        atoms: the last structure with its velocities and calculator.
+        settings: how it was made.
+        steps: total number of steps.
+        log: recorded columns by name, see `ase_geomol.simulate.Row`.
+        broken_bonds: bonds of the first structure that broke.
+        wall_time: s, without what came before a resume.
+        steps_per_second: of this part; 0 if there was nothing left to do.
+    """
+
+    atoms: Atoms
+    settings: MDSettings
+    steps: int
+    log: dict[str, np.ndarray]
+    broken_bonds: tuple[BrokenBond, ...]
+    wall_time: float
+    steps_per_second: float
+
+    @property
+    def time(self) -> float:
+        """Simulated time in fs."""
+        return self.steps * self.settings.timestep
+
+    @property
+    def drift(self) -> float | None:
+        """Slope of the total energy in meV/atom/ps, where energy should be conserved ("nve")."""
+        if self.settings.ensemble != "nve" or len(self.log["time_fs"]) < 2:
+            return None
+        slope = np.polyfit(self.log["time_fs"], self.log["total_eV"], 1)[0]
+        return float(slope) * 1e6 / len(self.atoms)
+
+
+def run_md(
+    atoms: Atoms,
+    settings: MDSettings = MDSettings(),
+    *,
+    time: float = 1000.0,
+    folder: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_step: Callable[[Row], object] | None = None,
+) -> MDResult:
+    """Run molecular dynamics of a copy of ``atoms``, with any ASE calculator.
+
+    The first velocities are drawn from the Maxwell-Boltzmann distribution; the motion of the centre of mass and,
+    of a molecule, the rotation are taken out. In a ``folder`` the run leaves trajectory.extxyz, log.csv and
+    state.json. After an interrupt (Ctrl-C raises KeyboardInterrupt as usual) or an error everything up to then is
+    there, and ``resume`` goes on as if nothing had happened: bit for bit, if the calculator gives the same
+    forces for the same structure.
+
+    Args:
+        atoms: the structure, with a calculator; constraints are respected.
+        settings: ensemble, temperature, time step, ….
+        time: fs in all; a resumed run can be made longer.
+        folder: where the run is recorded; None keeps it in memory.
+        resume: go on with the run in ``folder``; ``atoms`` gives calculator, elements and constraints only.
+        overwrite: replace a run in ``folder``.
+        on_step: called with the log's line after every step.
+
+    Raises:
+        ConfigError: ``time`` is not positive, or ``resume`` without a folder.
+        InputError: constant pressure without a cell.
+        DataError: there is nothing to resume, or it was made otherwise.
+        OutputError: the folder holds another run, or cannot be written.
+        GeoMolError: the simulation exploded.
+    """
+    _check(atoms, settings, time, folder, resume)
+    moving = atoms.copy()
+    moving.calc = atoms.calc
+    identity = {**asdict(settings), "calculator": getattr(atoms.calc, "name", type(atoms.calc).__name__)}
+    start = None
+    if folder is not None:
+        claim_folder(folder, resume=resume, overwrite=overwrite)
+        start = load_snapshot(folder, identity, atoms.numbers) if resume else None
+    run = _Run(moving, settings, start, folder)
+    recorder = Recorder(folder, identity, start) if folder is not None else None
+    begin = clock.perf_counter()
+    first = run.step
+    with _recording(run, recorder):
+        run.go(round(time / settings.timestep), recorder, on_step)
+    wall = clock.perf_counter() - begin
+    log = read_log(folder) if folder is not None else columns(run.rows)
+    rate = (run.step - first) / wall if run.step > first else 0.0
+    return MDResult(moving, settings, run.step, log, run.bonds.broken, wall, rate)
+
+
+class _Run:
+    """A run in progress: atoms, integrator, random numbers and the bonds under watch."""
+
+    def __init__(
+        self, atoms: Atoms, settings: MDSettings, start: Snapshot | None, folder: Path | None
+    ) -> None:
+        self.atoms, self.settings = atoms, settings
+        self.rng = np.random.default_rng(settings.seed)
+        self.step = 0
+        self.rows: list[Row] = []
+        if start is None:
+            draw_velocities(atoms, settings.temperature, self.rng)
+            self.bonds = BondWatch(atoms)
+        else:
+            assert folder is not None
+            self.step = start.step
+            atoms.set_cell(np.array(start.cell))
+            atoms.set_positions(np.array(start.positions), apply_constraint=False)
+            atoms.set_momenta(np.array(start.momenta), apply_constraint=False)
+            self.rng.bit_generator.state = start.rng
+            first = read(folder / TRAJECTORY, 0)
+            assert isinstance(first, Atoms)
+            self.bonds = BondWatch(first, tuple(_broken(bond) for bond in start.broken))
+        self.free = degrees_of_freedom(atoms, settings.ensemble)
+        self.dynamics = _integrator(atoms, settings, self.rng)
+        if start is not None and start.barostat is not None:
+            self.dynamics.p_eps, self.dynamics.force_eps = start.barostat  # type: ignore[attr-defined]
+        self.snapshot = start or self.take_snapshot((0, 0))
+
+    def go(
+        self, steps: int, recorder: Recorder | None, on_step: Callable[[Row], object] | None
+    ) -> None:
+        """Advance to ``steps``. The snapshot is always one between two steps, whenever an interrupt comes."""
+        if self.step == 0:
+            self._record(self.row(), recorder)
+        while self.step < steps:
+            try:
+                self.dynamics.step()
+            except GeoMolError as error:
+                at = (self.step + 1) * self.settings.timestep / 1000
+                raise GeoMolError(f"The simulation stopped at {at:.4g} ps: {error}") from error
+            self.step += 1
+            row = self.row()
+            check_alive(row, self.settings.temperature)
+            if self.step % self.settings.interval == 0:
+                self._record(row, recorder)
+            self.snapshot = self.take_snapshot(recorder.sizes if recorder else (0, 0))
+            if recorder is not None:
+                recorder.save(self.snapshot, self.atoms.numbers, now=False)
+            if on_step is not None:
+                on_step(row)
+
+    def _record(self, row: Row, recorder: Recorder | None) -> None:
+        self.bonds.look(self.atoms, row["time_fs"])
+        self.rows.append(row)
+        if recorder is not None:
+            recorder.record(row, self.atoms)
+            if self.step == 0:
+                self.snapshot = self.take_snapshot(recorder.sizes)
+
+    def row(self) -> Row:
+        """The log's line of this step."""
+        potential = float(self.atoms.get_potential_energy())
+        kinetic = float(self.atoms.get_kinetic_energy())
+        row = {
+            "step": float(self.step),
+            "time_fs": self.step * self.settings.timestep,
+            "potential_eV": potential,
+            "kinetic_eV": kinetic,
+            "total_eV": potential + kinetic,
+            "temperature_K": 2 * kinetic / (max(self.free, 1) * units.kB),
+        }
+        if self.settings.ensemble == "npt":
+            row["volume_A3"] = float(self.atoms.get_volume())
+        if "energy_std" in self.atoms.calc.results:  # type: ignore[union-attr]
+            row["energy_std_eV"] = float(self.atoms.calc.results["energy_std"])  # type: ignore[union-attr]
+        return row
+
+    def take_snapshot(self, sizes: tuple[int, int]) -> Snapshot:
+        """Everything that the next step depends on."""
+        barostat = None
+        if self.settings.ensemble == "npt":
+            barostat = float(self.dynamics.p_eps), float(self.dynamics.force_eps)  # type: ignore[attr-defined]
+        return Snapshot(
+            step=self.step,
+            positions=self.atoms.get_positions(),
+            momenta=self.atoms.get_momenta(),
+            cell=self.atoms.cell.array.copy(),
+            rng=self.rng.bit_generator.state,  # type: ignore[arg-type]
+            barostat=barostat,
+            broken=[asdict(bond) for bond in self.bonds.broken],
+            sizes=sizes,
+        )
+
+
+@contextmanager
+def _recording(run: _Run, recorder: Recorder | None) -> Iterator[None]:
+    """Save the last good state at the end, also after Ctrl-C and errors of the simulation."""
+    if recorder is None:
+        yield
+        return
+    try:
+        yield
+        recorder.save(run.snapshot, run.atoms.numbers)
+    except (KeyboardInterrupt, GeoMolError) as error:
+        if not isinstance(error, OSError):  # with a full disk the last state saved has to do
+            recorder.save(run.snapshot, run.atoms.numbers)
+        raise
+    finally:
+        recorder.close()
+
+
+def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
+    """Set velocities of the Maxwell-Boltzmann distribution, without drift and, for a molecule, rotation.
+
+    Args:
+        atoms: changed in place.
+        temperature: K.
+        rng: random numbers.
+    """
+    masses = atoms.get_masses()[:, None]
+    momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
+    if not _moves_freely(atoms):
+        atoms.set_momenta(momenta)
+        return
+    velocities = momenta / masses - momenta.sum(0) / masses.sum()
+    if not atoms.pbc.any():
+        arms = atoms.positions - atoms.get_center_of_mass()
+        squares = (arms**2).sum(1)[:, None, None] * np.eye(3) - arms[:, :, None] * arms[:, None, :]
+        inertia = (masses[:, :, None] * squares).sum(0)
+        spin = np.linalg.pinv(inertia, rcond=1e-8) @ (masses * np.cross(arms, velocities)).sum(0)
+        velocities = velocities - np.cross(spin, arms)
+    atoms.set_momenta(velocities * masses)
+
+
+def degrees_of_freedom(atoms: Atoms, ensemble: str) -> int:
+    """How many degrees of freedom carry the temperature.
+
+    All 3N under a thermostat, less constraints. At constant energy, what `draw_velocities` has taken out stays
+    out: 3 of the centre of mass and, of a molecule, 3 rotations (2 if it is linear).
+    """
+    free = int(atoms.get_number_of_degrees_of_freedom())
+    if ensemble != "nve" or not _moves_freely(atoms):
+        return free
+    if atoms.pbc.any():
+        return free - 3
+    arms = atoms.positions - atoms.get_center_of_mass()
+    return free - 3 - (3 if np.linalg.matrix_rank(arms, tol=1e-3) > 1 else 2)
+
+
+def _moves_freely(atoms: Atoms) -> bool:
+    return len(atoms) > 1 and not atoms.constraints
+
+
+def _integrator(atoms: Atoms, settings: MDSettings, rng: np.random.Generator) -> MolecularDynamics:
+    timestep = settings.timestep * units.fs
+    if settings.ensemble == "nve":
+        return VelocityVerlet(atoms, timestep)
+    pressure: dict[str, Any] = {}
+    if settings.ensemble == "npt":
+        pressure = {"externalstress": -settings.pressure, "P_tau": settings.barostat_time * units.fs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # which tells the barostat's mass
+        return LangevinBAOAB(
+            atoms,
+            timestep,
+            temperature_K=settings.temperature,
+            T_tau=settings.thermostat_time * units.fs,
+            hydrostatic=True,
+            rng=rng,
+            **pressure,
+        )
+
+
+def _broken(bond: dict[str, Any]) -> BrokenBond:
+    first, second = bond["atoms"]
+    return BrokenBond((first, second), bond["label"], bond["time"])
+
+
+def _check(
+    atoms: Atoms, settings: MDSettings, time: float, folder: Path | None, resume: bool
+) -> None:
+    if not 0 < time < np.inf:
+        raise ConfigError(f"time is {time} fs; it must be positive.")
+    if resume and folder is None:
+        raise ConfigError("Only a run that was recorded in a folder can be resumed.")
+    if settings.ensemble == "npt" and not (atoms.pbc.all() and atoms.cell.rank == 3):
+        raise InputError(
+            "Constant pressure needs a structure with a cell, periodic in three directions: take 'nvt' for a molecule."
+        )

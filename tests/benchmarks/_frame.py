@@ -1,0 +1,85 @@
+"""The frame of every benchmark: one question, rows of one run, a table, and the result as last measured.
+
+A script calls `answer` with its question and a function that returns rows (dictionaries with equal keys). With
+``--smoke`` the function is asked for a small version and nothing is written; otherwise the rows go to
+``results/<script>.json`` with versions and hardware.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+
+
+def answer(question: str, run: Callable[[bool], list[Row]], packages: Sequence[str] = ()) -> None:
+    """Run a benchmark as a command: parse ``--smoke`` and ``--threads``, print a table, keep the result."""
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--smoke", action="store_true", help="a small version that proves the script runs")
+    parser.add_argument("--threads", type=int, default=2, help="threads for torch (default 2)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    started = time.perf_counter()
+    rows = run(arguments.smoke)
+    seconds = time.perf_counter() - started
+    _print(question, rows)
+    if not arguments.smoke:
+        record = {
+            "question": question,
+            "command": f"python tests/benchmarks/{name}.py --threads {arguments.threads}",
+            "date": datetime.now(UTC).date().isoformat(),
+            "hardware": {"processor": _processor(), "threads": arguments.threads},
+            "versions": {p: version(p) for p in ("ase_geomol", "torch", "ase", *packages)},
+            "seconds": round(seconds, 1),
+            "rows": rows,
+        }
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def time_in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each call, measured in turns so that all meet the same machine; one warm-up each."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _print(title: str, rows: list[Row]) -> None:
+    table = Table(title=title)
+    for key in rows[0]:
+        table.add_column(key, justify="right")
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)

@@ -1,0 +1,128 @@
+"""Do molecules that the potential never saw survive relaxation and 1 ps of MD at 300 K?
+
+Molecules come from the conformer benchmark of drug-like molecules in ``../shared/data`` (kept out of training, see
+the labels' recipe); the smoke mode takes two SMILES instead. Each is relaxed (0.02 eV/Å), then moves for 1 ps in
+steps of 0.5 fs under Langevin dynamics. A bond counts as broken when it is ever longer than 1.5 times the sum of
+its covalent radii. The peer is the theory that was learned: the same relaxation with GFN2-xTB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from _frame import Row, answer
+from ase import Atoms, units
+from ase.build import minimize_rotation_and_translation
+from ase.data import covalent_radii
+from ase.io import iread
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.neighborlist import natural_cutoffs, neighbor_list
+from ase.optimize import LBFGS
+from tblite.ase import TBLite
+
+from ase_geomol import GeoMolCalculator
+from ase_geomol.simulate.structures import load_structure
+
+MODEL = os.environ.get("GEOMOL_BENCHMARK_MODEL", "geomformer-organic")
+BENCHMARK = Path("../shared/data/conformers/conformer_benchmark.extxyz.xz")
+SMOKE = ("CCO", "c1ccccc1C(=O)O")
+MOLECULES, SEED = 50, 7
+STRETCH = 1.5
+
+
+def run(smoke: bool) -> list[Row]:
+    """One row a molecule, then one for all."""
+    molecules = [load_structure(smiles) for smiles in SMOKE] if smoke else list(_unseen())
+    steps = 20 if smoke else 2000
+    with ProcessPoolExecutor(2, get_context("spawn"), _one_thread) as pool:
+        rows = list(pool.map(_survive, molecules, [steps] * len(molecules)))
+    everything = {
+        "molecule": f"all {len(rows)}",
+        "atoms": sum(row["atoms"] for row in rows),
+        "relaxed": sum(row["relaxed"] for row in rows),
+        "broken bonds": sum(row["broken bonds"] for row in rows),
+        "longest bond / radii": max(row["longest bond / radii"] for row in rows),
+        "mean K": float(np.mean([row["mean K"] for row in rows])),
+        "RMSD to GFN2 Å": float(np.median([row["RMSD to GFN2 Å"] for row in rows])),
+        "energy above GFN2's minimum meV/atom": float(
+            np.median([row["energy above GFN2's minimum meV/atom"] for row in rows])
+        ),
+    }
+    return [*rows, everything]
+
+
+def _unseen() -> Iterator[Atoms]:
+    """The first conformer of neutral benchmark molecules, drawn with a fixed seed."""
+    first: dict[str, Atoms] = {}
+    for atoms in iread(BENCHMARK):
+        if int(atoms.info.get("charge", 0)) == 0:
+            first.setdefault(str(atoms.info["molecule"]), atoms)
+    names = sorted(first)
+    for index in np.random.default_rng(SEED).permutation(len(names))[:MOLECULES]:
+        atoms = first[names[index]]
+        atoms.info = {"name": names[index], "charge": 0}
+        yield atoms
+
+
+def _survive(start: Atoms, steps: int) -> Row:
+    atoms = start.copy()
+    pairs = np.transpose(neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.2)))
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    radii = covalent_radii[atoms.numbers[pairs]].sum(1)
+    longest = [0.0]
+
+    def look() -> None:
+        lengths = np.linalg.norm(atoms.positions[pairs[:, 0]] - atoms.positions[pairs[:, 1]], axis=1)
+        longest.append(float((lengths / radii).max()))
+
+    atoms.calc = GeoMolCalculator(MODEL)
+    relaxed = LBFGS(atoms, logfile=None).run(fmax=0.02, steps=600)
+    look()
+    minimum = atoms.copy()
+    temperatures = []
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(SEED))
+    dynamics = Langevin(
+        atoms, 0.5 * units.fs, temperature_K=300, friction=0.01 / units.fs, rng=np.random.default_rng(SEED)
+    )
+    dynamics.attach(look, interval=5)
+    dynamics.attach(lambda: temperatures.append(atoms.get_temperature()), interval=5)
+    dynamics.run(steps)
+    rmsd, above = _beside_gfn2(minimum)
+    return {
+        "molecule": atoms.info.get("name", str(atoms.symbols)),
+        "atoms": len(atoms),
+        "relaxed": int(relaxed),
+        "broken bonds": int(max(longest) > STRETCH),
+        "longest bond / radii": max(longest),
+        "mean K": float(np.mean(temperatures)),
+        "RMSD to GFN2 Å": rmsd,
+        "energy above GFN2's minimum meV/atom": above,
+    }
+
+
+def _beside_gfn2(minimum: Atoms) -> tuple[float, float]:
+    """From our minimum on to GFN2-xTB's: RMSD in Å, and our minimum's GFN2 energy above it in meV/atom."""
+    gfn2 = minimum.copy()
+    gfn2.calc = TBLite(method="GFN2-xTB", verbosity=0)
+    start = gfn2.get_potential_energy()
+    LBFGS(gfn2, logfile=None).run(fmax=0.02, steps=600)
+    above = 1e3 * (start - gfn2.get_potential_energy()) / len(gfn2)
+    ours = minimum.copy()
+    minimize_rotation_and_translation(gfn2, ours)
+    return float(np.sqrt(((gfn2.positions - ours.positions) ** 2).sum(1).mean())), above
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    answer(__doc__ or "", run, packages=["tblite"])

@@ -1,0 +1,189 @@
+"""Batches of about equal work: graphs are made on the fly, the order follows from (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from ase_geomol.graph import AtomGraph
+from ase_geomol.neighbors import all_pairs, neighbor_pairs
+from ase_geomol.nn import segment_sum
+from ase_geomol.repulsion import ZBLRepulsion
+
+from .frames import Frames
+
+SURVEY_FRAMES = 256
+
+
+@dataclass(frozen=True)
+class Batch:
+    """S structures with N atoms and their labels.
+
+    Attributes:
+        graph: the structures.
+        energy: (S,) eV.
+        forces: (N, 3) eV/Å.
+        stress: (S, 3, 3) eV/Å³.
+        has_forces: (S,) bool.
+        has_stress: (S,) bool.
+        frame: (S,) position of each structure in its `Frames`.
+    """
+
+    graph: AtomGraph
+    energy: Tensor
+    forces: Tensor
+    stress: Tensor
+    has_forces: Tensor
+    has_stress: Tensor
+    frame: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(
+            self.graph.to(device),
+            self.energy.to(device),
+            self.forces.to(device),
+            self.stress.to(device),
+            self.has_forces.to(device),
+            self.has_stress.to(device),
+            self.frame.to(device),
+        )
+
+
+class Survey(NamedTuple):
+    """Per frame (F,): ``edges``, the number of pairs, and ``repulsion``, the ZBL energy in eV."""
+
+    edges: np.ndarray
+    repulsion: np.ndarray
+
+
+def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None) -> Batch:
+    """Put the frames ``index`` side by side, with neighbours within ``cutoff`` (Å; None: all pairs)."""
+    chosen = frames.take(index)
+    positions = torch.from_numpy(chosen.positions)
+    cell, pbc = torch.from_numpy(chosen.cell), torch.from_numpy(chosen.pbc)
+    edges, shifts = [], []
+    for number, (start, end) in enumerate(zip(chosen.offsets[:-1], chosen.offsets[1:], strict=True)):
+        if cutoff is None:
+            pairs = all_pairs(int(end - start))
+        else:
+            pairs = neighbor_pairs(positions[start:end], cell[number], pbc[number], cutoff)
+        edges.append(pairs.edge_index + int(start))
+        shifts.append(pairs.shift)
+    graph = AtomGraph(
+        positions=positions,
+        numbers=torch.from_numpy(chosen.numbers),
+        cell=cell,
+        pbc=pbc,
+        system=torch.from_numpy(np.repeat(np.arange(len(chosen)), chosen.n_atoms)),
+        edge_index=torch.cat(edges, dim=1),
+        shift=torch.cat(shifts),
+        charge=torch.from_numpy(chosen.charge).double(),
+        spin=torch.from_numpy(chosen.spin).double(),
+    )
+    return Batch(
+        graph=graph,
+        energy=torch.from_numpy(chosen.energy),
+        forces=torch.from_numpy(chosen.forces),
+        stress=torch.from_numpy(chosen.stress),
+        has_forces=torch.from_numpy(chosen.has_forces),
+        has_stress=torch.from_numpy(chosen.has_stress),
+        frame=torch.from_numpy(np.asarray(index)),
+    )
+
+
+def survey(
+    frames: Frames, cutoff: float | None, report: Callable[[int, int], None] = lambda done, all_frames: None
+) -> Survey:
+    """Count the neighbour pairs and sum up the ZBL repulsion of every frame."""
+    repulsion = ZBLRepulsion()
+    edges, energy = np.zeros(len(frames), dtype=np.int64), np.zeros(len(frames))
+    for start in range(0, len(frames), SURVEY_FRAMES):
+        index = np.arange(start, min(start + SURVEY_FRAMES, len(frames)))
+        graph = make_batch(frames, index, cutoff).graph
+        receiver, sender = graph.edge_index
+        vectors = graph.positions[sender] - graph.positions[receiver]
+        vectors = vectors + torch.einsum("ei,eij->ej", graph.shift.double(), graph.cell[graph.system[receiver]])
+        per_atom = repulsion(graph.numbers, graph.edge_index, vectors)
+        energy[index] = segment_sum(per_atom, graph.system, len(index)).numpy()
+        edges[index] = torch.bincount(graph.system[receiver], minlength=len(index)).numpy()
+        report(int(index[-1]) + 1, len(frames))
+    return Survey(edges=edges, repulsion=energy)
+
+
+def fill_batches(order: np.ndarray, sizes: np.ndarray, target: int) -> list[np.ndarray]:
+    """Cut ``order`` into runs whose ``sizes`` add up to at most ``target``; a larger frame stands alone."""
+    total = np.cumsum(np.maximum(sizes[order], 1))
+    batches, start, before = [], 0, 0
+    while start < len(order):
+        end = max(int(np.searchsorted(total, before + target, side="right")), start + 1)
+        batches.append(order[start:end])
+        start, before = end, int(total[end - 1])
+    return batches
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which frames make up which step: a pure function of the seed.
+
+    Attributes:
+        sizes: (F,) pairs (or atoms) of each frame.
+        target: pairs (or atoms) in a batch.
+        seed: of all epochs' orders.
+    """
+
+    sizes: np.ndarray
+    target: int
+    seed: int
+
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """Batches of one pass: every frame once, in an order of its own."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.sizes))
+        return fill_batches(order, self.sizes, self.target)
+
+    def steps(self, epochs: int) -> int:
+        """Number of batches of the first ``epochs`` passes."""
+        return sum(len(self.epoch(epoch)) for epoch in range(epochs))
+
+    def from_step(self, step: int) -> Iterator[np.ndarray]:
+        """Batches from ``step`` on, endlessly."""
+        epoch = 0
+        while True:
+            batches = self.epoch(epoch)
+            yield from batches[step:]
+            step = max(0, step - len(batches))
+            epoch += 1
+
+
+class TrainingStream(IterableDataset):
+    """Batches from the current step to the next validation; each ``iter`` asks for the step again."""
+
+    def __init__(
+        self, frames: Frames, plan: Plan, cutoff: float | None, interval: int, step: Callable[[], int]
+    ) -> None:
+        super().__init__()
+        self.frames, self.plan, self.cutoff, self.interval, self.step = frames, plan, cutoff, interval, step
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self.step()
+        batches = self.plan.from_step(step)
+        for _ in range(self.interval - step % self.interval):
+            yield make_batch(self.frames, next(batches), self.cutoff)
+
+
+class FixedBatches(IterableDataset):
+    """All frames once, always in the same batches: for validation and evaluation."""
+
+    def __init__(self, frames: Frames, batches: list[np.ndarray], cutoff: float | None) -> None:
+        super().__init__()
+        self.frames, self.batches, self.cutoff = frames, batches, cutoff
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in self.batches:
+            yield make_batch(self.frames, index, self.cutoff)

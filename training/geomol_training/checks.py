@@ -1,0 +1,109 @@
+"""What makes a row of training data unusable, and what happens then."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from ase_geomol.errors import DataError
+from ase_geomol.neighbors import neighbor_pairs
+
+from .frames import Row
+
+CLOSEST = 0.05
+"""Å; atoms closer than this are one atom that was written twice."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a row may contain: ``elements`` (None: all) and ``max_force`` in eV/Å (None: any)."""
+
+    elements: tuple[int, ...] | None = None
+    max_force: float | None = None
+
+
+@dataclass
+class Inspector:
+    """Lets good rows through; a bad one is counted under its reason, or raises.
+
+    Attributes:
+        limits: what is allowed.
+        bad_rows: "raise" or "skip".
+        skipped: how often each reason was met.
+    """
+
+    limits: Limits
+    bad_rows: Literal["raise", "skip"] = "raise"
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def passed(self, rows: Iterable[Row], file: object) -> Iterator[Row]:
+        """Yield the good rows of ``file``; raises :class:`DataError` at a bad one if asked to."""
+        for index, row in enumerate(rows):
+            found = problem(row, self.limits)
+            if found is None:
+                yield row
+                continue
+            reason, detail = found
+            if self.bad_rows == "raise":
+                raise DataError(
+                    f"{file}, row {index}: {reason} ({detail}). Correct it, or leave such rows out with "
+                    "bad_rows: skip."
+                )
+            self.skipped[reason] += 1
+
+
+def problem(row: Row, limits: Limits) -> tuple[str, str] | None:
+    """Return what is wrong with a row as (reason, detail), or None."""
+    n = len(row.numbers)
+    if n == 0:
+        return "no atoms", "the structure is empty"
+    if row.positions.shape != (n, 3):
+        return "wrong shape", f"positions {row.positions.shape} for {n} atoms"
+    if row.energy is None:
+        return "no energy", "no label to learn"
+    if not np.isfinite(row.energy):
+        return "energy is not finite", f"{row.energy}"
+    for name, values, shape in (("forces", row.forces, (n, 3)), ("stress", row.stress, (3, 3))):
+        if values is not None and values.shape != shape:
+            return "wrong shape", f"{name} {values.shape}, expected {shape}"
+    for name, values in (("positions", row.positions), ("forces", row.forces), ("stress", row.stress)):
+        if values is not None and not np.isfinite(values).all():
+            where = int(np.argwhere(~np.isfinite(values))[0, 0])
+            return f"{name} not finite", f"first at index {where}"
+    return _unknown_element(row, limits) or _too_close(row) or _too_strong(row, limits)
+
+
+def _unknown_element(row: Row, limits: Limits) -> tuple[str, str] | None:
+    known = limits.elements or range(1, 119)
+    for index, number in enumerate(row.numbers):
+        if number not in known:
+            return "unknown element", f"atom {index} has atomic number {number}"
+    return None
+
+
+def _too_close(row: Row) -> tuple[str, str] | None:
+    if len(row.numbers) == 1:
+        return None
+    if row.pbc.any():
+        cell, pbc = torch.from_numpy(np.array(row.cell)), torch.from_numpy(np.array(row.pbc))
+        pairs = neighbor_pairs(torch.from_numpy(row.positions), cell, pbc, CLOSEST).edge_index.T.numpy()
+    else:
+        pairs = cKDTree(row.positions).query_pairs(CLOSEST, output_type="ndarray")
+    if not len(pairs):
+        return None
+    return "atoms on top of each other", f"atoms {pairs[0][0]} and {pairs[0][1]}"
+
+
+def _too_strong(row: Row, limits: Limits) -> tuple[str, str] | None:
+    if limits.max_force is None or row.forces is None:
+        return None
+    strongest = float(np.linalg.norm(row.forces, axis=1).max())
+    if strongest <= limits.max_force:
+        return None
+    return "force above the limit", f"{strongest:.1f} eV/Å, the limit is {limits.max_force:g}"

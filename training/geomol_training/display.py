@@ -1,0 +1,143 @@
+"""What the terminal shows while a training runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .batches import Batch
+from .objective import PotentialFitting
+
+REFRESH = 0.5
+
+
+class Display(lightning.Callback):
+    """A progress bar with rate and time left, and a line for every validation."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._progress = Progress(
+            BarColumn(),
+            TextColumn("{task.percentage:5.1f} %"),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]} left"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=1.0, left="?")
+        self._since = self._drawn = time.monotonic()
+        self._atoms = 0
+        self._step_seconds = 0.0
+        self._step_began = 0.0
+        self._from = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show the bar."""
+        self._since = time.monotonic()
+        self._from = _done(pl_module)
+        if self.console.is_terminal:
+            self._progress.start()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Start timing a step."""
+        self._step_began = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Count atoms, and redraw now and then."""
+        now = time.monotonic()
+        self._atoms += batch.graph.n_atoms
+        self._step_seconds += now - self._step_began
+        if now - self._drawn > REFRESH:
+            self._drawn = now
+            done = _done(pl_module)
+            self._progress.update(
+                self._task, completed=done, description=self._describe(pl_module), left=self._left(done, now)
+            )
+
+    def _describe(self, module: lightning.LightningModule) -> str:
+        assert isinstance(module, PotentialFitting)
+        spent = time.monotonic() - self._since
+        words = [f"step {module.standing.step}", f"{self._atoms / spent:.0f} atoms/s"]
+        if "loss" in module.recent:
+            words.append(f"loss {module.recent['loss']:.4f}")
+        return ", ".join(words)
+
+    def _left(self, done: float, now: float) -> str:
+        if done <= self._from:
+            return "?"
+        return duration((now - self._since) * (1 - done) / (done - self._from))
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """One line with errors, rate and time left."""
+        assert isinstance(pl_module, PotentialFitting)
+        found, now = pl_module.errors, time.monotonic()
+        words = [self._describe(pl_module), f"rate {pl_module.recent.get('learning_rate', 0.0):.1e}"]
+        words += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items() if "MAE" in name]
+        best = " [green]best[/]" if pl_module.score <= pl_module.standing.best else ""
+        left = self._left(_done(pl_module), now)
+        self.console.print(f"{', '.join(words)}, {left} left{best}", highlight=False, soft_wrap=True)
+
+    @property
+    def data_share(self) -> float:
+        """Share of the time that did not go into steps: data, validation, checkpoints."""
+        return 1 - self._step_seconds / max(time.monotonic() - self._since, 1e-9)
+
+
+def _done(module: lightning.LightningModule) -> float:
+    assert isinstance(module, PotentialFitting)
+    return module.extent.progress(module.standing.step, module.standing.elapsed)
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
+    """A table of MAE / RMSE with a row for each name in ``rows``."""
+    names = [name for row in rows.values() for name in row if "_MAE_" in name]
+    quantities = list(dict.fromkeys(names))
+    table = Table(title=title)
+    table.add_column("")
+    if any("frames" in row for row in rows.values()):
+        table.add_column("frames", justify="right")
+    for name in quantities:
+        quantity, unit = name.split("_MAE_")
+        unit = unit.replace("_per_", "/").replace("A3", "Å³").replace("/A", "/Å")
+        table.add_column(f"{quantity}\nMAE / RMSE\n{unit}", justify="right")
+    for title_of_row, row in rows.items():
+        cells = [f"{row['frames']:.0f}"] if "frames" in row else []
+        for name in quantities:
+            if name in row:
+                cells.append(f"{row[name]:.2f} / {row[name.replace('_MAE_', '_RMSE_')]:.2f}")
+            else:
+                cells.append("-")
+        table.add_row(title_of_row, *cells)
+    return table

@@ -1,0 +1,214 @@
+"""A whole training: data, potential, Lightning, checkpoints, the exported weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from ase_geomol.checkpoint import Metadata, load_checkpoint, write_atomically
+from ase_geomol.errors import ConfigError, DataError, OutputError
+from ase_geomol.models import build_model
+from ase_geomol.potential import Potential
+
+from .batches import FixedBatches, Plan, Survey, TrainingStream, fill_batches, survey
+from .checks import Limits
+from .data import Loaded, cache_file, describe_skipped, load
+from .display import Display, errors_table
+from .frames import Frames, load_frames
+from .keeper import LAST, MODEL, Keeper, Run, read_state, write_state
+from .memory import keep_freed_memory
+from .objective import PotentialFitting
+from .readers import Keys
+from .recipe import Data, Recipe
+from .references import fit_references, force_scale
+from .schedule import Extent, Standing
+from .splits import split_frames
+
+FIXED_SECTIONS = ("seed", "data", "model", "potential")
+"""Parts of a recipe that must not change when a run is resumed."""
+
+
+class Fitted(NamedTuple):
+    """Where a training ended.
+
+    Attributes:
+        model: the exported potential with the lowest validation score.
+        step: steps done over all runs.
+        elapsed: s over all runs.
+        stopped_by: what ended it.
+        errors: of the exported potential on the validation frames.
+    """
+
+    model: Path
+    step: int
+    elapsed: float
+    stopped_by: str
+    errors: dict[str, float]
+
+
+class Parts(NamedTuple):
+    """Frames to learn and to validate, and the keys under which they are cached."""
+
+    train: Frames
+    valid: Frames
+    keys: dict[str, str]
+
+
+def fit(
+    recipe: Recipe,
+    out: Path,
+    *,
+    time_budget: float | None = None,
+    resume: bool = False,
+    threads: int | None = None,
+    console: Console | None = None,
+) -> Fitted:
+    """Train a potential and export it to ``out/model.safetensors``.
+
+    A run that was stopped or killed goes on with ``resume``; on a CPU, with a schedule that counts steps, it
+    ends with the same bits as a run that was never stopped.
+
+    Args:
+        recipe: what to do.
+        out: folder of this run.
+        time_budget: s over all resumed runs, data and validation included; a cosine schedule ends with it.
+        resume: go on with the run in ``out``.
+        threads: of torch on the CPU; None leaves its choice.
+        console: where progress is shown; default: standard output.
+
+    Raises:
+        ConfigError: the recipe asks for something impossible.
+        DataError: the data cannot be used.
+        OutputError: ``out`` cannot be written.
+    """
+    standing = Standing()
+    console = console or Console()
+    keep_freed_memory()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    state = _open(out, recipe, resume)
+    parts = _frames(recipe, out, state, console)
+    potential, sizes = _prepare(recipe, parts.train, state, console)
+    plan = Plan(sizes, _target(recipe), recipe.seed)
+    extent = _extent(recipe, plan, time_budget)
+    fitting = PotentialFitting(recipe, potential, parts.valid, extent, standing)
+    if state is not None:
+        fitting.restore(state)
+    run = Run(out, _metadata(recipe, parts.train), {"recipe": _fixed(recipe), "data": parts.keys})
+    keeper, display = Keeper(run), Display(console)
+    if extent.progress(standing.step, standing.elapsed) < 1:
+        _train(fitting, parts, plan, keeper, display)
+    card = load_checkpoint(out / MODEL).metadata
+    console.print(errors_table("Validation, best weights", {recipe.name: _without_prefix(card.errors)}))
+    reason = keeper.stopped_by or "nothing was left to do"
+    console.print(
+        f"{standing.step} steps, {standing.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}", soft_wrap=True
+    )
+    return Fitted(out / MODEL, standing.step, standing.elapsed, reason, card.errors)
+
+
+def _without_prefix(found: dict[str, float]) -> dict[str, float]:
+    return {name.removeprefix("validation_"): value for name, value in found.items()}
+
+
+# --- the run's folder
+
+
+def _open(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
+    """Make the folder, write the recipe there; return the state to resume, if any."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot make the folder {out}: {error.strerror}.") from error
+    if not os.access(out, os.W_OK):
+        raise OutputError(f"No permission to write into {out}.")
+    if resume:
+        state = read_state(out / LAST)
+        _same(state["identity"]["recipe"], _fixed(recipe))
+    else:
+        state = None
+        if (out / LAST).exists() or (out / MODEL).exists():
+            raise ConfigError(f"{out} holds a run: go on with --resume, or choose another folder with --out.")
+    write_atomically(out / "recipe.json", recipe.model_dump_json(indent=1).encode())
+    return state
+
+
+def _fixed(recipe: Recipe) -> dict[str, Any]:
+    content = recipe.model_dump(mode="json")
+    return {section: content[section] for section in FIXED_SECTIONS}
+
+
+def _same(before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [section for section in FIXED_SECTIONS if before.get(section) != now[section]]
+    if changed:
+        raise ConfigError(
+            f"The run was started with another '{changed[0]}' in its recipe: start anew in another folder, or "
+            "resume with the recipe it had (recipe.json in its folder)."
+        )
+
+
+# --- data
+
+
+def _frames(recipe: Recipe, out: Path, state: dict[str, Any] | None, console: Console) -> Parts:
+    """Frames for training and validation; a resumed run keeps those it began with."""
+    known = {} if state is None else state["identity"]["data"]
+    loaded = _load(recipe.data.train, recipe, out, known.get("train"), console)
+    keys = {"train": loaded.key or ""}
+    if recipe.data.valid is None:
+        splits = split_frames(loaded.frames, recipe.data.split, recipe.seed)
+        train, valid = loaded.frames.take(splits.train), loaded.frames.take(splits.valid)
+    else:
+        other = _load(recipe.data.valid, recipe, out, known.get("valid"), console)
+        train, valid, keys["valid"] = loaded.frames, other.frames, other.key or ""
+    limit = recipe.training.valid_frames
+    if limit is not None and limit < len(valid):
+        valid = valid.take(np.sort(np.random.default_rng(recipe.seed).permutation(len(valid))[:limit]))
+    console.print(
+        f"{len(train)} frames ({len(train.numbers)} atoms) to learn, {len(valid)} to validate.", highlight=False
+    )
+    return Parts(train, valid, keys)
+
+
+def _load(
+    sources: str | tuple[str, ...], recipe: Recipe, out: Path, known: str | None, console: Console
+) -> Loaded:
+    if known and cache_file(out, known).exists():
+        return Loaded(load_frames(cache_file(out, known)), describe_nothing(), known)
+    with console.status("reading data") as status:
+        loaded = load(
+            sources,
+            keys_of(recipe.data),
+            Limits(recipe.elements, recipe.data.max_force),
+            bad_rows=recipe.data.bad_rows,
+            cache=out,
+            report=lambda done, files: status.update(f"reading data: {done} of {files} files"),
+        )
+    if loaded.skipped:
+        console.print(describe_skipped(loaded.skipped) + ".", highlight=False)
+    if known and known != loaded.key:
+        raise DataError("The data has changed since the run began, and its own copy is gone: start anew.")
+    return loaded
+
+
+def keys_of(data: Data) -> Keys:
+    """The reader's keys that a recipe asks for."""
+    return Keys(
+        energy=data.energy_key,
+        forces=data.forces_key,
+        stress=data.stress_key,
+        group=data.group_key,
+        labels=data.labels,
+    )

@@ -1,0 +1,187 @@
+"""Labelled structures in one packed, immutable container of flat arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ase_geomol.errors import DataError, OutputError
+
+
+class Row(NamedTuple):
+    """One labelled structure as a reader hands it over: eV, Å, eV/Å, eV/Å³.
+
+    ``forces`` (N, 3) and ``stress`` (3, 3) are None where the file has none. ``group`` names what must not be
+    divided between training and validation (a molecule), ``split`` the part that the file assigns.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    energy: float | None
+    forces: np.ndarray | None = None
+    stress: np.ndarray | None = None
+    charge: int = 0
+    spin: int = 1
+    group: str = ""
+    split: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """F structures with N atoms in all; the atoms of structure f are ``offsets[f]:offsets[f+1]``.
+
+    Attributes:
+        numbers: (N,) atomic numbers.
+        positions: (N, 3) Å.
+        forces: (N, 3) eV/Å, zero where a structure has none.
+        energy: (F,) eV.
+        stress: (F, 3, 3) eV/Å³ in ASE's sign, zero where a structure has none.
+        has_forces: (F,) bool.
+        has_stress: (F,) bool.
+        cell: (F, 3, 3) Å, rows are lattice vectors.
+        pbc: (F, 3) bool.
+        offsets: (F+1,).
+        charge: (F,) e.
+        spin: (F,) multiplicity.
+        group: (F,) index into ``group_names``; likewise ``split`` and ``source``.
+        group_names: (G,) text; likewise ``split_names`` and ``source_names``.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    forces: np.ndarray
+    energy: np.ndarray
+    stress: np.ndarray
+    has_forces: np.ndarray
+    has_stress: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    offsets: np.ndarray
+    charge: np.ndarray
+    spin: np.ndarray
+    group: np.ndarray
+    group_names: np.ndarray
+    split: np.ndarray
+    split_names: np.ndarray
+    source: np.ndarray
+    source_names: np.ndarray
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            getattr(self, field.name).flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        """Number of atoms (F,) of each structure."""
+        return np.diff(self.offsets)
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, ascending."""
+        return tuple(int(number) for number in np.unique(self.numbers))
+
+    def atoms_of(self, index: np.ndarray) -> np.ndarray:
+        """Positions, in the per-atom arrays, of all atoms of the structures ``index``, one after the other."""
+        counts = self.n_atoms[index]
+        before = np.cumsum(counts) - counts
+        return np.repeat(self.offsets[:-1][index] - before, counts) + np.arange(counts.sum())
+
+    def take(self, index: np.ndarray) -> Frames:
+        """The structures ``index``, in that order."""
+        atoms = self.atoms_of(index)
+        taken = {
+            field.name: getattr(self, field.name)[index]
+            for field in dataclasses.fields(self)
+            if not field.name.endswith("_names")
+            and field.name not in ("numbers", "positions", "forces", "offsets")
+        }
+        return dataclasses.replace(
+            self,
+            **taken,
+            numbers=self.numbers[atoms],
+            positions=self.positions[atoms],
+            forces=self.forces[atoms],
+            offsets=np.concatenate([[0], np.cumsum(self.n_atoms[index])]),
+        )
+
+
+def pack(rows: Iterable[Row]) -> Frames:
+    """Put rows into one container; rows are taken as they are (see `geomol_training.checks`)."""
+    rows = list(rows)
+    group, group_names = _coded([row.group for row in rows])
+    split, split_names = _coded([row.split for row in rows])
+    source, source_names = _coded([row.source for row in rows])
+    no_forces = [np.zeros((0, 3))]
+    return Frames(
+        numbers=_joined([row.numbers for row in rows], np.int64, ()),
+        positions=_joined([row.positions for row in rows], np.float64, (3,)),
+        forces=_joined(
+            [np.zeros_like(row.positions) if row.forces is None else row.forces for row in rows] or no_forces,
+            np.float64,
+            (3,),
+        ),
+        energy=np.array([np.nan if row.energy is None else row.energy for row in rows], dtype=np.float64),
+        stress=np.array(
+            [np.zeros((3, 3)) if row.stress is None else row.stress for row in rows], dtype=np.float64
+        ).reshape(-1, 3, 3),
+        has_forces=np.array([row.forces is not None for row in rows], dtype=bool),
+        has_stress=np.array([row.stress is not None for row in rows], dtype=bool),
+        cell=np.array([row.cell for row in rows], dtype=np.float64).reshape(-1, 3, 3),
+        pbc=np.array([row.pbc for row in rows], dtype=bool).reshape(-1, 3),
+        offsets=np.cumsum([0] + [len(row.numbers) for row in rows]),
+        charge=np.array([row.charge for row in rows], dtype=np.int64),
+        spin=np.array([row.spin for row in rows], dtype=np.int64),
+        group=group,
+        group_names=group_names,
+        split=split,
+        split_names=split_names,
+        source=source,
+        source_names=source_names,
+    )
+
+
+def _joined(parts: Sequence[np.ndarray], dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate([np.zeros((0, *shape)), *parts]).astype(dtype)
+
+
+def _coded(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Index of each name among the different ones, and these in order of appearance."""
+    codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    return np.array([codes[name] for name in names], dtype=np.int64), np.array(list(codes), dtype=np.str_)
+
+
+def save_frames(path: Path, frames: Frames) -> None:
+    """Write an .npz without pickles, whole or not at all; raises :class:`OutputError`."""
+    arrays = {field.name: getattr(frames, field.name) for field in dataclasses.fields(frames)}
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def load_frames(path: Path) -> Frames:
+    """Read what `save_frames` wrote; raises :class:`DataError` where the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Frames(**{field.name: arrays[field.name] for field in dataclasses.fields(Frames)})
+    except Exception as error:  # numpy and zipfile have a dozen ways to say that a file is damaged
+        raise DataError(f"The packed data {path} is damaged: delete it and start again ({error}).") from error

@@ -1,0 +1,131 @@
+"""Nothing is lost: resumable checkpoints, the best weights so far, and orderly ends."""
+
+from __future__ import annotations
+
+import io
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+
+from ase_geomol.checkpoint import Metadata, save_checkpoint, write_atomically
+from ase_geomol.errors import CheckpointError
+
+from .batches import Batch
+from .objective import PotentialFitting
+from .schedule import note_score
+
+LAST = "last.pt"
+MODEL = "model.safetensors"
+
+
+class Run(NamedTuple):
+    """What belongs to a run and not to its weights.
+
+    Attributes:
+        out: its folder.
+        metadata: of the exported potential, without errors.
+        identity: what must be the same when it is resumed, as plain values.
+    """
+
+    out: Path
+    metadata: Metadata
+    identity: dict[str, Any]
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values, whole or not at all; raises :class:`OutputError`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read what `write_state` wrote, without executing anything; raises :class:`CheckpointError`."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is nothing to resume: {path} does not exist.") from error
+    except Exception as error:  # torch and pickle have many ways to say that a file is damaged
+        raise CheckpointError(f"{path} is damaged: start the run anew in another folder ({error}).") from error
+
+
+class Keeper(lightning.Callback):
+    """Ends a training in time, and writes what must not be lost."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.stopped_by = ""
+        self._written = time.monotonic()
+        self._validation_began = 0.0
+        self._validation_seconds = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Catch Ctrl-C and termination; Lightning puts the former handlers back at the end."""
+        try:
+            signal.signal(signal.SIGINT, self._on_signal)
+            signal.signal(signal.SIGTERM, self._on_signal)
+        except ValueError:
+            pass  # not in the main thread: whoever runs it there takes care of signals
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by:
+            raise KeyboardInterrupt
+        self.stopped_by = "interrupted" if number == signal.SIGINT else "terminated"
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Stop where steps or time are over (a last validation follows)."""
+        fitting = _fitting(pl_module)
+        standing, extent = fitting.standing, fitting.extent
+        # Callbacks are called before the module counts the step.
+        if extent.steps is not None and standing.step + 1 >= extent.steps:
+            self.stopped_by = self.stopped_by or "all steps done"
+        if extent.seconds is not None and standing.elapsed + 1.2 * self._validation_seconds >= extent.seconds:
+            self.stopped_by = self.stopped_by or "time budget used"
+        trainer.should_stop = bool(self.stopped_by)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Write a checkpoint every few minutes."""
+        fitting = _fitting(pl_module)
+        if time.monotonic() - self._written > 60 * fitting.recipe.training.save_minutes:
+            self.save(fitting)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock: the end of a time budget leaves room for one more validation."""
+        self._validation_began = time.monotonic()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Export better weights; write a checkpoint when the training ends."""
+        fitting = _fitting(pl_module)
+        self._validation_seconds = time.monotonic() - self._validation_began
+        regular = fitting.standing.step % fitting.recipe.training.validate_every == 0
+        if note_score(fitting.standing, fitting.score, fitting.recipe.schedule, regular=regular):
+            card = self.run.metadata.model_copy(
+                update={"errors": {f"validation_{name}": value for name, value in fitting.errors.items()}}
+            )
+            save_checkpoint(self.run.out / MODEL, fitting.averaged, card)
+        if trainer.should_stop:
+            self.save(fitting)
+
+    def save(self, fitting: PotentialFitting) -> None:
+        """Write the resumable checkpoint."""
+        write_state(self.run.out / LAST, {**fitting.saved(), "identity": self.run.identity})
+        self._written = time.monotonic()
+
+
+def _fitting(module: lightning.LightningModule) -> PotentialFitting:
+    assert isinstance(module, PotentialFitting)
+    return module

@@ -1,0 +1,52 @@
+"""The training loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ase_geomol.potential import Prediction
+
+from .batches import Batch
+from .recipe import Loss
+
+
+def total_loss(prediction: Prediction, direct: Tensor | None, batch: Batch, weights: Loss) -> Tensor:
+    """Weighted sum of the mean errors in eV/atom, eV/Å and eV/Å³.
+
+    Energies are averaged over structures, forces over atoms, stress over structures that have one.
+
+    Args:
+        prediction: of the potential.
+        direct: (N, 3) forces of the direct head, if it is trained.
+        batch: the labels.
+        weights: the recipe's loss.
+    """
+    atoms = torch.bincount(batch.graph.system, minlength=batch.graph.n_systems)
+    per_atom = (prediction.energy - batch.energy) / atoms
+    loss = weights.energy * _mean_error(per_atom, weights)
+    for forces, weight in ((prediction.forces, weights.forces), (direct, weights.direct_forces)):
+        if forces is not None and weight > 0:
+            labelled = batch.has_forces[batch.graph.system]
+            loss = loss + weight * _force_error((forces - batch.forces)[labelled], weights)
+    if prediction.stress is not None:
+        loss = loss + weights.stress * _mean_error((prediction.stress - batch.stress)[batch.has_stress], weights)
+    return loss
+
+
+def _force_error(error: Tensor, weights: Loss) -> Tensor:
+    if weights.kind == "l1" and weights.force_norm:
+        # The smallest number under the root keeps the slope finite where an error is exactly zero.
+        return torch.sqrt(error.square().sum(-1) + 1e-12).sum() / max(len(error), 1)
+    return _mean_error(error, weights)
+
+
+def _mean_error(error: Tensor, weights: Loss) -> Tensor:
+    if weights.kind == "l1":
+        values = error.abs()
+    elif weights.kind == "l2":
+        values = error.square()
+    else:
+        values = functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=weights.huber_delta)
+    return values.sum() / max(values.numel(), 1)

@@ -1,0 +1,265 @@
+"""Recipes of a training: every choice, validated before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ase_geomol.errors import ConfigError, MissingExtraError
+
+
+class Section(BaseModel):
+    """Base of all parts: unknown fields are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(Section):
+    """How frames of the training source are divided when no other source is given for validation.
+
+    Attributes:
+        by: "key", the split that the file names; "group", whole groups such as molecules; "frame", single frames.
+        train: number of units (1 and more) or fraction (below 1) to train on; None: all that are left.
+        valid: likewise for validation.
+        test: likewise for the test.
+    """
+
+    by: Literal["key", "group", "frame"] = "group"
+    train: float | None = Field(default=None, gt=0)
+    valid: float = Field(default=0.05, gt=0)
+    test: float = Field(default=0.0, ge=0)
+
+
+class Data(Section):
+    """Where the labelled structures come from; paths are relative to the working directory.
+
+    Attributes:
+        train: file, folder or pattern, or a list of them.
+        valid: likewise; None divides ``train`` by ``split``.
+        test: likewise.
+        split: how ``train`` is divided.
+        labels: which labels of an rMD17 file.
+        energy_key: name of the energy in the files (eV); likewise for the others.
+        forces_key: eV/Å.
+        stress_key: eV/Å³.
+        group_key: name of what must not be divided.
+        max_force: eV/Å; a frame with a larger force on an atom is a bad row.
+        bad_rows: "raise", or "skip" and count.
+    """
+
+    train: str | tuple[str, ...]
+    valid: str | tuple[str, ...] | None = None
+    test: str | tuple[str, ...] | None = None
+    split: Split = Split()
+    labels: Literal["revised", "original"] = "revised"
+    energy_key: str = "energy"
+    forces_key: str = "forces"
+    stress_key: str = "stress"
+    group_key: str = "molecule"
+    max_force: float | None = Field(default=None, gt=0)
+    bad_rows: Literal["raise", "skip"] = "raise"
+
+
+class Model(Section):
+    """The network: ``config`` goes to `ase_geomol.models.build_model`."""
+
+    architecture: str = "geomformer"
+    config: dict[str, Any]
+
+
+class Physics(Section):
+    """The terms around the network.
+
+    Attributes:
+        repulsion: add the ZBL repulsion.
+        reference_energies: "fit", or eV of each element {atomic number: energy}.
+        scale: "fit" (see `geomol_training.references.force_scale`), or eV.
+    """
+
+    repulsion: bool = True
+    reference_energies: Literal["fit"] | dict[int, float] = "fit"
+    scale: Literal["fit"] | float = "fit"
+
+
+class Loss(Section):
+    """Weights of the errors in eV/atom, eV/Å and eV/Å³; see `geomol_training.loss`.
+
+    Attributes:
+        kind: "l1", "l2" (square) or "huber".
+        force_norm: with l1, the length of each atom's error vector instead of its components.
+        huber_delta: where huber turns from square to linear, in the unit of each error.
+        energy: weight of the energy per atom.
+        forces: weight of the conservative forces.
+        stress: weight of the stress.
+        direct_forces: weight of the direct force head.
+    """
+
+    kind: Literal["l1", "l2", "huber"] = "l1"
+    force_norm: bool = True
+    huber_delta: float = Field(default=0.01, gt=0)
+    energy: float = Field(default=1.0, ge=0)
+    forces: float = Field(default=1.0, ge=0)
+    stress: float = Field(default=0.0, ge=0)
+    direct_forces: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> Loss:
+        if self.energy == self.forces == self.stress == self.direct_forces == 0:
+            raise ValueError("every weight is zero: nothing would be learned")
+        return self
+
+
+class Optimiser(Section):
+    """Adam or AdamW; weight decay acts on matrices only."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Schedule(Section):
+    """The learning rate: a linear warm-up, then one of three courses.
+
+    Attributes:
+        kind: "cosine" to the floor at the end of the steps or of the time budget, whichever comes first;
+            "plateau", multiplied by ``factor`` after ``patience`` validations without a better score; "constant".
+        warmup_steps: steps to reach the full rate.
+        floor: lowest rate.
+        factor: of the plateau.
+        patience: of the plateau.
+    """
+
+    kind: Literal["cosine", "plateau", "constant"] = "cosine"
+    warmup_steps: int = Field(default=100, ge=0)
+    floor: float = Field(default=1e-5, ge=0)
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    patience: int = Field(default=10, ge=1)
+
+
+class Training(Section):
+    """How long and in which portions.
+
+    Attributes:
+        batch_edges: neighbour pairs in a batch; structures are added until the next would exceed it.
+        batch_atoms: the same in atoms, instead of pairs.
+        max_steps: steps in all, over all resumed runs.
+        max_epochs: passes over the training data.
+        validate_every: steps.
+        valid_frames: frames of the validation data that are looked at each time; always the same.
+        ema: decay of the running mean of the weights; 0 for none.
+        clip: largest norm of the gradient.
+        precision: of the network's weights.
+        save_minutes: minutes between two resumable checkpoints.
+    """
+
+    batch_edges: int | None = Field(default=None, ge=1)
+    batch_atoms: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    max_epochs: int | None = Field(default=None, ge=1)
+    validate_every: int = Field(default=500, ge=1)
+    valid_frames: int | None = Field(default=1000, ge=1)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    clip: float = Field(default=10.0, gt=0)
+    precision: Literal["float32", "float64"] = "float32"
+    save_minutes: float = Field(default=5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Training:
+        if (self.batch_edges is None) == (self.batch_atoms is None):
+            raise ValueError("give one of batch_edges and batch_atoms")
+        return self
+
+
+class Card(Section):
+    """What the weights' card says."""
+
+    theory: str
+    training_data: str
+    licence: str = "MIT"
+
+
+class Recipe(Section):
+    """A whole training."""
+
+    name: str
+    description: str = ""
+    seed: int = Field(default=0, ge=0)
+    data: Data
+    model: Model
+    potential: Physics = Physics()
+    loss: Loss = Loss()
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    training: Training
+    metadata: Card
+
+    @property
+    def elements(self) -> tuple[int, ...] | None:
+        """Atomic numbers that the network will know, if its configuration names them."""
+        elements = self.model.config.get("elements")
+        return None if elements is None else tuple(elements)
+
+
+def load_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
+    """Read and validate a YAML recipe.
+
+    Args:
+        path: the file.
+        changes: ``key.path=value`` each, the value in YAML, applied before validation.
+
+    Raises:
+        ConfigError: the file cannot be read, or names the field that is wrong.
+    """
+    fields = read_yaml(path)
+    for change in changes:
+        _apply(fields, change)
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        )
+        raise ConfigError(f"The recipe {path} is not valid: {faults}.") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; raises :class:`ConfigError`."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("pyyaml", "train", "Reading a recipe") from error
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"The recipe {path} must be a mapping of fields, not {type(fields).__name__}.")
+    return fields
+
+
+def _apply(fields: dict[str, Any], change: str) -> None:
+    """Set one ``key.path=value`` in nested mappings."""
+    import yaml
+
+    name, equals, text = change.partition("=")
+    *parents, last = name.strip().split(".")
+    if not equals or not last:
+        raise ConfigError(f"'{change}' is no change of a recipe: write it like data.train=my/folder.")
+    for parent in parents:
+        fields = fields.setdefault(parent, {})
+        if not isinstance(fields, dict):
+            raise ConfigError(f"'{change}': '{parent}' has no fields to set.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{change}': the value is not valid YAML.") from error
+    try:  # YAML 1.1 takes 1e-3 for a text
+        fields[last] = float(value) if isinstance(value, str) else value
+    except ValueError:
+        fields[last] = value

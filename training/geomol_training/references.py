@@ -1,0 +1,43 @@
+"""Reference energies and the unit of energy: what the network need not learn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .frames import Frames
+
+
+def composition(frames: Frames) -> tuple[np.ndarray, np.ndarray]:
+    """Elements (Z,) that occur, and how many atoms of each are in each frame (F, Z)."""
+    elements, kind = np.unique(frames.numbers, return_inverse=True)
+    counts = np.zeros((len(frames), len(elements)))
+    np.add.at(counts, (np.repeat(np.arange(len(frames)), frames.n_atoms), kind), 1.0)
+    return elements, counts
+
+
+def fit_references(frames: Frames, repulsion: np.ndarray | float = 0.0) -> dict[int, float]:
+    """Energy (eV) of each element by least squares: ``E - E_repulsion = sum_i e_Z(i)``.
+
+    Where compositions do not tell elements apart (one molecule only), it is the solution of least norm.
+    ``repulsion`` (F,) in eV is what the potential adds by itself.
+    """
+    elements, counts = composition(frames)
+    solution = np.linalg.lstsq(counts, frames.energy - repulsion, rcond=None)[0]
+    return {int(number): float(energy) for number, energy in zip(elements, solution, strict=True)}
+
+
+def force_scale(frames: Frames, references: dict[int, float], repulsion: np.ndarray | float = 0.0) -> float:
+    """Energy (eV) that one unit of the network's output stands for.
+
+    It is the RMS force component (in eV/Å): then a network of order one that varies over 1 Å has the right
+    slopes from the start, for any method and any units of the original data. Without forces: the standard
+    deviation per atom of what the references leave.
+    """
+    atoms = np.repeat(frames.has_forces, frames.n_atoms)
+    if atoms.any():
+        scale = float(np.sqrt(np.mean(frames.forces[atoms] ** 2)))
+    else:
+        elements, counts = composition(frames)
+        known = counts @ np.array([references[int(number)] for number in elements])
+        scale = float(np.std((frames.energy - repulsion - known) / frames.n_atoms))
+    return scale if scale > 1e-6 else 1.0

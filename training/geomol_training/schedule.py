@@ -1,0 +1,98 @@
+"""Where a training stands and which learning rate belongs there."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from .recipe import Optimiser, Schedule
+
+
+@dataclass
+class Standing:
+    """How far a training is, over all resumed runs; the one thing that changes while it runs.
+
+    Attributes:
+        step: optimiser steps done.
+        earlier: s that earlier runs took.
+        best: lowest validation score, eV.
+        waited: validations since then, or since the plateau schedule acted last.
+        rate_factor: what the plateau schedule multiplies the rate with.
+        skipped: steps without an update, because a gradient was not finite.
+        started: monotonic time at which this run began.
+    """
+
+    step: int = 0
+    earlier: float = 0.0
+    best: float = math.inf
+    waited: int = 0
+    rate_factor: float = 1.0
+    skipped: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of all runs together."""
+        return self.earlier + time.monotonic() - self.started
+
+    def saved(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "best": self.best,
+            "waited": self.waited,
+            "rate_factor": self.rate_factor,
+            "skipped": self.skipped,
+        }
+
+    def restore(self, saved: dict[str, float]) -> None:
+        """Continue from what `saved` gave; the clock of this run goes on."""
+        self.step, self.waited, self.skipped = int(saved["step"]), int(saved["waited"]), int(saved["skipped"])
+        self.earlier, self.best, self.rate_factor = saved["elapsed"], saved["best"], saved["rate_factor"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How long a training lasts: ``steps`` in all, ``seconds`` in all, whichever is over first."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Share that is done, from 0 to 1."""
+        shares = [0.0]
+        if self.steps is not None:
+            shares.append(step / self.steps)
+        if self.seconds is not None:
+            shares.append(elapsed / self.seconds)
+        return min(max(shares), 1.0)
+
+
+def learning_rate(standing: Standing, extent: Extent, optimiser: Optimiser, schedule: Schedule) -> float:
+    """Rate of the step that comes next."""
+    rate = optimiser.lr
+    if schedule.kind == "cosine":
+        elapsed = 0.0 if extent.seconds is None else standing.elapsed
+        fall = 0.5 * (1 + math.cos(math.pi * extent.progress(standing.step, elapsed)))
+        rate = schedule.floor + (optimiser.lr - schedule.floor) * fall
+    elif schedule.kind == "plateau":
+        rate = max(schedule.floor, optimiser.lr * standing.rate_factor)
+    return rate * min(1.0, (standing.step + 1) / max(schedule.warmup_steps, 1))
+
+
+def note_score(standing: Standing, score: float, schedule: Schedule, *, regular: bool) -> bool:
+    """Note a validation score (eV); returns whether it is the best so far.
+
+    Only ``regular`` validations count for the plateau: one more at an interruption must not change the course.
+    """
+    better = score < standing.best
+    if better:
+        standing.best, standing.waited = score, 0
+    elif regular:
+        standing.waited += 1
+        if schedule.kind == "plateau" and standing.waited >= schedule.patience:
+            standing.rate_factor *= schedule.factor
+            standing.waited = 0
+    return better

@@ -1,0 +1,74 @@
+"""Which frames are learned, which choose the best weights, which are kept for the test."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ase_geomol.errors import DataError
+
+from .frames import Frames
+from .recipe import Split
+
+ALIASES = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+}
+
+
+class Splits(NamedTuple):
+    """Indices of frames."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+def split_frames(frames: Frames, rule: Split, seed: int) -> Splits:
+    """Divide frames by a rule.
+
+    Raises:
+        DataError: unknown names of parts, or a part would be empty.
+    """
+    if rule.by == "key":
+        return _by_key(frames)
+    rng = np.random.default_rng(seed)
+    units = np.arange(len(frames)) if rule.by == "frame" else frames.group
+    names = rng.permutation(np.unique(units))
+    n_valid, n_test = (_count(size, len(names)) for size in (rule.valid, rule.test))
+    n_train = len(names) - n_valid - n_test if rule.train is None else _count(rule.train, len(names))
+    if n_train < 1 or n_train + n_valid + n_test > len(names):
+        raise DataError(
+            f"{len(names)} {rule.by}s cannot be divided into {n_train} for training, {n_valid} for validation and "
+            f"{n_test} for the test."
+        )
+    bounds = np.cumsum([n_train, n_valid, n_test])
+    parts = (names[: bounds[0]], names[bounds[0] : bounds[1]], names[bounds[1] : bounds[2]])
+    return Splits(*(np.flatnonzero(np.isin(units, part)) for part in parts))
+
+
+def _by_key(frames: Frames) -> Splits:
+    unknown = [name for name in frames.split_names if name not in ALIASES]
+    if unknown:
+        raise DataError(
+            f"Frames have the split '{unknown[0]}', but only {', '.join(ALIASES)} are known: "
+            "divide by group instead, with split: {by: group}."
+        )
+    parts = np.array([ALIASES[name] for name in frames.split_names])[frames.split]
+    splits = Splits(*(np.flatnonzero(parts == name) for name in Splits._fields))
+    for name, index in zip(("train", "valid"), splits, strict=False):
+        if not len(index):
+            raise DataError(f"No frame has the split '{name}': divide by group, with split: {{by: group}}.")
+    return splits
+
+
+def _count(size: float, total: int) -> int:
+    """A number of units: whole numbers as they are, fractions of all, at least one if not zero."""
+    if size >= 1 or size == 0:
+        return int(size)
+    return max(1, round(size * total))
