@@ -1,6 +1,7 @@
 """Simulations as thin functions over ASE: they take Atoms with any calculator and give frozen results."""
 
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, evaluate, load_labelled
+from .files import make_folder, see_free, write_structure
 from .md import MDResult, MDSettings, degrees_of_freedom, draw_velocities, run_md
 from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
@@ -20,11 +21,15 @@ __all__ = [
     "draw_velocities",
     "evaluate",
     "interpret",
+    "load_labelled",
     "load_structure",
+    "make_folder",
     "md_picture",
     "parity_picture",
     "read_log",
     "relax",
     "relax_picture",
     "run_md",
+    "see_free",
+    "write_structure",
 ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.io import read
 
+from ..checkpoint import write_atomically
 from ..errors import DataError, GeoMolError
 
 
@@ -42,6 +46,39 @@ class Evaluation:
             name: (1000 * float(np.abs(d).mean()), 1000 * float(np.sqrt((d**2).mean())))
             for name, d in deviations.items()
         }
+
+    def write_csv(self, path: Path) -> None:
+        """Write one line for each structure: label, prediction and error of its energy, error of its forces.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        lines = ["structure,atoms,energy_label_eV,energy_eV,energy_error_meV_per_atom,force_mae_meV_per_A"]
+        for index, ((label, energy), atoms, force) in enumerate(
+            zip(self.energies, self.n_atoms, self.force_errors, strict=True)
+        ):
+            error = 1000 * (energy - label) / atoms
+            lines.append(f"{index},{atoms},{label:.8f},{energy:.8f},{error:.4f},{1000 * force:.4f}")
+        write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def load_labelled(path: str, index: str = ":") -> list[Atoms]:
+    """Read structures with their results from any file that ASE reads.
+
+    Args:
+        path: the file.
+        index: which, as ASE's slices.
+
+    Raises:
+        DataError: the file cannot be read, or has no such structures.
+    """
+    if not os.path.isfile(path):
+        raise DataError(f"There is no file '{path}'.")
+    try:
+        frames = read(path, index)
+    except Exception as error:  # every one of ASE's readers has its own
+        raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    return [frames] if isinstance(frames, Atoms) else list(frames)
 
 
 def evaluate(

@@ -10,7 +10,9 @@ from typing import Any
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from ase.io.extxyz import write_extxyz
+from ase.io.formats import UnknownFileTypeError
 
 from ..errors import OutputError
 
@@ -56,13 +58,36 @@ class GrowingFile:
 
 def frame_text(atoms: Atoms, info: Mapping[str, Any]) -> str:
     """One extended-XYZ frame with the calculator's energy, forces and stress, and ``info`` added to its own."""
+    buffer = io.StringIO()
+    write_extxyz(buffer, _with_results(atoms, info))
+    return buffer.getvalue()
+
+
+def write_structure(path: Path, atoms: Atoms) -> None:
+    """Write a structure with its energy and forces, whole or not at all, in the format of the file's name.
+
+    Raises:
+        OutputError: the place cannot be written, or ASE writes no such format.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(temporary, _with_results(atoms, {}))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    except (UnknownFileTypeError, ValueError) as error:
+        raise OutputError(f"ASE cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _with_results(atoms: Atoms, info: Mapping[str, Any]) -> Atoms:
     frame = atoms.copy()
     frame.info.update(info)
-    known = {key: atoms.calc.results[key] for key in ("energy", "forces", "stress") if key in atoms.calc.results}  # type: ignore[union-attr]
+    results = atoms.calc.results if atoms.calc is not None else {}
+    known = {key: results[key] for key in ("energy", "forces", "stress") if key in results}
     frame.calc = SinglePointCalculator(frame, **known)
-    buffer = io.StringIO()
-    write_extxyz(buffer, frame)
-    return buffer.getvalue()
+    return frame
 
 
 def make_folder(folder: Path) -> None:
@@ -77,3 +102,13 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"Cannot write into the folder {folder}: Permission denied.")
+
+
+def see_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file that is not ours to replace.
+
+    Raises:
+        OutputError: it exists, and ``overwrite`` is not set.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already: choose another place with --out, or replace it with --overwrite.")

@@ -154,9 +154,7 @@ def run_md(
 class _Run:
     """A run in progress: atoms, integrator, random numbers and the bonds under watch."""
 
-    def __init__(
-        self, atoms: Atoms, settings: MDSettings, start: Snapshot | None, folder: Path | None
-    ) -> None:
+    def __init__(self, atoms: Atoms, settings: MDSettings, start: Snapshot | None, folder: Path | None) -> None:
         self.atoms, self.settings = atoms, settings
         self.rng = np.random.default_rng(settings.seed)
         self.step = 0
@@ -180,9 +178,7 @@ class _Run:
             self.dynamics.p_eps, self.dynamics.force_eps = start.barostat  # type: ignore[attr-defined]
         self.snapshot = start or self.take_snapshot((0, 0))
 
-    def go(
-        self, steps: int, recorder: Recorder | None, on_step: Callable[[Row], object] | None
-    ) -> None:
+    def go(self, steps: int, recorder: Recorder | None, on_step: Callable[[Row], object] | None) -> None:
         """Advance to ``steps``. The snapshot is always one between two steps, whenever an interrupt comes."""
         if self.step == 0:
             self._record(self.row(), recorder)
@@ -330,9 +326,7 @@ def _broken(bond: dict[str, Any]) -> BrokenBond:
     return BrokenBond((first, second), bond["label"], bond["time"])
 
 
-def _check(
-    atoms: Atoms, settings: MDSettings, time: float, folder: Path | None, resume: bool
-) -> None:
+def _check(atoms: Atoms, settings: MDSettings, time: float, folder: Path | None, resume: bool) -> None:
     if not 0 < time < np.inf:
         raise ConfigError(f"time is {time} fs; it must be positive.")
     if resume and folder is None:

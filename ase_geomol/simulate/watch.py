@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.neighborlist import natural_cutoffs, neighbor_list
+from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 
 from ..errors import GeoMolError
 
@@ -46,8 +47,7 @@ class BondWatch:
     """
 
     def __init__(self, atoms: Atoms, broken: tuple[BrokenBond, ...] = ()) -> None:
-        reach = natural_cutoffs(atoms, mult=BONDED)
-        first, second, length, shift = neighbor_list("ijdS", atoms, reach)
+        first, second, length, shift = neighbor_list("ijdS", atoms, bond_reach(atoms))
         once = (first < second) | ((first == second) & [tuple(s) > (0, 0, 0) for s in shift])
         self._first, self._second = first[once], second[once]
         self._length, self._shift = length[once], shift[once]
@@ -63,9 +63,12 @@ class BondWatch:
         pairs = zip(self._first[stretched].tolist(), self._second[stretched].tolist(), strict=True)
         new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
         symbols = atoms.symbols
-        self.broken += tuple(
-            BrokenBond((i, j), f"{symbols[i]}{i}-{symbols[j]}{j}", time) for i, j in new
-        )
+        self.broken += tuple(BrokenBond((i, j), f"{symbols[i]}{i}-{symbols[j]}{j}", time) for i, j in new)
+
+
+def bond_reach(atoms: Atoms) -> np.ndarray:
+    """Half of how far (Å) each atom's bonds reach, for ASE's neighbour lists."""
+    return BONDED * covalent_radii[atoms.numbers]
 
 
 def check_alive(row: Mapping[str, float], temperature: float) -> None:

@@ -28,6 +28,11 @@ class TestLocal(PotentialPhysics):
 @torch.no_grad()
 def _favour_far_neighbours(model: torch.nn.Module) -> None:
     """Set the structural bias to rise from about 0 to about 5 over the outer third of the cutoff."""
+    kernels = torch.arange(len(model.radial.centre)) / (len(model.radial.centre) - 1) * model.cutoff
+    model.radial.centre.copy_(kernels)
+    model.radial.width.fill_(kernels[1])
+    model.radial.scale.fill_(1.0)
+    model.radial.offset.fill_(0.0)
     first, _, last = model.bias
     torch.nn.init.eye_(first.weight)
     torch.nn.init.zeros_(first.bias)

@@ -66,8 +66,7 @@ class Survey(NamedTuple):
 def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None) -> Batch:
     """Put the frames ``index`` side by side, with neighbours within ``cutoff`` (Å; None: all pairs)."""
     chosen = frames.take(index)
-    positions = torch.from_numpy(chosen.positions)
-    cell, pbc = torch.from_numpy(chosen.cell), torch.from_numpy(chosen.pbc)
+    positions, cell, pbc = torch.tensor(chosen.positions), torch.tensor(chosen.cell), torch.tensor(chosen.pbc)
     edges, shifts = [], []
     for number, (start, end) in enumerate(zip(chosen.offsets[:-1], chosen.offsets[1:], strict=True)):
         if cutoff is None:
@@ -78,23 +77,23 @@ def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None) -> Batch
         shifts.append(pairs.shift)
     graph = AtomGraph(
         positions=positions,
-        numbers=torch.from_numpy(chosen.numbers),
+        numbers=torch.tensor(chosen.numbers),
         cell=cell,
         pbc=pbc,
         system=torch.from_numpy(np.repeat(np.arange(len(chosen)), chosen.n_atoms)),
         edge_index=torch.cat(edges, dim=1),
         shift=torch.cat(shifts),
-        charge=torch.from_numpy(chosen.charge).double(),
-        spin=torch.from_numpy(chosen.spin).double(),
+        charge=torch.tensor(chosen.charge).double(),
+        spin=torch.tensor(chosen.spin).double(),
     )
     return Batch(
         graph=graph,
-        energy=torch.from_numpy(chosen.energy),
-        forces=torch.from_numpy(chosen.forces),
-        stress=torch.from_numpy(chosen.stress),
-        has_forces=torch.from_numpy(chosen.has_forces),
-        has_stress=torch.from_numpy(chosen.has_stress),
-        frame=torch.from_numpy(np.asarray(index)),
+        energy=torch.tensor(chosen.energy),
+        forces=torch.tensor(chosen.forces),
+        stress=torch.tensor(chosen.stress),
+        has_forces=torch.tensor(chosen.has_forces),
+        has_stress=torch.tensor(chosen.has_stress),
+        frame=torch.tensor(index),
     )
 
 

@@ -58,6 +58,43 @@ def label(
     display.summary(manifest, out)
 
 
+@app.command()
+def fit(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe of the training.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: runs/ and the recipe's name.")
+    ] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="End after this time, e.g. 65min, over all resumed runs.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field of the recipe: key.path=value.")
+    ] = None,
+) -> None:
+    """Train a potential; its best weights so far are always in OUT/model.safetensors.
+
+    Examples:
+
+    `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 10min`
+
+    `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --set data.train=data/labels --threads 2`
+
+    `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 20min --resume`
+    """
+    from .fit import fit as run_fit
+    from .recipe import load_recipe
+
+    budget = None if time_budget is None else parse_duration(time_budget)
+    settings = load_recipe(recipe, tuple(changes or ()))
+    folder = Path("runs") / settings.name if out is None else out
+    result = run_fit(settings, folder, time_budget=budget, resume=resume, threads=threads)
+    if result.stopped_by in ("interrupted", "terminated"):
+        Console().print("Run the same command with --resume to go on.")
+        raise typer.Exit(130)
+
+
 def main() -> None:
     """Entry point: errors that a user can act on are one sentence, not a traceback."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from .checks import Limits
 from .data import Loaded, cache_file, describe_skipped, load
 from .display import Display, errors_table
 from .frames import Frames, load_frames
-from .keeper import LAST, MODEL, Keeper, Run, read_state, write_state
+from .keeper import LAST, MODEL, Keeper, Run, read_state
 from .memory import keep_freed_memory
 from .objective import PotentialFitting
 from .readers import Keys
@@ -186,7 +187,7 @@ def _load(
     sources: str | tuple[str, ...], recipe: Recipe, out: Path, known: str | None, console: Console
 ) -> Loaded:
     if known and cache_file(out, known).exists():
-        return Loaded(load_frames(cache_file(out, known)), describe_nothing(), known)
+        return Loaded(load_frames(cache_file(out, known)), Counter(), known)
     with console.status("reading data") as status:
         loaded = load(
             sources,
@@ -212,3 +213,126 @@ def keys_of(data: Data) -> Keys:
         group=data.group_key,
         labels=data.labels,
     )
+
+
+# --- the potential and the plan
+
+
+def _prepare(
+    recipe: Recipe, train: Frames, state: dict[str, Any] | None, console: Console
+) -> tuple[Potential, np.ndarray]:
+    """An untrained potential with its references, and the size of each training frame in a batch."""
+    torch.manual_seed(recipe.seed)
+    config = {"elements": train.elements, **recipe.model.config}
+    model = build_model(recipe.model.architecture, config)
+    physics = recipe.potential
+    potential = Potential(model, repulsion=physics.repulsion)  # type: ignore[arg-type]
+    _check_elements(potential, train)
+    with console.status("looking at the neighbours") as status:
+        seen = survey(
+            train,
+            potential.cutoff,
+            lambda done, frames: status.update(f"looking at the neighbours: {done} of {frames} frames"),
+        )
+    if state is None:
+        _set_units(potential, recipe, train, seen, console)
+    potential.set_dtype(getattr(torch, recipe.training.precision))
+    sizes = seen.edges if recipe.training.batch_atoms is None else train.n_atoms
+    return potential, sizes
+
+
+def _check_elements(potential: Potential, train: Frames) -> None:
+    missing = sorted(set(train.elements) - set(potential.elements))
+    if missing:
+        raise ConfigError(f"model.config.elements lacks the atomic numbers {missing}, which the data has.")
+
+
+def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey, console: Console) -> None:
+    physics = recipe.potential
+    repulsion = seen.repulsion if physics.repulsion else 0.0
+    if physics.reference_energies == "fit":
+        references = fit_references(train, repulsion)
+    else:
+        references = physics.reference_energies
+        missing = sorted(set(train.elements) - set(references))
+        if missing:
+            raise ConfigError(f"potential.reference_energies lacks the atomic numbers {missing}.")
+    scale = force_scale(train, references, repulsion) if physics.scale == "fit" else physics.scale
+    for number, energy in references.items():
+        potential.reference_energies[number] = energy
+    potential.scale.fill_(scale)
+    words = ", ".join(f"{number}: {energy:.3f}" for number, energy in references.items())
+    console.print(f"Reference energies (eV) {words}; scale {scale:.3f} eV.", highlight=False, soft_wrap=True)
+
+
+def _target(recipe: Recipe) -> int:
+    target = recipe.training.batch_edges or recipe.training.batch_atoms
+    assert target is not None  # the recipe has one of the two
+    return target
+
+
+def _extent(recipe: Recipe, plan: Plan, time_budget: float | None) -> Extent:
+    """Steps and seconds after which a training is over."""
+    steps = [recipe.training.max_steps] if recipe.training.max_steps is not None else []
+    if recipe.training.max_epochs is not None:
+        steps.append(plan.steps(recipe.training.max_epochs))
+    if not steps and time_budget is None:
+        raise ConfigError("Nothing ends this training: give training.max_steps, max_epochs or --time-budget.")
+    return Extent(min(steps, default=None), time_budget)
+
+
+def _metadata(recipe: Recipe, train: Frames) -> Metadata:
+    return Metadata(
+        name=recipe.name,
+        theory=recipe.metadata.theory,
+        training_data=recipe.metadata.training_data,
+        licence=recipe.metadata.licence,
+        charges=tuple(int(charge) for charge in np.unique(train.charge)),
+        spins=tuple(int(spin) for spin in np.unique(train.spin)),
+    )
+
+
+# --- Lightning
+
+
+def _train(fitting: PotentialFitting, parts: Parts, plan: Plan, keeper: Keeper, display: Display) -> None:
+    """Run until the end of steps or time, or until someone stops it."""
+    cutoff, standing = fitting.potential.cutoff, fitting.standing
+    interval = fitting.recipe.training.validate_every
+    stream = TrainingStream(parts.train, plan, cutoff, interval, lambda: standing.step)
+    valid = parts.valid
+    batches = fill_batches(np.arange(len(valid)), valid.n_atoms, 512)
+    out = keeper.run.out
+    with _quiet():
+        loggers = [CSVLogger(out, name="logs"), TensorBoardLogger(out, name="tensorboard")]
+        trainer = lightning.Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            max_epochs=-1,
+            logger=loggers,
+            callbacks=[keeper, display],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            inference_mode=False,
+        )
+        trainer.fit(
+            fitting,
+            DataLoader(stream, batch_size=None),
+            DataLoader(FixedBatches(valid, batches, cutoff), batch_size=None),
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's advice about workers, devices and loggers is not for the user of a command."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,134 @@
+"""What the commands share: words for errors, options, structures, progress. Heavy imports wait until they run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ..calculator import GeoMolCalculator
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+FEMTOSECONDS = {"fs": 1.0, "ps": 1e3, "ns": 1e6}
+BARS = {"bar": 1.0, "kbar": 1e3, "atm": 1.01325, "MPa": 10.0, "GPa": 1e4}
+
+
+class Group(TyperGroup):
+    """Shows an error that the user can act on as one line, and leaves quietly on Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        from ..errors import GeoMolError
+
+        try:
+            return super().invoke(ctx)
+        except GeoMolError as error:
+            if ctx.params.get("debug"):
+                raise
+            errors.print(f"[red]Error:[/red] [red]{_plain(error)}[/red]", soft_wrap=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(130) from error
+
+
+def _plain(text: object) -> str:
+    return str(text).replace("[", r"\[")
+
+
+def quantity(units: dict[str, float], example: str) -> Any:
+    """Make a parser of numbers with a unit; the value comes in the unit whose factor is 1."""
+
+    def parse(text: str | float) -> float:
+        if isinstance(text, float):  # a default
+            return text
+        match = re.fullmatch(r"\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]+)\s*", text)
+        if match is None or match[2] not in units:
+            raise typer.BadParameter(f"'{text}' needs a number and a unit ({', '.join(units)}): {example}.")
+        try:
+            return float(match[1]) * units[match[2]]
+        except ValueError as error:
+            raise typer.BadParameter(f"'{match[1]}' is no number.") from error
+
+    return parse
+
+
+parse_time = quantity(FEMTOSECONDS, "1ps or 500fs")
+parse_pressure = quantity(BARS, "1bar or 2GPa")
+
+StructureArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STRUCTURE",
+        help="A file that ASE reads, a SMILES string, or a name of ASE's g2 collection ('C6H6').",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    list[str],
+    typer.Option("--model", "-m", help="A shipped potential or a file of weights; several times for a committee."),
+]
+DtypeOption = Annotated[str, typer.Option(help="Precision of the network: float32 or float64.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu or cuda; default: CUDA if there is one.", show_default=False)
+]
+SkinOption = Annotated[float, typer.Option(help="Å, of the neighbour list.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
+DEFAULT_MODEL = ["geomformer-organic"]
+
+
+def examples(*lines: tuple[str, str]) -> str:
+    """Help text below a command: what it is for, and what to type."""
+    parts = ["[bold]Examples[/bold]"]
+    for purpose, command in lines:
+        parts += [f"[dim]# {purpose}[/dim]", f"  [cyan]{command}[/cyan]"]
+    return "\n\n".join(parts)
+
+
+def calculator(model: Sequence[str], dtype: str, device: str | None, skin: float) -> GeoMolCalculator:
+    """Load one potential, or a committee of several."""
+    from ..calculator import GeoMolCalculator
+
+    names = model[0] if len(model) == 1 else list(model)
+    return GeoMolCalculator(names, dtype=dtype, device=device, skin=skin)  # type: ignore[arg-type]
+
+
+def structure(text: str) -> tuple[Atoms, str]:
+    """Load a structure, say what was understood, and give it a name for its results."""
+    from ..simulate import interpret, load_structure
+
+    kind, plain = interpret(text)
+    atoms = load_structure(text)
+    formula = atoms.get_chemical_formula()
+    name = {"file": Path(plain).stem, "g2": plain, "smiles": formula}[kind]
+    words = {"file": "file", "g2": "g2 collection", "smiles": "SMILES"}[kind]
+    console.print(f"[bold]{formula}[/bold], {len(atoms)} atoms [dim](from {words}: {_plain(plain)})[/dim]")
+    return atoms, name
+
+
+def progress(*columns: str) -> Progress:
+    """Make a progress bar with the fields ``columns`` of its task at the right."""
+    fields = [TextColumn("{task.fields[" + name + "]}") for name in columns]
+    bar = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*bar, *fields, console=console, transient=True)
+
+
+def summary(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print a table of two columns."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table)

@@ -1,0 +1,164 @@
+"""``ase-geomol md``."""
+
+from __future__ import annotations
+
+import time as clock
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import common
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ..simulate import MDResult, Row
+
+EPILOG = common.examples(
+    ("aspirin for 1 ps at 300 K", 'ase-geomol md "CC(=O)Oc1ccccc1C(=O)O" --temperature 300 --time 1ps'),
+    ("go on after Ctrl-C, or make it longer", "ase-geomol md CCO --time 2ps --resume"),
+    ("how well is energy conserved?", "ase-geomol md C6H6 --ensemble nve --timestep 0.25fs --dtype float64"),
+    ("a crystal under pressure", "ase-geomol md ice.cif --ensemble npt --temperature 200 --pressure 1GPa"),
+)
+
+
+def md(
+    structure: common.StructureArgument,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    temperature: Annotated[float, typer.Option("--temperature", "-T", help="K.")] = 300.0,
+    time: Annotated[Any, typer.Option(parser=common.parse_time, metavar="TIME", help="1ps, 500fs, 0.1ns.")] = "1ps",
+    timestep: Annotated[
+        Any, typer.Option(parser=common.parse_time, metavar="TIME", help="Up to 1fs with hydrogen.")
+    ] = "0.5fs",
+    ensemble: Annotated[str, typer.Option(help="nvt (Langevin), nve, or npt (isotropic).")] = "nvt",
+    pressure: Annotated[
+        Any, typer.Option(parser=common.parse_pressure, metavar="PRESSURE", help="Of npt: 1bar, 2GPa.")
+    ] = "1bar",
+    thermostat_time: Annotated[
+        Any, typer.Option(parser=common.parse_time, metavar="TIME", help="Time constant of the thermostat.")
+    ] = "100fs",
+    seed: Annotated[int, typer.Option(help="Of velocities and random forces.")] = 0,
+    interval: Annotated[int, typer.Option(help="Steps from one written frame to the next.")] = 10,
+    relax: Annotated[bool, typer.Option("--relax/--no-relax", help="Relax the structure first.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder (default: NAME-md).", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, or make it longer.")] = False,
+    overwrite: common.OverwriteOption = False,
+    dtype: common.DtypeOption = "float32",
+    device: common.DeviceOption = None,
+    skin: common.SkinOption = 0.5,
+) -> None:
+    """Run molecular dynamics.
+
+    Writes trajectory.extxyz, final.extxyz, log.csv, state.json (for --resume) and summary.png.
+    Ctrl-C stops and keeps everything.
+    """
+    from ase import units
+
+    from .. import simulate
+
+    atoms, name = common.structure(structure)
+    folder = out or Path(f"{name}-md")
+    simulate.claim_folder(folder, resume=resume, overwrite=overwrite)
+    settings = simulate.MDSettings(
+        ensemble=ensemble,  # type: ignore[arg-type]
+        temperature=temperature,
+        timestep=timestep,
+        thermostat_time=thermostat_time,
+        pressure=pressure * units.bar,
+        seed=seed,
+        interval=interval,
+    )
+    atoms.calc = common.calculator(model, dtype, device, skin)
+    try:
+        if relax and not resume:
+            atoms = _relaxed(atoms)
+        with common.progress("rate", "live") as bar:
+            show = _Live(bar, round(time / timestep), timestep)
+            result = simulate.run_md(
+                atoms, settings, time=time, folder=folder, resume=resume, overwrite=overwrite, on_step=show
+            )
+    except KeyboardInterrupt:
+        how = "--resume" if (folder / "state.json").exists() else "nothing to resume yet"
+        common.errors.print(f"Interrupted: what was computed is in {folder}; go on with the same command and {how}.")
+        raise
+    _write(result, folder)
+    common.summary(f"Molecular dynamics of {result.atoms.get_chemical_formula()}", _rows(result, folder))
+
+
+class _Live:
+    """Shows a run's speed, temperature and energy; called after every step."""
+
+    def __init__(self, bar: Any, total: int, timestep: float) -> None:
+        self.bar, self.timestep = bar, timestep
+        self.task = bar.add_task("Simulating", total=total, rate="", live="")
+        self.first, self.begin = None, clock.perf_counter()
+
+    def __call__(self, row: Row) -> None:
+        now = clock.perf_counter()
+        if self.first is None:
+            self.first, self.begin = row["step"], now
+        rate = (row["step"] - self.first) / max(now - self.begin, 1e-9)
+        self.bar.update(
+            self.task,
+            completed=int(row["step"]),
+            rate=_speed(rate, self.timestep),
+            live=f"{row['temperature_K']:5.0f} K  {row['potential_eV']:.3f} eV",
+        )
+
+
+def _speed(steps_per_second: float, timestep: float) -> str:
+    return f"{steps_per_second:.0f} steps/s ({steps_per_second * timestep * 0.0864:.2g} ns/day)"
+
+
+def _relaxed(atoms: Atoms) -> Atoms:
+    from .. import simulate
+
+    with common.progress("live") as bar:
+        task = bar.add_task("Relaxing", total=500, live="")
+        result = simulate.relax(
+            atoms,
+            fmax=0.02,
+            steps=500,
+            on_step=lambda step, energy, force: bar.update(task, completed=step, live=f"{force:.3f} eV/Å"),
+        )
+    done = "Relaxed" if result.converged else "[yellow]Not relaxed[/yellow]"
+    common.console.print(f"{done} in {result.steps} steps to {result.fmax[-1]:.3f} eV/Å", style="dim")
+    return result.atoms
+
+
+def _write(result: MDResult, folder: Path) -> None:
+    from .. import simulate
+
+    simulate.write_structure(folder / "final.extxyz", result.atoms)
+    settings = result.settings
+    title = f"{result.atoms.get_chemical_formula()}, {settings.ensemble.upper()} with {result.atoms.calc.name}"  # type: ignore[union-attr]
+    simulate.md_picture(
+        folder / "summary.png",
+        result.log,
+        result.atoms,
+        title=title,
+        target=None if settings.ensemble == "nve" else settings.temperature,
+    )
+
+
+def _rows(result: MDResult, folder: Path) -> list[tuple[str, str]]:
+    settings, log = result.settings, result.log
+    second_half = log["temperature_K"][len(log["temperature_K"]) // 2 :]
+    rows = [
+        ("model", result.atoms.calc.name),  # type: ignore[union-attr]
+        ("simulated", f"{result.time / 1000:g} ps in {result.steps} steps of {settings.timestep:g} fs"),
+        ("ensemble", f"{settings.ensemble.upper()}, seed {settings.seed}"),
+        ("temperature", f"{second_half.mean():.0f} ± {second_half.std():.0f} K in the second half"),
+        ("energy", f"{log['potential_eV'][-1]:.4f} eV potential, {log['total_eV'][-1]:.4f} eV total"),
+    ]
+    if result.drift is not None:
+        rows.append(("energy drift", f"{result.drift:+.3g} meV/atom/ps"))
+    bonds = [f"[yellow]{bond}[/yellow]" for bond in result.broken_bonds[:5]]
+    more = len(result.broken_bonds) - len(bonds)
+    rows += [
+        ("bonds", "\n".join(bonds) + (f"\nand {more} more" if more else "") if bonds else "all intact"),
+        ("wall time", f"{result.wall_time:.1f} s, {_speed(result.steps_per_second, settings.timestep)}"),
+        ("results", str(folder)),
+    ]
+    return rows

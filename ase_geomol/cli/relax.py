@@ -1,0 +1,85 @@
+"""``ase-geomol relax``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import common
+
+EPILOG = common.examples(
+    ("a molecule: ethanol as SMILES, benzene by its g2 name, or a file", "ase-geomol relax CCO"),
+    ("tightly, in double precision", "ase-geomol relax C6H6 --fmax 0.0005 --dtype float64"),
+    ("a crystal with its cell; only the structure, as one file", "ase-geomol relax ice.cif --cell --out relaxed.cif"),
+    ("with a committee of two", "ase-geomol relax mol.xyz -m one.safetensors -m two.safetensors"),
+)
+
+
+def relax(
+    structure: common.StructureArgument,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    fmax: Annotated[float, typer.Option(help="eV/Å; stop when no force is larger.")] = 0.01,
+    steps: Annotated[int, typer.Option(help="Stop after this many.")] = 1000,
+    optimizer: Annotated[str, typer.Option(help="BFGS, LBFGS, FIRE or BFGSLineSearch.")] = "BFGS",
+    cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A folder (default: NAME-relax), or a file that ASE writes.", show_default=False),
+    ] = None,
+    overwrite: common.OverwriteOption = False,
+    dtype: common.DtypeOption = "float32",
+    device: common.DeviceOption = None,
+    skin: common.SkinOption = 0.5,
+) -> None:
+    """Relax a structure to the nearest minimum of its energy.
+
+    Writes relaxed.extxyz, trajectory.extxyz and summary.png.
+    """
+    from .. import simulate
+
+    atoms, name = common.structure(structure)
+    target = out or Path(f"{name}-relax")
+    folder = None if target.suffix else target
+    relaxed = target if folder is None else folder / "relaxed.extxyz"
+    simulate.see_free(relaxed, overwrite=overwrite)
+    simulate.make_folder(relaxed.parent)
+    atoms.calc = common.calculator(model, dtype, device, skin)
+    begin = time.perf_counter()
+    with common.progress("live") as bar:
+        task = bar.add_task("Relaxing", total=steps, live="")
+        try:
+            result = simulate.relax(
+                atoms,
+                fmax=fmax,
+                steps=steps,
+                optimizer=optimizer,  # type: ignore[arg-type]
+                cell=cell,
+                trajectory=folder and folder / "trajectory.extxyz",
+                on_step=lambda step, energy, force: bar.update(
+                    task, completed=step, live=f"{energy:.4f} eV  {force:.4f} eV/Å"
+                ),
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            kept = f"the steps so far are in {folder / 'trajectory.extxyz'}" if folder else "nothing was written"
+            common.errors.print(f"Interrupted: {kept}.", soft_wrap=True)
+            raise
+    simulate.write_structure(relaxed, result.atoms)
+    if folder is not None:
+        title = f"{result.atoms.get_chemical_formula()}, relaxed with {atoms.calc.name}"
+        simulate.relax_picture(folder / "summary.png", result, atoms, title=title, fmax=fmax)
+    if not result.converged:
+        common.errors.print(f"[yellow]Not converged after {result.steps} steps.[/yellow]")
+    common.summary(
+        "Relaxed" if result.converged else "Not converged",
+        [
+            ("model", atoms.calc.name),
+            ("steps", f"{result.steps} ({optimizer}, {time.perf_counter() - begin:.1f} s)"),
+            ("energy", f"{result.energies[-1]:.6f} eV ({result.energies[-1] - result.energies[0]:+.6f} eV)"),
+            ("largest force", f"{result.fmax[-1]:.5f} eV/Å (goal {fmax:g} eV/Å)"),
+            ("results", str(folder or relaxed)),
+        ],
+    )
