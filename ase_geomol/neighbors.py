@@ -41,7 +41,7 @@ def neighbor_pairs(
 
     Args:
         positions: (N, 3) in Å, anywhere: wrapped or not, near the origin or far from it.
-        cell: (3, 3), rows are lattice vectors in Å; zero rows where not periodic.
+        cell: (3, 3), rows are lattice vectors in Å; those that are not periodic are not read.
         pbc: (3,) bool.
         cutoff: Å.
         backend: ``"vesin"`` (CPU) or ``"nvalchemi"`` (CUDA; runs on CPU too). Default: by the device.
@@ -52,7 +52,7 @@ def neighbor_pairs(
     if backend is None:
         backend = "nvalchemi" if positions.is_cuda else "vesin"
     find = _nvalchemi_pairs if backend == "nvalchemi" else _vesin_pairs
-    return find(positions.detach().double(), _full_cell(cell), pbc, cutoff)
+    return find(positions.detach().double(), _full_cell(cell, pbc), pbc, cutoff)
 
 
 def all_pairs(n_atoms: int, device: torch.device | None = None) -> Pairs:
@@ -64,9 +64,10 @@ def all_pairs(n_atoms: int, device: torch.device | None = None) -> Pairs:
     return Pairs(edge_index, edge_index.new_zeros(edge_index.shape[1], 3))
 
 
-def _full_cell(cell: Tensor) -> Tensor:
-    """Fill the zero vectors of a partly periodic cell with unit vectors normal to the others."""
-    full = np.ascontiguousarray(complete_cell(cell.detach().double().cpu().numpy()))
+def _full_cell(cell: Tensor, pbc: Tensor) -> Tensor:
+    """Put unit vectors normal to the others where a cell is not periodic: whatever stands there means nothing."""
+    periodic = torch.where(pbc[:, None], cell.detach().double(), 0.0)
+    full = np.ascontiguousarray(complete_cell(periodic.cpu().numpy()))
     return torch.from_numpy(full).to(cell.device)
 
 

@@ -50,8 +50,8 @@ def _plain(text: object) -> str:
 def quantity(units: dict[str, float], example: str) -> Any:
     """Make a parser of numbers with a unit; the value comes in the unit whose factor is 1."""
 
-    def parse(text: str | float) -> float:
-        if isinstance(text, float):  # a default
+    def parse(text: Any) -> float:
+        if isinstance(text, float):  # parsed already
             return text
         match = re.fullmatch(r"\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]+)\s*", text)
         if match is None or match[2] not in units:

@@ -14,7 +14,6 @@ import numpy as np
 from ase import Atoms, units
 from ase.io import read
 from ase.md.langevinbaoab import LangevinBAOAB
-from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
 from ..errors import ConfigError, GeoMolError, InputError
@@ -301,7 +300,7 @@ def _moves_freely(atoms: Atoms) -> bool:
     return len(atoms) > 1 and not atoms.constraints
 
 
-def _integrator(atoms: Atoms, settings: MDSettings, rng: np.random.Generator) -> MolecularDynamics:
+def _integrator(atoms: Atoms, settings: MDSettings, rng: np.random.Generator) -> VelocityVerlet | LangevinBAOAB:
     timestep = settings.timestep * units.fs
     if settings.ensemble == "nve":
         return VelocityVerlet(atoms, timestep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
 
 from ..checkpoint import write_atomically
 from .evaluation import Evaluation
@@ -23,7 +25,7 @@ from .relax import RelaxResult
 from .watch import bond_reach
 
 BLUE, ORANGE, GRAY = "#1f5fa8", "#d1662a", "#8a8f98"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -100,7 +102,7 @@ def relax_picture(path: Path, result: RelaxResult, before: Atoms, *, title: str,
         bottom.axhline(fmax, color=GRAY, lw=1, ls="--", label=f"goal {fmax:g} eV/Å")
         bottom.legend(loc="lower right", borderaxespad=0.2, bbox_to_anchor=(1, 1))
         bottom.set(xlabel="Step", ylabel="Largest force (eV/Å)")
-        bottom.xaxis.get_major_locator().set_params(integer=True)
+        bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
         for row, (atoms, name) in enumerate(((before, "before"), (result.atoms, "after"))):
             picture = figure.add_subplot(grid[row, 1])
             draw_structure(picture, atoms, view=before)
@@ -164,7 +166,7 @@ def draw_structure(axes: Axes, atoms: Atoms, *, view: Atoms | None = None) -> No
         for width, color in ((4.2, "#40444a"), (2.8, "#c9cdd3")):
             axes.add_collection(LineCollection(halves, linewidths=width, colors=color, zorder=2 + level))
         color = 0.92 * jmol_colors[atoms.numbers[index]]
-        ball = Circle(tuple(spot), radii[index], fc=color, ec="#30343a", lw=0.8, zorder=2 + level)
+        ball = Circle(tuple(spot), float(radii[index]), fc=color, ec="#30343a", lw=0.8, zorder=2 + level)
         axes.add_patch(ball)
     corners = _draw_cell(axes, atoms, center, turn)
     around = np.concatenate([flat[:, :2] - radii[:, None], flat[:, :2] + radii[:, None], corners])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from physics.mixin import PotentialPhysics, assert_smooth_crossing
 
 from ase_geomol.potential import Potential
-from physics.mixin import PotentialPhysics, assert_smooth_crossing
 
 
 class TestLocal(PotentialPhysics):

@@ -52,8 +52,7 @@ class Inspector:
             reason, detail = found
             if self.bad_rows == "raise":
                 raise DataError(
-                    f"{file}, row {index}: {reason} ({detail}). Correct it, or leave such rows out with "
-                    "bad_rows: skip."
+                    f"{file}, row {index}: {reason} ({detail}). Correct it, or leave such rows out with bad_rows: skip."
                 )
             self.skipped[reason] += 1
 

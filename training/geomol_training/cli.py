@@ -36,6 +36,7 @@ def label(
     workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
     time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 40min.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/labels"),
+    first: Annotated[int | None, typer.Option(min=1, help="Only the first jobs: a balanced part of all.")] = None,
 ) -> None:
     """Label molecules with GFN2-xTB energies and forces.
 
@@ -51,7 +52,7 @@ def label(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Display(console, settings.name) as display:
-            manifest = make_labels(settings, out, workers, budget, display.update)
+            manifest = make_labels(settings, out, workers, budget, display.update, first)
     except KeyboardInterrupt:
         console.print(f"Stopped. {out} holds every finished job: run the same command to resume.")
         raise typer.Exit(130) from None
@@ -61,9 +62,7 @@ def label(
 @app.command()
 def fit(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe of the training.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: runs/ and the recipe's name.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/ and the recipe's name.")] = None,
     time_budget: Annotated[
         str | None, typer.Option(help="End after this time, e.g. 65min, over all resumed runs.")
     ] = None,
@@ -93,6 +92,57 @@ def fit(
     if result.stopped_by in ("interrupted", "terminated"):
         Console().print("Run the same command with --resume to go on.")
         raise typer.Exit(130)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
+    data: Annotated[str, typer.Argument(help="File, folder or pattern of labelled structures.")],
+    split: Annotated[str | None, typer.Option(help="Only frames of this split of the data, e.g. test.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: evaluation/ and the data's name.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
+    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
+) -> None:
+    """Compare a potential with labels: MAE and RMSE, a JSON file, a parity plot.
+
+    Examples:
+
+    `geomol-train evaluate runs/rmd17-ethanol/model.safetensors ../shared/data/rmd17/rmd17_ethanol_test_01.npz`
+
+    `geomol-train evaluate geomformer-organic data/organic --split test --out evaluation/organic`
+    """
+    import torch
+
+    from .display import errors_table
+    from .evaluate import evaluate as run_evaluate
+    from .readers import Keys
+
+    if labels not in ("revised", "original"):
+        raise ConfigError(f"--labels is revised or original, not {labels!r}.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = Path("evaluation") / Path(data).name.split(".")[0] if out is None else out
+    console = Console()
+    with console.status("reading data") as status:
+        result = run_evaluate(
+            checkpoint,
+            data,
+            folder,
+            split=split,
+            keys=Keys(labels=labels),
+            bad_rows="skip" if skip_bad else "raise",
+            max_force=max_force,
+            report=lambda done, frames: status.update(f"{done} of {frames} frames"),
+        )
+    rows = {"all": {"frames": result.n_frames, **result.errors}, **result.by_split, **result.by_source}
+    console.print(errors_table(f"{checkpoint} on {data}", rows))
+    if result.skipped:
+        console.print(f"{result.skipped}.")
+    console.print(f"Written: {folder / 'evaluation.json'}, {folder / 'parity.png'}", soft_wrap=True)
 
 
 def main() -> None:

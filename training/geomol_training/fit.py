@@ -183,9 +183,7 @@ def _frames(recipe: Recipe, out: Path, state: dict[str, Any] | None, console: Co
     return Parts(train, valid, keys)
 
 
-def _load(
-    sources: str | tuple[str, ...], recipe: Recipe, out: Path, known: str | None, console: Console
-) -> Loaded:
+def _load(sources: str | tuple[str, ...], recipe: Recipe, out: Path, known: str | None, console: Console) -> Loaded:
     if known and cache_file(out, known).exists():
         return Loaded(load_frames(cache_file(out, known)), Counter(), known)
     with console.status("reading data") as status:

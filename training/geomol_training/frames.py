@@ -105,8 +105,7 @@ class Frames:
         taken = {
             field.name: getattr(self, field.name)[index]
             for field in dataclasses.fields(self)
-            if not field.name.endswith("_names")
-            and field.name not in ("numbers", "positions", "forces", "offsets")
+            if not field.name.endswith("_names") and field.name not in ("numbers", "positions", "forces", "offsets")
         }
         return dataclasses.replace(
             self,

@@ -38,9 +38,7 @@ class PotentialFitting(lightning.LightningModule):
         standing: where it stands.
     """
 
-    def __init__(
-        self, recipe: Recipe, potential: Potential, valid: Frames, extent: Extent, standing: Standing
-    ) -> None:
+    def __init__(self, recipe: Recipe, potential: Potential, valid: Frames, extent: Extent, standing: Standing) -> None:
         super().__init__()
         self.recipe, self.extent, self.standing = recipe, extent, standing
         self.potential = potential
@@ -142,9 +140,7 @@ class PotentialFitting(lightning.LightningModule):
         step = self.standing.step
         decay = min(self.recipe.training.ema, step / (step + 10))
         with torch.no_grad():
-            get_ema_multi_avg_fn(decay)(
-                list(self.averaged.parameters()), list(self.potential.parameters()), step
-            )
+            get_ema_multi_avg_fn(decay)(list(self.averaged.parameters()), list(self.potential.parameters()), step)
 
     # --- state
 

@@ -96,9 +96,7 @@ def row_of_atoms(atoms: Atoms, keys: Keys) -> Row:
     info = {**atoms.info, **atoms.info.get("key_value_pairs", {})}
     results = {} if atoms.calc is None else atoms.calc.results
     formula = atoms.get_chemical_formula()
-    return _row(
-        atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, results, info, atoms.arrays, keys, formula
-    )
+    return _row(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, results, info, atoms.arrays, keys, formula)
 
 
 def _row(
@@ -207,9 +205,7 @@ def _plain_row(comment: str, body: list[str], keys: Keys) -> Row:
     lattice, pbc = info.get("Lattice"), info.get("pbc")
     cell = np.zeros((3, 3)) if lattice is None else _numbers(lattice).reshape(3, 3)
     periodic = [lattice is not None] * 3 if pbc is None else [flag[0] in "T1t" for flag in pbc.split()]
-    labels = {
-        name: _numbers(info[name]) for name in (keys.stress,) if name in info
-    }
+    labels = {name: _numbers(info[name]) for name in (keys.stress,) if name in info}
     if keys.energy in info:
         labels[keys.energy] = float(info[keys.energy])
     return _row(

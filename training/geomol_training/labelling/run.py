@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -43,16 +43,19 @@ def make_labels(
     workers: int = 1,
     time_budget: float | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    first: int | None = None,
 ) -> dict:
     """Run every job of ``recipe`` whose shard is not in ``folder`` and return the manifest.
 
-    ``time_budget`` is in seconds of wall time: no job starts after it. A KeyboardInterrupt leaves the folder
+    ``time_budget`` is in seconds of wall time: no job starts after it. ``first`` ends the plan after that many
+    jobs; they are interleaved, so that any beginning is a balanced sample. A KeyboardInterrupt leaves the folder
     valid and is raised again. Raises :class:`OutputError` when the folder cannot be written or holds the
     shards of another recipe, and :class:`DataError` when a worker process dies.
     """
     started = time.monotonic()
     import_tblite()
     plan = make_plan(recipe)
+    plan = replace(plan, jobs=plan.jobs[:first])
     _open_folder(folder, plan)
     todo = [job for job in plan.jobs if not shard_path(folder, job).exists()]
     record = _Record(recipe, plan, folder, started)

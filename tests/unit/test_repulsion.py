@@ -1,0 +1,87 @@
+"""ZBL repulsion against its printed formula, and its smooth end."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ase.data import atomic_numbers, covalent_radii
+
+from ase_geomol.repulsion import ZBLRepulsion
+
+ZBL = [(0.18175, 3.1998), (0.50986, 0.94229), (0.28022, 0.4029), (0.028171, 0.20162)]
+
+
+def _energy(repulsion: ZBLRepulsion, first: str, second: str, distance: torch.Tensor) -> torch.Tensor:
+    """Energies (R,) of a dimer at the distances (R,), all dimers in one batch."""
+    n = len(distance)
+    numbers = torch.tensor([atomic_numbers[first]] * n + [atomic_numbers[second]] * n)
+    index = torch.arange(n)
+    edges = torch.stack([torch.cat([index, index + n]), torch.cat([index + n, index])])
+    along = distance[:, None] * torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
+    return repulsion(numbers, edges, torch.cat([along, -along])).reshape(2, n).sum(0)
+
+
+PAIRS = [("H", "H"), ("H", "C"), ("C", "C"), ("O", "H"), ("N", "Cl"), ("S", "I"), ("Br", "I"), ("Cs", "Cs")]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_printed_formula_at_short_range(first: str, second: str) -> None:
+    z1, z2 = atomic_numbers[first], atomic_numbers[second]
+    r = 0.05
+    length = 0.8854 * 0.529177 / (z1**0.23 + z2**0.23)
+    screening = sum(c * math.exp(-e * r / length) for c, e in ZBL)
+    energy = _energy(ZBLRepulsion(), first, second, torch.tensor([r], dtype=torch.float64)).item()
+    assert energy == pytest.approx(14.399645 * z1 * z2 / r * screening, rel=1e-4)  # the envelope is still ~1
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_repulsive_and_monotonic_from_far_to_near(first: str, second: str) -> None:
+    reach = covalent_radii[atomic_numbers[first]] + covalent_radii[atomic_numbers[second]]
+    distance = torch.linspace(0.8, 0.1, 71, dtype=torch.float64)
+    energy = _energy(ZBLRepulsion(), first, second, distance)
+    inside = distance < reach
+    assert (energy[inside] > 0).all()
+    assert (energy[~inside] == 0).all()
+    assert (energy[inside].diff() > 0).all()
+
+
+def test_two_continuous_derivatives_where_it_ends() -> None:
+    repulsion = ZBLRepulsion()
+    reach = covalent_radii[6] + covalent_radii[8]
+
+    def derivatives(distance: float) -> list[float]:
+        r = torch.tensor([distance], dtype=torch.float64, requires_grad=True)
+        energy = _energy(repulsion, "C", "O", r)
+        (slope,) = torch.autograd.grad(energy.sum(), r, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), r)
+        return [energy.item(), slope.item(), curvature.item()]
+
+    near, nearer = derivatives(reach - 1e-3), derivatives(reach - 1e-5)
+    for order, (coarse, fine) in enumerate(zip(near, nearer, strict=True)):
+        assert coarse != 0
+        assert abs(fine) < 2 * abs(coarse) * 1e-2 ** (3 - order), f"derivative {order} does not go to zero"
+    outside = torch.tensor([reach + 1e-9, 3.0], dtype=torch.float64)
+    assert (_energy(repulsion, "C", "O", outside) == 0).all()
+
+
+def test_either_atom_gets_half() -> None:
+    numbers = torch.tensor([8, 1])
+    vectors = torch.tensor([[0.0, 0, 0.5], [0, 0, -0.5]], dtype=torch.float64)
+    energies = ZBLRepulsion()(numbers, torch.tensor([[0, 1], [1, 0]]), vectors)
+    assert energies[0] == energies[1] > 0
+
+
+def test_ends_smoothly_at_a_cutoff_shorter_than_the_radii(make_potential) -> None:
+    """Large atoms reach farther than a short cutoff: the energy must not be cut off with a step."""
+    from ase import Atoms
+
+    from ase_geomol.graph import from_atoms
+
+    with_it, without = (make_potential(elements=(37, 55), cutoff=3.0, repulsion=on) for on in (True, False))
+    energies = []
+    for distance in (3.0 - 1e-6, 3.0 + 1e-6):
+        graph = from_atoms(Atoms("Cs2", [[0, 0, 0], [0, 0, distance]]), 3.0)
+        energies.append((with_it(graph).energy - without(graph).energy).item())
+    assert abs(energies[0] - energies[1]) < 1e-9

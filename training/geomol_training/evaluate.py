@@ -1,0 +1,162 @@
+"""How good a checkpoint is on given data: errors, a JSON file, a parity plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from ase_geomol.checkpoint import load_checkpoint, write_atomically
+from ase_geomol.errors import DataError, OutputError
+from ase_geomol.potential import Potential
+
+from .batches import FixedBatches, fill_batches
+from .checks import Limits
+from .data import describe_skipped, load
+from .frames import Frames
+from .metrics import Predicted, errors, errors_by, gather
+from .objective import with_volume
+from .readers import Keys
+from .references import composition
+from .splits import ALIASES
+
+BATCH_ATOMS = 512
+HEXAGONS = 80
+
+
+class Evaluation(NamedTuple):
+    """Errors of a checkpoint, see `geomol_training.metrics.errors`.
+
+    Attributes:
+        errors: over all frames.
+        by_source: for each source of frames.
+        by_split: for each split, where the data names any.
+        n_frames: number of frames.
+        skipped: which rows were left out, in words.
+    """
+
+    errors: dict[str, float]
+    by_source: dict[str, dict[str, float]]
+    by_split: dict[str, dict[str, float]]
+    n_frames: int
+    skipped: str
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str,
+    out: Path,
+    *,
+    split: str | None = None,
+    keys: Keys = Keys(),
+    bad_rows: Literal["raise", "skip"] = "raise",
+    max_force: float | None = None,
+    report: Callable[[int, int], None] = lambda done, frames: None,
+) -> Evaluation:
+    """Compare a checkpoint with labels; writes ``out/evaluation.json`` and ``out/parity.png``.
+
+    Args:
+        checkpoint: path, or name of a shipped potential.
+        data: file, folder or pattern.
+        out: folder of the results.
+        split: only frames that the data assigns to this split.
+        keys: where the labels stand in the data.
+        bad_rows: raise at a bad row, or leave it out.
+        max_force: eV/Å; a larger label makes a row a bad one.
+        report: told the number of frames done and of all.
+
+    Raises:
+        CheckpointError: no such checkpoint.
+        DataError: the data cannot be used.
+        OutputError: ``out`` cannot be written.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    potential, metadata, path, digest = load_checkpoint(checkpoint, device)
+    limits = Limits(potential.elements, max_force)
+    frames, skipped, _ = load(data, keys, limits, bad_rows=bad_rows)
+    frames = _of_split(frames, split)
+    predicted = predict_frames(potential, frames, report)
+    result = Evaluation(
+        errors=errors(frames, predicted),
+        by_source=errors_by(frames, predicted, frames.source, frames.source_names),
+        by_split=errors_by(frames, predicted, frames.split, frames.split_names),
+        n_frames=len(frames),
+        skipped=describe_skipped(skipped) if skipped else "",
+    )
+    about = {"checkpoint": path.name, "sha256": digest, "name": metadata.name, "theory": metadata.theory}
+    _write(out, {**about, "data": data, "split": split, **result._asdict()})
+    plot_parity(out / "parity.png", frames, predicted, potential, metadata.name)
+    return result
+
+
+def _of_split(frames: Frames, split: str | None) -> Frames:
+    if split is None:
+        return frames
+    wanted = ALIASES.get(split, split)
+    names = [ALIASES.get(str(name), str(name)) for name in frames.split_names]
+    index = np.flatnonzero(np.isin(frames.split, [code for code, name in enumerate(names) if name == wanted]))
+    if not len(index):
+        raise DataError(f"No frame has the split '{split}'; the data has: {', '.join(names) or 'none'}.")
+    return frames.take(index)
+
+
+def predict_frames(
+    potential: Potential, frames: Frames, report: Callable[[int, int], None] = lambda done, frames: None
+) -> Predicted:
+    """Energies, forces and, where frames have a stress, stresses of all frames."""
+    device = next(potential.parameters()).device
+    stress = bool(frames.has_stress.any())
+    parts, done = [], 0
+    for batch in FixedBatches(
+        frames, fill_batches(np.arange(len(frames)), frames.n_atoms, BATCH_ATOMS), potential.cutoff
+    ):
+        batch = batch.to(device)
+        graph = with_volume(batch.graph) if stress else batch.graph
+        parts.append((batch, potential(graph, stress=stress)))
+        done += graph.n_systems
+        report(done, len(frames))
+    return gather(frames, parts)
+
+
+def _write(out: Path, content: dict[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot make the folder {out}: {error.strerror}.") from error
+    write_atomically(out / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
+
+
+def plot_parity(path: Path, frames: Frames, predicted: Predicted, potential: Potential, name: str) -> None:
+    """Draw labels against predictions: energies per atom relative to the references, and force components."""
+    from matplotlib.figure import Figure  # without pyplot: no state, no display
+
+    elements, counts = composition(frames)
+    known = counts @ potential.reference_energies[torch.from_numpy(elements)].cpu().numpy()
+    atoms = np.repeat(frames.has_forces, frames.n_atoms)
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    per_atom = [(energy - known) / frames.n_atoms for energy in (frames.energy, predicted.energy)]
+    _parity(left, *per_atom, "energy per atom, relative to atoms (eV)")
+    if atoms.any():
+        _parity(right, frames.forces[atoms].ravel(), predicted.forces[atoms].ravel(), "force component (eV/Å)")
+    else:
+        right.set_axis_off()
+    figure.suptitle(f"{name}: {len(frames)} frames")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _parity(axes: Any, labels: np.ndarray, values: np.ndarray, quantity: str) -> None:
+    low, high = float(min(labels.min(), values.min())), float(max(labels.max(), values.max()))
+    margin = 0.02 * (high - low) or 1e-3
+    extent = (low - margin, high + margin, low - margin, high + margin)
+    points = axes.hexbin(labels, values, gridsize=HEXAGONS, bins="log", mincnt=1, cmap="viridis", extent=extent)
+    axes.plot(extent[:2], extent[:2], color="0.6", linewidth=0.8, zorder=0)
+    axes.set(xlabel=f"label: {quantity}", ylabel="prediction", aspect="equal")
+    axes.figure.colorbar(points, ax=axes, label="count", shrink=0.8)

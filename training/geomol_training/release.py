@@ -1,0 +1,138 @@
+"""From a trained checkpoint to a shipped one: the weights, their card, the registry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ase.data import chemical_symbols
+
+from ase_geomol.checkpoint import WEIGHTS, Metadata, load_checkpoint, register, save_checkpoint, write_atomically
+from ase_geomol.errors import DataError
+
+CARD = """# {name}
+
+{intro}
+
+| | |
+|---|---|
+| theory | {theory} |
+| elements | {elements} |
+| charges, multiplicities | {charges}; {spins} |
+| architecture | GeoMFormer (local form): {layers} layers, {channels} channels, {heads} heads, cutoff {cutoff} Å, {parameters} parameters |
+| short range | ZBL repulsion inside the sum of covalent radii |
+| forces | exact gradients of the energy |
+| licence | {licence} |
+
+## Training data
+
+{data}
+
+{counts}
+
+## Errors on molecules that it never saw
+
+Measured by `{evaluation_command}`; split by molecule.
+
+{errors}
+
+## Relaxation and 1 ps at 300 K of unseen drug-like molecules
+
+{stability}
+
+## Known failures
+
+{failures}
+
+## How it was made
+
+{making}
+"""
+
+
+def release(
+    checkpoint: Path, notes: Path, evaluation: Path, labels: Path | None = None, stability: Path | None = None
+) -> Path:
+    """Copy a checkpoint with its measured errors to the shipped weights, write its card, enter it in the registry.
+
+    Args:
+        checkpoint: what ``geomol-train fit`` exported.
+        notes: JSON with the card's words: ``intro``, ``data``, ``failures``, ``making``, ``evaluation_command``.
+        evaluation: JSON that ``geomol-train evaluate`` wrote on the test split.
+        labels: the labels' ``manifest.json``.
+        stability: result of ``tests/benchmarks/stability.py``.
+
+    Raises:
+        DataError: a JSON file is missing or not as expected.
+        OutputError: the weights folder cannot be written.
+    """
+    loaded = load_checkpoint(checkpoint)
+    words, measured = _json(notes), _json(evaluation)
+    errors = {f"test_{name}": round(value, 2) for name, value in measured["errors"]["all"].items()}
+    metadata = Metadata.model_validate({**loaded.metadata.model_dump(), "errors": errors})
+    path = WEIGHTS / f"{metadata.name}.safetensors"
+    save_checkpoint(path, loaded.potential, metadata)
+    register(path)
+    config: Any = loaded.potential.model.config  # type: ignore[attr-defined]
+    card = CARD.format(
+        name=metadata.name,
+        theory=metadata.theory,
+        elements=" ".join(chemical_symbols[z] for z in loaded.potential.elements),
+        charges=_listed(metadata.charges),
+        spins=_listed(metadata.spins),
+        layers=config.layers,
+        channels=config.channels,
+        heads=config.heads,
+        cutoff=config.cutoff,
+        parameters=f"{sum(p.numel() for p in loaded.potential.parameters()):,}",
+        licence=metadata.licence,
+        counts=_counts(labels),
+        errors=_table(measured["errors"]),
+        stability=_stability(stability),
+        **{key: words[key] for key in ("intro", "data", "failures", "making", "evaluation_command")},
+    )
+    write_atomically(path.with_suffix(".md"), card.encode())
+    return path
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _listed(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _counts(labels: Path | None) -> str:
+    if labels is None:
+        return ""
+    manifest = _json(labels)
+    counts = manifest["counts"]
+    lines = [f"{manifest['frames']:,} frames:", "", "| source | frames |", "|---|---|"]
+    lines += [f"| {source} | {count:,} |" for source, count in counts["source"].items()]
+    split = ", ".join(f"{name} {count:,}" for name, count in counts["split"].items())
+    rejected = ", ".join(f"{reason} {count:,}" for reason, count in counts["rejected"].items()) or "none"
+    return "\n".join([*lines, "", f"By molecule: {split}. Rejected: {rejected}."])
+
+
+def _table(errors: dict[str, dict[str, float]]) -> str:
+    """Errors {group: {name: value}} as a table, a row a group."""
+    names = list(errors["all"])
+    lines = ["| frames | " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    for group, row in errors.items():
+        lines.append(f"| {group} | " + " | ".join(f"{row[n]:.1f}" if n in row else "" for n in names) + " |")
+    return "\n".join(lines)
+
+
+def _stability(result: Path | None) -> str:
+    if result is None:
+        return "Not measured."
+    record = _json(result)
+    row = record["rows"][-1]
+    lines = [f"`{record['command']}` on {record['hardware']['processor']}, {record['date']}:", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |" for name, value in row.items()]
+    return "\n".join(lines)
