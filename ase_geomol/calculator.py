@@ -14,7 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from .checkpoint import Checkpoint, load_checkpoint
 from .checks import check_atoms, check_distances
-from .errors import ConfigError, GeoMolError
+from .errors import ConfigError, GeoMolError, InputError
 from .graph import AtomGraph, from_atoms
 from .neighbors import NeighborCache
 from .potential import Potential, Prediction
@@ -38,7 +38,7 @@ class GeoMolCalculator(Calculator):
 
     Raises:
         CheckpointError: the weights cannot be loaded.
-        ConfigError: unknown dtype or device; a committee whose members do not fit together.
+        ConfigError: unknown dtype, device or skin; a committee whose members do not fit together.
         InputError: on calculation, a structure that the potential cannot compute.
     """
 
@@ -58,6 +58,8 @@ class GeoMolCalculator(Calculator):
             raise ConfigError(f"dtype is {dtype!r}; it can be 'float32' or 'float64'.")
         if not names:
             raise ConfigError("A committee needs at least one model.")
+        if not (isinstance(skin, int | float) and 0 <= skin < np.inf):
+            raise ConfigError(f"skin is {skin!r}; it is a length in Å, 0 or larger.")
         self.device = _device(device)
         self.dtype, self.skin = dtype, skin
         self.checkpoints: list[Checkpoint] = [load_checkpoint(name, self.device) for name in names]
@@ -68,8 +70,8 @@ class GeoMolCalculator(Calculator):
         self.charges = set.intersection(*(set(c.metadata.charges) for c in self.checkpoints))
         self.spins = set.intersection(*(set(c.metadata.spins) for c in self.checkpoints))
         cutoffs = {member.potential.cutoff for member in self.checkpoints}
-        if len(cutoffs) > 1 or not self.elements:
-            raise ConfigError("The members of a committee must share their cutoff and some elements.")
+        if len(cutoffs) > 1 or not (self.elements and self.charges and self.spins):
+            raise ConfigError("The members of a committee must share their cutoff, some elements, charges and spins.")
         self.cutoff: float | None = cutoffs.pop()
         self._neighbors = None if self.cutoff is None else NeighborCache(self.cutoff, skin)
         self.implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -93,17 +95,19 @@ class GeoMolCalculator(Calculator):
             raise PropertyNotImplementedError("Stress needs a cell of finite volume; this structure has none.")
         stress = has_volume and ("stress" in properties or bool(self.atoms.pbc.any()))
         predictions = [member.potential(graph, stress=stress) for member in self.checkpoints]
-        self.results = _results(predictions)
-        if not np.isfinite(self.results["energy"]):
+        results = _results(predictions)
+        if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
             raise GeoMolError(
                 "The potential gave an energy that is not finite: the structure is far from anything known."
             )
+        self.results = results
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Name what changed since the last calculation; charge and spin in ``atoms.info`` count."""
         changes = super().check_state(atoms, tol)
-        if self.atoms is not None and any(self.atoms.info.get(k) != atoms.info.get(k) for k in ("charge", "spin")):
-            changes.append("info")
+        for key in ("charge", "spin"):
+            if self.atoms is not None and not np.array_equal(self.atoms.info.get(key), atoms.info.get(key)):
+                changes.append("info")
         return changes
 
     def get_descriptors(self, atoms: Atoms | None = None, *, vectors: bool = False) -> np.ndarray:
@@ -132,6 +136,8 @@ class GeoMolCalculator(Calculator):
 
     def _graph(self, atoms: Atoms) -> AtomGraph:
         check_atoms(atoms, self.elements, self.charges, self.spins)
+        if self.cutoff is None and atoms.pbc.any():
+            raise InputError("This potential knows no periodic structures: use one with a cutoff, or switch pbc off.")
         graph = from_atoms(atoms, self.cutoff, device=self.device, cache=self._neighbors)
         check_distances(graph)
         return graph
@@ -151,8 +157,10 @@ def _device(device: str | None) -> torch.device:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ConfigError(f"device is {device!r}, which torch does not know.") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda', but torch sees no CUDA device here.")
+    try:
+        torch.empty(0, dtype=torch.float64, device=chosen)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {device!r}, but torch cannot use it here with float64.") from error
     return chosen
 
 

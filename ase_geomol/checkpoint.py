@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -130,7 +130,7 @@ def load_checkpoint(model: str | Path, device: torch.device | str = "cpu") -> Ch
         potential = Potential(network, repulsion=header["repulsion"])  # type: ignore[arg-type]
         potential.load_state_dict(tensors)
         metadata = Metadata.model_validate(header["metadata"])
-    except (GeoMolError, ValidationError, KeyError, RuntimeError) as error:
+    except (GeoMolError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this version of ase_geomol: {error}") from error
     return Checkpoint(potential.to(device).eval(), metadata, path, digest)
 

@@ -63,9 +63,8 @@ def _check_numbers(atoms: Atoms, elements: Collection[int]) -> None:
     for index, number in enumerate(atoms.numbers):
         if number not in elements:
             known = " ".join(chemical_symbols[z] for z in sorted(elements))
-            raise InputError(
-                f"Atom {index} is {chemical_symbols[number]}, which this potential does not know; it knows: {known}."
-            )
+            name = chemical_symbols[number] if 0 <= number < len(chemical_symbols) else f"of atomic number {number}"
+            raise InputError(f"Atom {index} is {name}, which this potential does not know; it knows: {known}.")
 
 
 def _check_cell(atoms: Atoms) -> None:

@@ -59,7 +59,7 @@ class Potential(nn.Module):
             table[number] = energy
         self.register_buffer("reference_energies", table)
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
-        self.repulsion = ZBLRepulsion() if repulsion else None
+        self.repulsion = ZBLRepulsion(model.cutoff) if repulsion else None
 
     @property
     def elements(self) -> tuple[int, ...]:

@@ -21,18 +21,22 @@ class ZBLRepulsion(nn.Module):
     ``E_ij = k Z_i Z_j / r * phi(r/a) * u(r / (R_i + R_j))``, ``a = 0.8854 a0 / (Z_i^0.23 + Z_j^0.23)``, with the
     C² envelope u that ends it at the sum of the covalent radii R: bonds at their equilibrium length hardly feel
     it. It has no parameters; the network learns what is left.
+
+    Args:
+        cutoff: Å, of the edges that it will see; a pair with larger radii ends there. None: there is no cutoff.
     """
 
     radii: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, cutoff: float | None = None) -> None:
         super().__init__()
+        self.cutoff = float("inf") if cutoff is None else cutoff
         self.register_buffer("radii", torch.tensor(covalent_radii, dtype=torch.float64), persistent=False)
 
     def forward(self, numbers: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
         """Energies (N,) in eV, half of each pair on either atom; arguments as of an `EnergyModel`."""
         first, second = numbers[edge_index]
-        reach = self.radii[first] + self.radii[second]
+        reach = (self.radii[first] + self.radii[second]).clamp(max=self.cutoff)
         distance = torch.linalg.vector_norm(edge_vectors, dim=-1)
         near = distance < reach
         first, second, distance, reach = first[near], second[near], distance[near], reach[near]

@@ -92,7 +92,7 @@ def examples(*lines: tuple[str, str]) -> str:
     """Help text below a command: what it is for, and what to type."""
     parts = ["[bold]Examples[/bold]"]
     for purpose, command in lines:
-        parts += [f"[dim]# {purpose}[/dim]", f"  [cyan]{command}[/cyan]"]
+        parts.append(f"[dim]# {purpose}[/dim]\n  [cyan]{command}[/cyan]")
     return "\n\n".join(parts)
 
 

@@ -79,8 +79,9 @@ def md(
                 atoms, settings, time=time, folder=folder, resume=resume, overwrite=overwrite, on_step=show
             )
     except KeyboardInterrupt:
-        how = "--resume" if (folder / "state.json").exists() else "nothing to resume yet"
-        common.errors.print(f"Interrupted: what was computed is in {folder}; go on with the same command and {how}.")
+        begun = (folder / "state.json").exists()
+        onward = "go on with the same command and --resume" if begun else "the run had not begun yet"
+        common.errors.print(f"Interrupted: what was computed is in {folder}; {onward}.", soft_wrap=True)
         raise
     _write(result, folder)
     common.summary(f"Molecular dynamics of {result.atoms.get_chemical_formula()}", _rows(result, folder))

@@ -181,6 +181,7 @@ class _Run:
         """Advance to ``steps``. The snapshot is always one between two steps, whenever an interrupt comes."""
         if self.step == 0:
             self._record(self.row(), recorder)
+            self._keep(recorder, now=True)
         while self.step < steps:
             try:
                 self.dynamics.step()
@@ -192,9 +193,7 @@ class _Run:
             check_alive(row, self.settings.temperature)
             if self.step % self.settings.interval == 0:
                 self._record(row, recorder)
-            self.snapshot = self.take_snapshot(recorder.sizes if recorder else (0, 0))
-            if recorder is not None:
-                recorder.save(self.snapshot, self.atoms.numbers, now=False)
+            self._keep(recorder, now=False)
             if on_step is not None:
                 on_step(row)
 
@@ -203,8 +202,11 @@ class _Run:
         self.rows.append(row)
         if recorder is not None:
             recorder.record(row, self.atoms)
-            if self.step == 0:
-                self.snapshot = self.take_snapshot(recorder.sizes)
+
+    def _keep(self, recorder: Recorder | None, *, now: bool) -> None:
+        self.snapshot = self.take_snapshot(recorder.sizes if recorder else (0, 0))
+        if recorder is not None:
+            recorder.save(self.snapshot, self.atoms.numbers, now=now)
 
     def row(self) -> Row:
         """The log's line of this step."""

@@ -25,6 +25,8 @@ from .relax import RelaxResult
 from .watch import bond_reach
 
 BLUE, ORANGE, GRAY = "#1f5fa8", "#d1662a", "#8a8f98"
+PACKED = 6
+"""Mean number of neighbours above which atoms are drawn as touching balls, without sticks."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -53,7 +55,7 @@ def md_picture(path: Path, log: Mapping[str, np.ndarray], atoms: Atoms, *, title
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 4.6), layout="constrained")
-        grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
+        grid = figure.add_gridspec(2, 2, width_ratios=(1.35, 1))
         top, bottom = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
         time = log["time_fs"] / 1000
         for name, color in (("potential", BLUE), ("total", ORANGE)):
@@ -91,7 +93,7 @@ def relax_picture(path: Path, result: RelaxResult, before: Atoms, *, title: str,
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 4.6), layout="constrained")
-        grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
+        grid = figure.add_gridspec(2, 2, width_ratios=(1.35, 1))
         top, bottom = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
         steps = np.arange(result.steps + 1)
         style = {"color": BLUE, "lw": 1.1, "marker": "o", "ms": 3 if result.steps < 60 else 0}
@@ -137,6 +139,8 @@ def parity_picture(path: Path, evaluation: Evaluation, *, title: str) -> None:
             axes.plot(limits, limits, color=GRAY, lw=1, zorder=1)
             axes.scatter(*values.T, s=10, color=BLUE, alpha=0.5, linewidths=0, rasterized=True, zorder=2)
             axes.set(xlim=limits, ylim=limits, aspect="equal", title=what.capitalize())
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.set(xlabel=f"Label ({unit})", ylabel=f"Prediction ({unit})")
             note = f"MAE {mae:.3g} {small}\nRMSE {rmse:.3g} {small}\n{len(values)} values"
             axes.text(0.04, 0.96, note, transform=axes.transAxes, va="top")
@@ -145,7 +149,7 @@ def parity_picture(path: Path, evaluation: Evaluation, *, title: str) -> None:
 
 
 def draw_structure(axes: Axes, atoms: Atoms, *, view: Atoms | None = None) -> None:
-    """Draw balls and sticks, and the cell, in parallel projection.
+    """Draw balls and sticks (of metals, only balls), and the cell, in parallel projection.
 
     Args:
         axes: emptied of ticks and frame.
@@ -158,11 +162,12 @@ def draw_structure(axes: Axes, atoms: Atoms, *, view: Atoms | None = None) -> No
     turn = _view(atoms if view is None else view)
     center = atoms.positions.mean(0)
     flat = (atoms.positions - center) @ turn
-    radii = 0.45 * covalent_radii[atoms.numbers]
     first, _, vectors = neighbor_list("ijD", atoms, bond_reach(atoms))
+    packed = len(first) > PACKED * len(atoms)
+    radii = (0.9 if packed else 0.45) * covalent_radii[atoms.numbers]
     for level, index in enumerate(np.argsort(flat[:, 2])):
         spot = flat[index, :2]
-        halves = [(spot, spot + half) for half in (vectors[first == index] @ turn)[:, :2] / 2]
+        halves = [] if packed else [(spot, spot + v) for v in 0.51 * (vectors[first == index] @ turn)[:, :2]]
         for width, color in ((4.2, "#40444a"), (2.8, "#c9cdd3")):
             axes.add_collection(LineCollection(halves, linewidths=width, colors=color, zorder=2 + level))
         color = 0.92 * jmol_colors[atoms.numbers[index]]
@@ -170,8 +175,8 @@ def draw_structure(axes: Axes, atoms: Atoms, *, view: Atoms | None = None) -> No
         axes.add_patch(ball)
     corners = _draw_cell(axes, atoms, center, turn)
     around = np.concatenate([flat[:, :2] - radii[:, None], flat[:, :2] + radii[:, None], corners])
-    axes.set_xlim(around[:, 0].min() - 0.2, around[:, 0].max() + 0.2)
-    axes.set_ylim(around[:, 1].min() - 0.2, around[:, 1].max() + 0.2)
+    axes.set_xlim(around[:, 0].min() - 0.3, around[:, 0].max() + 0.3)
+    axes.set_ylim(around[:, 1].min() - 0.3, around[:, 1].max() + 0.3)
 
 
 def _draw_cell(axes: Axes, atoms: Atoms, center: np.ndarray, turn: np.ndarray) -> np.ndarray:
@@ -190,10 +195,10 @@ def _draw_cell(axes: Axes, atoms: Atoms, center: np.ndarray, turn: np.ndarray) -
 def _view(atoms: Atoms) -> np.ndarray:
     """Rotation (3, 3) whose columns are the picture's right, up, and towards the viewer."""
     if atoms.pbc.any():
-        a, b = np.radians(12), np.radians(-70)
-        around_y = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
-        around_x = np.array([[1, 0, 0], [0, np.cos(b), np.sin(b)], [0, -np.sin(b), np.cos(b)]])
-        return around_y @ around_x
+        towards = np.array([0.35, -1.0, 0.25]) / np.linalg.norm([0.35, -1.0, 0.25])
+        right = np.cross([0, 0, 1], towards)
+        right /= np.linalg.norm(right)
+        return np.stack([right, np.cross(towards, right), towards], axis=1)
     _, _, axes = np.linalg.svd(atoms.positions - atoms.positions.mean(0))
     turn = axes.T
     turn[:, 2] *= np.sign(np.linalg.det(turn))

@@ -83,7 +83,7 @@ def interpret(text: str) -> Source:
 def _from_file(path: str, index: int) -> Atoms:
     try:
         atoms = read(path, index)
-    except IndexError as error:
+    except (IndexError, StopIteration) as error:
         raise InputError(f"{path} has no frame {index}.") from error
     except UnknownFileTypeError as error:
         raise InputError(f"{path} is in no format that ASE recognises ({error}).") from error

@@ -266,7 +266,7 @@ def test_the_floor_lets_small_vectors_stay_small(mode: str) -> None:
     """Around a site whose symmetry forbids vectors the output is linear in the input: no crease."""
     norm, z = _norm(mode), _vectors("generic")
     small, smaller = norm(1e-3 * z), norm(1e-4 * z)
-    assert torch.allclose(small, 10 * smaller, rtol=1e-4, atol=1e-9)
+    assert (small - 10 * smaller).abs().max() < 1e-4 * small.abs().max()
     assert norm(torch.zeros_like(z)).abs().max() == 0
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ase_geomol.errors import DataError
 from ase_geomol.neighbors import neighbor_pairs
@@ -93,7 +93,7 @@ def _too_close(row: Row) -> tuple[str, str] | None:
         cell, pbc = torch.from_numpy(np.array(row.cell)), torch.from_numpy(np.array(row.pbc))
         pairs = neighbor_pairs(torch.from_numpy(row.positions), cell, pbc, CLOSEST).edge_index.T.numpy()
     else:
-        pairs = cKDTree(row.positions).query_pairs(CLOSEST, output_type="ndarray")
+        pairs = KDTree(row.positions).query_pairs(CLOSEST, output_type="ndarray")
     if not len(pairs):
         return None
     return "atoms on top of each other", f"atoms {pairs[0][0]} and {pairs[0][1]}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from ase_geomol.errors import ConfigError, GeoMolError
+from ase_geomol.errors import ConfigError, GeoMolError, MissingExtraError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -59,6 +61,15 @@ def label(
     display.summary(manifest, out)
 
 
+@contextmanager
+def _training_packages() -> Iterator[None]:
+    """Imports inside may fail: the user reads which extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "lightning", "train", "Training") from error
+
+
 @app.command()
 def fit(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe of the training.")],
@@ -78,12 +89,13 @@ def fit(
 
     `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 10min`
 
-    `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --set data.train=data/labels --threads 2`
+    `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --time-budget 65min --set data.train=data/labels`
 
     `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 20min --resume`
     """
-    from .fit import fit as run_fit
-    from .recipe import load_recipe
+    with _training_packages():
+        from .fit import fit as run_fit
+        from .recipe import load_recipe
 
     budget = None if time_budget is None else parse_duration(time_budget)
     settings = load_recipe(recipe, tuple(changes or ()))
@@ -117,9 +129,10 @@ def evaluate(
     """
     import torch
 
-    from .display import errors_table
-    from .evaluate import evaluate as run_evaluate
-    from .readers import Keys
+    with _training_packages():
+        from .display import errors_table
+        from .evaluate import evaluate as run_evaluate
+        from .readers import Keys
 
     if labels not in ("revised", "original"):
         raise ConfigError(f"--labels is revised or original, not {labels!r}.")

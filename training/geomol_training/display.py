@@ -33,8 +33,6 @@ class Display(lightning.Callback):
         self._task = self._progress.add_task("starting", total=1.0, left="?")
         self._since = self._drawn = time.monotonic()
         self._atoms = 0
-        self._step_seconds = 0.0
-        self._step_began = 0.0
         self._from = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -54,12 +52,6 @@ class Display(lightning.Callback):
         """Take the bar away."""
         self._progress.stop()
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        """Start timing a step."""
-        self._step_began = time.monotonic()
-
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -71,7 +63,6 @@ class Display(lightning.Callback):
         """Count atoms, and redraw now and then."""
         now = time.monotonic()
         self._atoms += batch.graph.n_atoms
-        self._step_seconds += now - self._step_began
         if now - self._drawn > REFRESH:
             self._drawn = now
             done = _done(pl_module)
@@ -101,11 +92,6 @@ class Display(lightning.Callback):
         best = " [green]best[/]" if pl_module.score <= pl_module.standing.best else ""
         left = self._left(_done(pl_module), now)
         self.console.print(f"{', '.join(words)}, {left} left{best}", highlight=False, soft_wrap=True)
-
-    @property
-    def data_share(self) -> float:
-        """Share of the time that did not go into steps: data, validation, checkpoints."""
-        return 1 - self._step_seconds / max(time.monotonic() - self._since, 1e-9)
 
 
 def _done(module: lightning.LightningModule) -> float:

@@ -139,8 +139,8 @@ def plot_parity(path: Path, frames: Frames, predicted: Predicted, potential: Pot
     atoms = np.repeat(frames.has_forces, frames.n_atoms)
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    per_atom = [(energy - known) / frames.n_atoms for energy in (frames.energy, predicted.energy)]
-    _parity(left, *per_atom, "energy per atom, relative to atoms (eV)")
+    labels, values = ((energy - known) / frames.n_atoms for energy in (frames.energy, predicted.energy))
+    _parity(left, labels, values, "energy per atom − references (eV)")
     if atoms.any():
         _parity(right, frames.forces[atoms].ravel(), predicted.forces[atoms].ravel(), "force component (eV/Å)")
     else:

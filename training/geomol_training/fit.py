@@ -18,18 +18,20 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from ase_geomol.checkpoint import Metadata, load_checkpoint, write_atomically
+from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint, write_atomically
 from ase_geomol.errors import ConfigError, DataError, OutputError
 from ase_geomol.models import build_model
 from ase_geomol.potential import Potential
 
 from .batches import FixedBatches, Plan, Survey, TrainingStream, fill_batches, survey
 from .checks import Limits
-from .data import Loaded, cache_file, describe_skipped, load
+from .data import Loaded, cache_file, describe_skipped, find_files, load
 from .display import Display, errors_table
+from .evaluate import predict_frames
 from .frames import Frames, load_frames
 from .keeper import LAST, MODEL, Keeper, Run, read_state
 from .memory import keep_freed_memory
+from .metrics import errors
 from .objective import PotentialFitting
 from .readers import Keys
 from .recipe import Data, Recipe
@@ -49,7 +51,7 @@ class Fitted(NamedTuple):
         step: steps done over all runs.
         elapsed: s over all runs.
         stopped_by: what ended it.
-        errors: of the exported potential on the validation frames.
+        errors: of the exported potential, named ``validation_…`` and, where the recipe has a test, ``test_…``.
     """
 
     model: Path
@@ -100,6 +102,8 @@ def fit(
     if threads is not None:
         torch.set_num_threads(threads)
     state = _open(out, recipe, resume)
+    if recipe.data.test is not None:
+        find_files(recipe.data.test)  # say now, not after hours, that it is missing
     parts = _frames(recipe, out, state, console)
     potential, sizes = _prepare(recipe, parts.train, state, console)
     plan = Plan(sizes, _target(recipe), recipe.seed)
@@ -111,8 +115,8 @@ def fit(
     keeper, display = Keeper(run), Display(console)
     if extent.progress(standing.step, standing.elapsed) < 1:
         _train(fitting, parts, plan, keeper, display)
-    card = load_checkpoint(out / MODEL).metadata
-    console.print(errors_table("Validation, best weights", {recipe.name: _without_prefix(card.errors)}))
+    card = _measured(recipe, out, console)
+    console.print(errors_table(f"{recipe.name}, best weights", _by_part(card.errors)))
     reason = keeper.stopped_by or "nothing was left to do"
     console.print(
         f"{standing.step} steps, {standing.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}", soft_wrap=True
@@ -120,8 +124,25 @@ def fit(
     return Fitted(out / MODEL, standing.step, standing.elapsed, reason, card.errors)
 
 
-def _without_prefix(found: dict[str, float]) -> dict[str, float]:
-    return {name.removeprefix("validation_"): value for name, value in found.items()}
+def _measured(recipe: Recipe, out: Path, console: Console) -> Metadata:
+    """The card of the exported weights, with the errors on the test frames if the recipe names any."""
+    potential, card, path, _ = load_checkpoint(out / MODEL)
+    if recipe.data.test is None:
+        return card
+    frames = _load(recipe.data.test, recipe, out, None, console).frames
+    found = errors(frames, predict_frames(potential, frames))
+    card = card.model_copy(update={"errors": {**card.errors, **{f"test_{k}": v for k, v in found.items()}}})
+    save_checkpoint(path, potential, card)
+    return card
+
+
+def _by_part(found: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Errors named ``validation_energy_…`` as {"validation": {"energy_…": …}}."""
+    parts: dict[str, dict[str, float]] = {}
+    for name, value in found.items():
+        part, _, quantity = name.partition("_")
+        parts.setdefault(part, {})[quantity] = value
+    return parts
 
 
 # --- the run's folder
@@ -302,7 +323,7 @@ def _train(fitting: PotentialFitting, parts: Parts, plan: Plan, keeper: Keeper, 
     batches = fill_batches(np.arange(len(valid)), valid.n_atoms, 512)
     out = keeper.run.out
     with _quiet():
-        loggers = [CSVLogger(out, name="logs"), TensorBoardLogger(out, name="tensorboard")]
+        loggers = [CSVLogger(out, name="logs", flush_logs_every_n_steps=1), TensorBoardLogger(out, name="tensorboard")]
         trainer = lightning.Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=1,

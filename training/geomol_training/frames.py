@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ase_geomol.errors import DataError, OutputError
+from ase_geomol.checkpoint import write_atomically
+from ase_geomol.errors import DataError
 
 
 class Row(NamedTuple):
@@ -164,17 +164,9 @@ def _coded(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def save_frames(path: Path, frames: Frames) -> None:
     """Write an .npz without pickles, whole or not at all; raises :class:`OutputError`."""
-    arrays = {field.name: getattr(frames, field.name) for field in dataclasses.fields(frames)}
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    buffer = io.BytesIO()
+    np.savez(buffer, **{field.name: getattr(frames, field.name) for field in dataclasses.fields(frames)})
+    write_atomically(path, buffer.getvalue())
 
 
 def load_frames(path: Path) -> Frames:

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -19,7 +20,7 @@ from ase_geomol.potential import Potential, Prediction
 from .batches import Batch
 from .frames import Frames
 from .loss import total_loss
-from .metrics import MILLI, errors, gather
+from .metrics import MILLI, errors, errors_by, gather
 from .recipe import Loss, Recipe
 from .schedule import Extent, Standing, learning_rate
 
@@ -69,11 +70,15 @@ class PotentialFitting(lightning.LightningModule):
         self._parts.append((batch, prediction))
 
     def on_validation_epoch_end(self) -> None:
-        """Errors of all validation frames, and their score."""
-        self.errors = errors(self.valid, gather(self.valid, self._parts))
+        """Errors of all validation frames, logged by source too, and their score."""
+        predicted = gather(self.valid, self._parts)
         self._parts.clear()
+        self.errors = errors(self.valid, predicted)
         self.score = score(self.errors, self.recipe.loss)
-        self._log({f"valid/{name}": value for name, value in self.errors.items()} | {"valid/score": self.score})
+        shown = {f"valid/{name}": value for name, value in self.errors.items()} | {"valid/score": self.score}
+        for source, found in errors_by(self.valid, predicted, self.valid.source, self.valid.source_names).items():
+            shown |= {f"valid/{source}/{name}": value for name, value in found.items() if "MAE" in name}
+        self._log(shown)
         if not math.isfinite(self.score):
             raise DataError(
                 f"The validation error is not a number after step {self.standing.step}: lower optimiser.lr or "
@@ -98,7 +103,8 @@ class PotentialFitting(lightning.LightningModule):
         return optimiser
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate."""
+        """Set the learning rate, and the random numbers of dropout by the step alone."""
+        torch.manual_seed(int(np.random.SeedSequence((self.recipe.seed, self.standing.step)).generate_state(1)[0]))
         rate = learning_rate(self.standing, self.extent, self.recipe.optimiser, self.recipe.schedule)
         for group in self._optimiser().param_groups:
             group["lr"] = rate
@@ -151,7 +157,6 @@ class PotentialFitting(lightning.LightningModule):
             "averaged": self.averaged.state_dict(),
             "optimiser": self._optimiser().state_dict(),
             "standing": self.standing.saved(),
-            "random": torch.get_rng_state(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -163,7 +168,6 @@ class PotentialFitting(lightning.LightningModule):
             raise ConfigError(f"The checkpoint to resume is of another network: {error}") from error
         self._saved_optimiser = saved["optimiser"]
         self.standing.restore(saved["standing"])
-        torch.set_rng_state(saved["random"])
 
     # --- Lightning's plumbing
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
+from ase.db import connect
 from ase.io import iread
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import kcal, mol
@@ -77,6 +78,8 @@ def _sentence(error: Exception) -> str:
 def _reader_of(path: Path) -> Callable[[Path, Keys], Iterator[Row]]:
     if path.suffix == ".npz":
         return read_rmd17
+    if path.suffix == ".db":
+        return read_database
     if any(suffix in (".extxyz", ".xyz") for suffix in path.suffixes[-2:]) and _is_plain_extxyz(path):
         return read_plain_extxyz
     return read_ase
@@ -91,12 +94,21 @@ def read_ase(path: Path, keys: Keys) -> Iterator[Row]:
         yield row_of_atoms(atoms, keys)
 
 
+def read_database(path: Path, keys: Keys) -> Iterator[Row]:
+    """Yield the rows of an ASE database, with its key-value pairs in the place of ``info``."""
+    for row in connect(path).select():
+        atoms = row.toatoms()
+        atoms.info = dict(row.key_value_pairs)
+        yield row_of_atoms(atoms, keys)
+
+
 def row_of_atoms(atoms: Atoms, keys: Keys) -> Row:
     """Make a row of ``Atoms`` with labels in its calculator's results, its info or its arrays."""
-    info = {**atoms.info, **atoms.info.get("key_value_pairs", {})}
     results = {} if atoms.calc is None else atoms.calc.results
     formula = atoms.get_chemical_formula()
-    return _row(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, results, info, atoms.arrays, keys, formula)
+    return _row(
+        atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, results, atoms.info, atoms.arrays, keys, formula
+    )
 
 
 def _row(
@@ -205,7 +217,7 @@ def _plain_row(comment: str, body: list[str], keys: Keys) -> Row:
     lattice, pbc = info.get("Lattice"), info.get("pbc")
     cell = np.zeros((3, 3)) if lattice is None else _numbers(lattice).reshape(3, 3)
     periodic = [lattice is not None] * 3 if pbc is None else [flag[0] in "T1t" for flag in pbc.split()]
-    labels = {name: _numbers(info[name]) for name in (keys.stress,) if name in info}
+    labels: dict[str, Any] = {name: _numbers(info[name]) for name in (keys.stress,) if name in info}
     if keys.energy in info:
         labels[keys.energy] = float(info[keys.energy])
     return _row(

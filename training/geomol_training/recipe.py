@@ -38,7 +38,7 @@ class Data(Section):
     Attributes:
         train: file, folder or pattern, or a list of them.
         valid: likewise; None divides ``train`` by ``split``.
-        test: likewise.
+        test: likewise; the best weights are measured on it at the end, outside the time budget.
         split: how ``train`` is divided.
         labels: which labels of an rMD17 file.
         energy_key: name of the energy in the files (eV); likewise for the others.

@@ -1,0 +1,33 @@
+"""A tiny potential: repulsion between nuclei, and a network whose scale is zero."""
+
+import pytest
+from typer.testing import CliRunner
+
+from ase_geomol.checkpoint import Metadata, save_checkpoint
+from ase_geomol.cli import app
+from ase_geomol.models import build_model
+from ase_geomol.potential import Potential
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    config = {"elements": (1, 6, 7, 8), "cutoff": 4.0, "layers": 1, "channels": 8, "heads": 2}
+    config |= {"ffn_channels": 8, "kernels": 4}
+    potential = Potential(build_model("geomformer", config), {1: -1.0, 6: -2.0, 8: -3.0}, scale=0.0)  # type: ignore[arg-type]
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(path, potential, Metadata(name="tiny", theory="ZBL", training_data="none"))
+    return str(path)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(here):
+    """Run ``ase-geomol`` in an empty working directory; gives click's result."""
+    runner = CliRunner(env={"COLUMNS": "160", "TERM": "dumb"})
+    return lambda *words: runner.invoke(app, list(words))

@@ -1,0 +1,125 @@
+"""Splits, batches and their order."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from geomol_training.batches import FixedBatches, Plan, TrainingStream, make_batch, survey
+from geomol_training.checks import Limits
+from geomol_training.data import load
+from geomol_training.frames import Frames, pack
+from geomol_training.readers import Keys, row_of_atoms
+from geomol_training.recipe import Split
+from geomol_training.splits import split_frames
+
+from ase_geomol.errors import DataError
+from ase_geomol.graph import collate, from_atoms
+from ase_geomol.models import build_model
+from ase_geomol.potential import Potential
+
+
+@pytest.fixture(scope="module")
+def frames(xyz) -> Frames:
+    return load(str(xyz), Keys(), Limits()).frames
+
+
+@pytest.mark.parametrize("by", ["group", "frame"])
+def test_split_is_a_partition(frames, by):
+    parts = split_frames(frames, Split(by=by, valid=0.25, test=0.2), seed=1)
+    assert sorted(np.concatenate(parts)) == list(range(len(frames)))
+    assert all(len(part) for part in parts)
+    again = split_frames(frames, Split(by=by, valid=0.25, test=0.2), seed=1)
+    other = split_frames(frames, Split(by=by, valid=0.25, test=0.2), seed=3)
+    assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(parts, other, strict=True))
+
+
+def test_groups_are_not_divided(frames):
+    train, valid, test = split_frames(frames, Split(by="group", valid=0.2, test=0.2), seed=0)
+    groups = [set(frames.group[part]) for part in (train, valid, test)]
+    assert not groups[0] & groups[1]
+    assert not groups[0] & groups[2]
+    assert not groups[1] & groups[2]
+
+
+def test_sizes_of_a_split(frames):
+    train, valid, test = split_frames(frames, Split(by="frame", train=30, valid=5), seed=0)
+    assert (len(train), len(valid), len(test)) == (30, 5, 0)
+    with pytest.raises(DataError, match="40 frames cannot be divided into 39 for training, 5"):
+        split_frames(frames, Split(by="frame", train=39, valid=5), seed=0)
+
+
+def test_split_by_key(frames):
+    train, valid, test = split_frames(frames, Split(by="key"), seed=0)
+    assert (len(train), len(valid), len(test)) == (24, 16, 0)
+    with pytest.raises(DataError, match="No frame has the split 'valid'"):
+        split_frames(frames.take(train), Split(by="key"), seed=0)
+
+
+@pytest.mark.parametrize("target", [1, 100, 500, 10**6])
+def test_every_frame_once_per_epoch(frames, target):
+    sizes = survey(frames, 4.0).edges
+    plan = Plan(sizes, target, seed=0)
+    for epoch in range(2):
+        batches = plan.epoch(epoch)
+        assert sorted(np.concatenate(batches)) == list(range(len(frames)))
+        assert all(sizes[batch].sum() <= target or len(batch) == 1 for batch in batches)
+    assert plan.steps(2) == len(plan.epoch(0)) + len(plan.epoch(1))
+
+
+def test_order_follows_from_seed_and_epoch(frames):
+    plan = Plan(survey(frames, 4.0).edges, 300, seed=5)
+    whole = list(islice(plan.from_step(0), 40))
+    for step in (1, 7, 23):
+        rest = islice(plan.from_step(step), 40 - step)
+        assert all(np.array_equal(a, b) for a, b in zip(whole[step:], rest, strict=True))
+    assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(plan.epoch(1)))
+    assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(Plan(plan.sizes, 300, 6).epoch(0)))
+
+
+def test_stream_ends_at_the_next_validation(frames):
+    plan = Plan(survey(frames, 4.0).edges, 100, seed=0)
+    step = 13
+    stream = TrainingStream(frames, plan, 4.0, 8, lambda: step)
+    batches = list(stream)
+    assert len(batches) == 3
+    wanted = islice(plan.from_step(13), 3)
+    assert all(np.array_equal(a.frame.numpy(), b) for a, b in zip(batches, wanted, strict=True))
+
+
+@pytest.mark.parametrize("cutoff", [4.0, None])
+def test_batch_equals_collated_graphs(frames, structures, cutoff):
+    index = np.array([3, 11, 0])
+    batch = make_batch(frames, index, cutoff)
+    expected = collate([from_atoms(structures[i], cutoff) for i in index])
+    for name in ("numbers", "cell", "pbc", "system", "edge_index", "shift", "charge", "spin"):
+        assert torch.equal(getattr(batch.graph, name), getattr(expected, name)), name
+    assert torch.allclose(batch.graph.positions, expected.positions, atol=1e-8)
+    assert batch.graph.positions.dtype == torch.float64
+    assert batch.energy.tolist() == [frames.energy[i] for i in index]
+    np.testing.assert_array_equal(batch.forces[:5], frames.forces[frames.atoms_of(index[:1])][:5])
+
+
+def test_survey_sees_images_and_repulsion():
+    crystal, close = bulk("Cu", a=3.6), molecule("CH4")
+    close.positions *= 0.6
+    for atoms in (crystal, close):
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0)
+    frames = pack(row_of_atoms(atoms, Keys()) for atoms in (crystal, close))
+    seen = survey(frames, 3.0)
+    assert seen.edges.tolist() == [12, 20]
+    config = {"elements": (1, 6, 29), "cutoff": 3.0, "layers": 1, "channels": 8}
+    with_zbl = Potential(build_model("geomformer", config), scale=0.0).eval()  # type: ignore[arg-type]
+    energy = with_zbl(make_batch(frames, np.arange(2), 3.0).graph).energy
+    assert energy[1] > 1.0
+    np.testing.assert_allclose(seen.repulsion, energy, atol=1e-10)
+
+
+def test_fixed_batches_cover_all(frames):
+    batches = FixedBatches(frames, [np.arange(10), np.arange(10, 40)], 4.0)
+    assert [len(batch.energy) for batch in batches] == [10, 30]

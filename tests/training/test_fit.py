@@ -1,0 +1,243 @@
+"""Whole trainings, small: they learn, resume exactly, end in time and say what is wrong."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from geomol_training.fit import fit
+from geomol_training.keeper import read_state, write_state
+from geomol_training.memory import keep_freed_memory
+from rich.console import Console
+
+from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.errors import CheckpointError, ConfigError, DataError, OutputError
+from ase_geomol.graph import from_atoms
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=120)
+
+
+def state_of(out) -> dict:
+    return read_state(out / "last.pt")
+
+
+def same_weights(first: dict, second: dict) -> bool:
+    return all(
+        torch.equal(first[part][name], second[part][name]) for part in ("potential", "averaged") for name in first[part]
+    )
+
+
+def test_learns_ten_frames(make_recipe, tmp_path):
+    recipe = make_recipe(
+        data={"split": {"by": "frame", "train": 10, "valid": 10}},
+        optimiser={"lr": 0.01},
+        training={"batch_edges": 10**6, "max_steps": 160, "validate_every": 160, "ema": 0.9},
+        loss={"energy": 10.0},
+    )
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"valid": recipe.data.train, "split": recipe.data.split})}
+    )
+    console = quiet()
+    result = fit(recipe, tmp_path / "long", console=console, threads=1)
+    short = recipe.model_copy(update={"training": recipe.training.model_copy(update={"max_steps": 1})})
+    before = fit(short, tmp_path / "short", console=quiet())
+    for name in ("validation_energy_MAE_meV_per_atom", "validation_forces_MAE_meV_per_A"):
+        assert result.errors[name] < before.errors[name] / 10, name
+    assert "tiny, best weights" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_resumed_run_has_the_same_bits(make_recipe, tmp_path, dropout):
+    def run(out, steps, resume=False):
+        recipe = make_recipe(training={"max_steps": steps}, schedule={"kind": "plateau", "patience": 1})
+        config = {**recipe.model.config, "hidden_dropout": dropout}
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"config": config})})
+        return fit(recipe, tmp_path / out, resume=resume, console=quiet())
+
+    run("whole", 20)
+    run("parts", 7)
+    run("parts", 13, resume=True)
+    assert state_of(tmp_path / "parts")["standing"]["step"] == 13
+    run("parts", 20, resume=True)
+    whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
+    assert same_weights(whole, parts)
+    for number, moments in whole["optimiser"]["state"].items():
+        assert all(torch.equal(moments[name], parts["optimiser"]["state"][number][name]) for name in moments)
+
+
+def test_killed_run_goes_on_from_its_last_checkpoint(make_recipe, tmp_path, monkeypatch):
+    recipe = make_recipe(training={"save_minutes": 1e-9})
+    fit(recipe, tmp_path / "whole", console=quiet())
+
+    def killed(*_):
+        raise MemoryError  # stands for a kill: nothing is written after it
+
+    with monkeypatch.context() as patched:
+        patched.setattr("geomol_training.keeper.save_checkpoint", killed)
+        with pytest.raises(MemoryError):
+            fit(recipe, tmp_path / "killed", console=quiet())
+    assert 0 < state_of(tmp_path / "killed")["standing"]["step"] < 20
+    fit(recipe, tmp_path / "killed", resume=True, console=quiet())
+    assert same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "killed"))
+
+
+def test_time_budget(make_recipe, structures, tmp_path):
+    recipe = make_recipe(training={"max_steps": None, "validate_every": 1000})
+    result = fit(recipe, tmp_path, time_budget=2.0, console=quiet())
+    assert result.stopped_by == "time budget used"
+    assert result.elapsed < 4.0
+    potential, metadata, _, _ = load_checkpoint(result.model)
+    assert metadata.theory == "EMT"
+    assert metadata.errors["validation_forces_MAE_meV_per_A"] > 0
+    assert torch.isfinite(potential(from_atoms(structures[0], potential.cutoff)).energy).all()
+    again = fit(recipe, tmp_path, time_budget=2.0, resume=True, console=quiet())
+    assert (again.step, again.stopped_by) == (result.step, "nothing was left to do")
+
+
+def test_exported_weights_are_the_best_mean_weights(make_recipe, tmp_path):
+    fit(make_recipe(), tmp_path, console=quiet())
+    state = state_of(tmp_path)
+    exported = load_checkpoint(tmp_path / "model.safetensors").potential.state_dict()
+    assert state["standing"]["best"] < np.inf
+    assert all(torch.equal(exported[name], value) for name, value in state["averaged"].items())
+    assert not all(torch.equal(exported[name], value) for name, value in state["potential"].items())
+
+
+def test_logs_by_source(make_recipe, tmp_path):
+    fit(make_recipe(training={"max_steps": 50}), tmp_path, console=quiet())
+    header, *lines = (tmp_path / "logs/version_0/metrics.csv").read_text().splitlines()
+    assert {"train/loss", "train/learning_rate", "valid/score", "valid/emt/forces_MAE_meV_per_A"} <= set(
+        header.split(",")
+    )
+    assert len(lines) >= 7
+    assert list((tmp_path / "tensorboard/version_0").glob("events*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals")
+def test_interrupt_ends_orderly(make_recipe, tmp_path):
+    recipe = make_recipe(training={"max_steps": 100_000})
+
+    def interrupt():
+        while not (tmp_path / "model.safetensors").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = fit(recipe, tmp_path, time_budget=20.0, console=quiet())
+    thread.join()
+    assert result.stopped_by == "interrupted"
+    assert state_of(tmp_path)["standing"]["step"] == result.step
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_float64(make_recipe, tmp_path):
+    fit(make_recipe(training={"precision": "float64", "max_steps": 2}), tmp_path, console=quiet())
+    assert state_of(tmp_path)["potential"]["model.embedding.weight"].dtype == torch.float64
+    assert load_checkpoint(tmp_path / "model.safetensors").potential.dtype == torch.float32
+
+
+def test_given_references(make_recipe, tmp_path):
+    recipe = make_recipe(training={"max_steps": 1})
+    physics = recipe.potential.model_copy(update={"reference_energies": {1: -1.0, 6: -2.0, 8: -3.0}, "scale": 2.5})
+    fit(recipe.model_copy(update={"potential": physics}), tmp_path, console=quiet())
+    potential = load_checkpoint(tmp_path / "model.safetensors").potential
+    assert potential.reference_energies[[1, 6, 8]].tolist() == [-1.0, -2.0, -3.0]
+    assert potential.scale.item() == 2.5
+
+
+def test_epochs_are_counted_in_steps(make_recipe, tmp_path):
+    recipe = make_recipe(training={"max_steps": None, "max_epochs": 2, "batch_edges": None, "batch_atoms": 40})
+    result = fit(recipe, tmp_path, console=quiet())
+    atoms = 8 * (9 + 5 + 3)  # of the training frames
+    assert 2 * atoms / 40 <= result.step < 3 * atoms / 40
+
+
+# --- what a user may get wrong
+
+
+def test_gradients_that_are_not_finite_are_skipped(make_recipe, tmp_path, monkeypatch):
+    from geomol_training import objective
+
+    true_loss, calls = objective.total_loss, []
+
+    def sometimes_nan(*arguments):
+        calls.append(1)
+        return true_loss(*arguments) * (float("nan") if len(calls) == 5 else 1.0)
+
+    monkeypatch.setattr(objective, "total_loss", sometimes_nan)
+    fit(make_recipe(), tmp_path / "once", console=quiet())
+    assert state_of(tmp_path / "once")["standing"]["skipped"] == 1
+    monkeypatch.setattr(objective, "total_loss", lambda *arguments: true_loss(*arguments) * float("nan"))
+    with pytest.raises(DataError, match="50 steps in a row had no finite gradient"):
+        fit(make_recipe(training={"max_steps": 100, "validate_every": 100}), tmp_path / "always", console=quiet())
+
+
+def test_running_twice_in_one_folder(make_recipe, tmp_path):
+    recipe = make_recipe(training={"max_steps": 1})
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        fit(recipe, tmp_path, resume=True, console=quiet())
+    fit(recipe, tmp_path, console=quiet())
+    with pytest.raises(ConfigError, match="holds a run"):
+        fit(recipe, tmp_path, console=quiet())
+    other = recipe.model_copy(update={"seed": 1})
+    with pytest.raises(ConfigError, match="another 'seed'"):
+        fit(other, tmp_path, resume=True, console=quiet())
+    (tmp_path / "last.pt").write_bytes(b"PK no")
+    with pytest.raises(CheckpointError, match="damaged"):
+        fit(recipe, tmp_path, resume=True, console=quiet())
+
+
+def test_nothing_ends_it(make_recipe, tmp_path):
+    with pytest.raises(ConfigError, match="Nothing ends this training"):
+        fit(make_recipe(training={"max_steps": None}), tmp_path, console=quiet())
+
+
+def test_unknown_elements(make_recipe, tmp_path):
+    recipe = make_recipe()
+    config = {**recipe.model.config, "elements": [1, 6]}
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"config": config})})
+    with pytest.raises(DataError, match=r"row 0: unknown element .*atomic number 8"):
+        fit(recipe, tmp_path, console=quiet())
+
+
+def test_elements_default_to_those_of_the_data(make_recipe, tmp_path):
+    recipe = make_recipe(training={"max_steps": 1})
+    config = {name: value for name, value in recipe.model.config.items() if name != "elements"}
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"config": config})})
+    fit(recipe, tmp_path, console=quiet())
+    assert load_checkpoint(tmp_path / "model.safetensors").potential.elements == (1, 6, 8)
+
+
+def test_missing_test_data_is_noticed_at_once(make_recipe, tmp_path):
+    with pytest.raises(DataError, match="'absent' is no file"):
+        fit(make_recipe(data={"test": "absent"}), tmp_path, console=quiet())
+    assert not list(tmp_path.glob("data-*"))
+
+
+def test_folder_that_cannot_be_made(make_recipe, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="Cannot make the folder"):
+        fit(make_recipe(), tmp_path / "file/run", console=quiet())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full to stand for a full disk")
+def test_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("ase_geomol.checkpoint.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OutputError, match="No space left"):
+        write_state(tmp_path / "last.pt", {"step": 1})
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_setting_is_harmless():
+    assert keep_freed_memory() in (True, False)

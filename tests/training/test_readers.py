@@ -1,0 +1,280 @@
+"""Every kind of file gives the same frames in ASE's units; every bad row has its sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
+from ase.io import write
+from geomol_training.checks import Limits
+from geomol_training.data import find_files, load
+from geomol_training.frames import Frames, load_frames, save_frames
+from geomol_training.readers import Keys, read_ase, read_rows
+
+from ase_geomol.errors import DataError
+
+RMD17 = Path(__file__).parents[3] / "shared/data/rmd17"
+KCAL = 0.0433641153087705  # eV, from CODATA 2014
+
+
+def frames_of(path: object, **settings) -> Frames:
+    return load(str(path), Keys(), Limits(), **settings).frames
+
+
+def check_same(frames: Frames, structures: list[Atoms]) -> None:
+    assert len(frames) == len(structures)
+    np.testing.assert_allclose(frames.energy, [a.get_potential_energy() for a in structures], rtol=1e-14)
+    np.testing.assert_allclose(frames.positions, np.vstack([a.positions for a in structures]), atol=1e-8)
+    np.testing.assert_allclose(frames.forces, np.vstack([a.get_forces() for a in structures]), atol=1e-8)
+    np.testing.assert_array_equal(frames.numbers, np.concatenate([a.numbers for a in structures]))
+    assert list(frames.group_names[frames.group]) == [a.info["molecule"] for a in structures]
+    assert list(frames.split_names[frames.split]) == [a.info["split"] for a in structures]
+    assert list(frames.source_names[frames.source]) == ["emt"] * len(structures)
+    assert frames.has_forces.all()
+    assert not frames.has_stress.any()
+
+
+def test_extxyz(xyz, structures):
+    check_same(frames_of(xyz), structures)
+
+
+@pytest.mark.parametrize("ending", ["traj", "extxyz.gz", "extxyz.xz"])
+def test_other_files(ending, structures, tmp_path):
+    write(tmp_path / f"frames.{ending}", structures)
+    check_same(frames_of(tmp_path / f"frames.{ending}"), structures)
+
+
+def test_database(structures, tmp_path):
+    with connect(tmp_path / "frames.db") as database:
+        for atoms in structures:
+            pairs = {key: value for key, value in atoms.info.items() if isinstance(value, str)}
+            database.write(atoms, key_value_pairs=pairs)
+    check_same(frames_of(tmp_path / "frames.db"), structures)
+
+
+def test_folder_of_shards(structures, tmp_path):
+    for shard in range(4):
+        write(tmp_path / f"shard_{shard}.extxyz", structures[10 * shard : 10 * shard + 10])
+        (tmp_path / f"shard_{shard}.json").write_text("{}")
+    check_same(frames_of(tmp_path), structures)
+    check_same(frames_of(tmp_path / "shard_*.extxyz"), structures)
+    (tmp_path / "shard_3.extxyz").unlink()
+    assert len(find_files(str(tmp_path))) == 3
+
+
+def test_own_extxyz_reader_equals_ase(tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    atoms.pbc = (True, True, False)
+    rng = np.random.default_rng(0)
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.5, forces=rng.normal(size=(4, 3)), stress=rng.normal(size=6))
+    atoms.info |= {"spin": 3, "charge": -1, "smiles": "C=C(=O)#N", "molecule": "a b", "list": [1, 2]}
+    atoms.arrays["other"] = rng.normal(size=(4, 2))
+    path = tmp_path / "bulk.extxyz"
+    write(path, [atoms, atoms])
+    for own, other in zip(read_rows(path, Keys()), read_ase(path, Keys()), strict=True):
+        for name, value, expected in zip(own._fields, own, other, strict=True):
+            np.testing.assert_array_equal(value, expected, err_msg=name)
+    assert own.stress is not None
+    assert own.spin == 3
+    assert own.group == "a b"
+
+
+def test_tags_go_through_ase(structures, tmp_path):
+    atoms = structures[0].copy()
+    atoms.calc = structures[0].calc
+    atoms.set_tags(range(len(atoms)))
+    write(tmp_path / "tags.extxyz", atoms)
+    assert frames_of(tmp_path / "tags.extxyz").energy[0] == pytest.approx(atoms.get_potential_energy())
+
+
+def test_names_of_labels(structures, tmp_path):
+    atoms = structures[0].copy()
+    atoms.info["dft_energy"] = -3.0
+    atoms.arrays["dft_force"] = np.ones((len(atoms), 3))
+    write(tmp_path / "named.extxyz", atoms)
+    keys = Keys(energy="dft_energy", forces="dft_force")
+    frames = load(str(tmp_path / "named.extxyz"), keys, Limits()).frames
+    assert frames.energy[0] == -3.0
+    assert (frames.forces == 1).all()
+
+
+def write_rmd17(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    forces = rng.normal(size=(3, 2, 3))
+    coords = np.array([[[0, 0, 0], [0, 0, 1.0 + 0.1 * i]] for i in range(3)])
+    np.savez(
+        path,
+        nuclear_charges=np.array([6, 8], dtype=np.uint8),
+        coords=coords,
+        energies=np.array([1.0, 2.0, 3.0]),
+        forces=forces,
+        old_energies=np.array([10.0, 20.0, 30.0]),
+        old_forces=-forces,
+    )
+
+
+def test_rmd17_units_and_labels(tmp_path):
+    path = tmp_path / "rmd17_co_train_01.npz"
+    write_rmd17(path)
+    revised = frames_of(path)
+    np.testing.assert_allclose(revised.energy, KCAL * np.array([1.0, 2.0, 3.0]), rtol=1e-6)
+    original = load(str(path), Keys(labels="original"), Limits()).frames
+    np.testing.assert_allclose(original.energy, 10 * revised.energy, rtol=1e-14)
+    np.testing.assert_allclose(original.forces, -revised.forces, rtol=1e-14)
+    assert revised.positions[-1, 2] == pytest.approx(1.2)
+    assert list(revised.group_names) == ["co"]
+
+
+@pytest.mark.skipif(not RMD17.exists(), reason="the rMD17 files are not at ../shared/data/rmd17")
+def test_rmd17_itself():
+    frames = frames_of(RMD17 / "rmd17_ethanol_train_01.npz")
+    assert len(frames) == 1000
+    assert frames.elements == (1, 6, 8)
+    assert -4300 < frames.energy.mean() < -4150  # eV: PBE total energy of ethanol is about -154.9 Hartree
+    assert 0.5 < frames.forces.std() < 2.0
+
+
+# --- bad rows
+
+GOOD = """2
+Properties=species:S:1:pos:R:3:forces:R:3 molecule=m energy=-1.0 pbc="F F F"
+C 0.0 0.0 0.0 0.1 0.2 0.3
+O 0.0 0.0 1.2 0.4 0.5 0.6
+"""
+
+BAD = {
+    "no energy": (" energy=-1.0", ""),
+    "energy is not finite": ("-1.0", "nan"),
+    "forces not finite": ("0.6", "nan"),
+    "positions not finite": ("1.2", "inf"),
+    "unknown element": ("C 0.0", "Cu 0.0"),
+    "atoms on top of each other": ("1.2", "0.01"),
+    "force above the limit": ("0.6", "60.0"),
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_bad_rows(reason, tmp_path):
+    path = tmp_path / "rows.extxyz"
+    path.write_text(GOOD + GOOD.replace(*BAD[reason]) + GOOD)
+    limits = Limits(elements=(6, 8), max_force=30.0)
+    with pytest.raises(DataError, match=rf"rows\.extxyz, row 1: {reason}"):
+        load(str(path), Keys(), limits)
+    frames, skipped, _ = load(str(path), Keys(), limits, bad_rows="skip")
+    assert len(frames) == 2
+    assert skipped == {reason: 1}
+
+
+def test_periodic_atoms_on_top_of_each_other(tmp_path):
+    atoms = Atoms("C2", positions=[[0, 0, 0], [0, 0, 3.99]], cell=[4, 4, 4], pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0)
+    write(tmp_path / "image.extxyz", atoms)
+    with pytest.raises(DataError, match="on top of each other"):
+        frames_of(tmp_path / "image.extxyz")
+
+
+def test_wrong_shapes(tmp_path):
+    path = tmp_path / "rows.extxyz"
+    path.write_text(GOOD.replace("energy", 'stress="1 2 3" energy'))
+    with pytest.raises(DataError, match=r"row 0: wrong shape .*stress \(3,\)"):
+        frames_of(path)
+    rmd17 = tmp_path / "wrong.npz"
+    write_rmd17(rmd17)
+    arrays = dict(np.load(rmd17))
+    np.savez(rmd17, **{**arrays, "forces": arrays["forces"][:, :1]})
+    with pytest.raises(DataError, match=r"row 0: wrong shape .*forces \(1, 3\)"):
+        frames_of(rmd17)
+    np.savez(rmd17, **{**arrays, "energies": arrays["energies"][:2]})
+    with pytest.raises(DataError, match="3 structures, 2 energies"):
+        frames_of(rmd17)
+
+
+def test_nothing_left(tmp_path):
+    (tmp_path / "rows.extxyz").write_text(GOOD.replace(" energy=-1.0", ""))
+    with pytest.raises(DataError, match="No usable row in 1 files: 1 rows left out: 1 no energy"):
+        frames_of(tmp_path / "rows.extxyz", bad_rows="skip")
+
+
+# --- bad files
+
+
+@pytest.mark.parametrize("name", ["a.extxyz", "a.traj", "a.db", "a.npz"])
+def test_empty_file(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=f"{name} is empty"):
+        frames_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.extxyz", "a.traj", "a.db", "a.npz", "a.extxyz.xz", "a.unknown"])
+def test_garbage(name, tmp_path):
+    (tmp_path / name).write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(DataError, match=r"a\.\w+"):
+        frames_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", ["extxyz", "traj", "extxyz.xz", "npz"])
+def test_truncated_file(ending, structures, tmp_path):
+    path = tmp_path / f"frames.{ending}"
+    if ending == "npz":
+        write_rmd17(path)
+    else:
+        write(path, structures)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(DataError, match="frames"):
+        frames_of(path)
+
+
+def test_truncated_between_rows_names_the_row(tmp_path):
+    path = tmp_path / "rows.extxyz"
+    path.write_text(GOOD + GOOD[: GOOD.rindex("O ")])
+    with pytest.raises(DataError, match=r"row 1, line 5: .* ends inside it: 1 of 2 atoms"):
+        frames_of(path)
+    path.write_text(GOOD + GOOD.replace("0.5", "five"))
+    with pytest.raises(DataError, match="row 1, line 5"):
+        frames_of(path)
+
+
+def test_missing(tmp_path):
+    with pytest.raises(DataError, match="is no file, no folder"):
+        frames_of(tmp_path / "absent.extxyz")
+    with pytest.raises(DataError, match="is no file, no folder"):
+        frames_of(tmp_path)  # empty
+
+
+# --- cache
+
+
+def test_cache_is_used_until_a_file_changes(xyz, structures, tmp_path):
+    source = tmp_path / "copy.extxyz"
+    source.write_bytes(xyz.read_bytes())
+    first = load(str(source), Keys(), Limits(), cache=tmp_path)
+    cached = tmp_path / f"data-{first.key}.npz"
+    time_of_cache = cached.stat().st_mtime_ns
+    again = load(str(source), Keys(), Limits(), cache=tmp_path)
+    assert cached.stat().st_mtime_ns == time_of_cache
+    check_same(again.frames, structures)
+    write(source, structures[:3])
+    assert len(load(str(source), Keys(), Limits(), cache=tmp_path).frames) == 3
+
+
+def test_packed_frames_are_immutable_and_damage_is_noticed(xyz, tmp_path):
+    frames = frames_of(xyz)
+    with pytest.raises(ValueError, match="read-only"):
+        frames.positions[0] = 0
+    path = tmp_path / "packed.npz"
+    save_frames(path, frames)
+    check = load_frames(path)
+    np.testing.assert_array_equal(check.positions, frames.positions)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match="damaged"):
+        load_frames(path)
+
+
+def test_take_keeps_atoms_together(xyz, structures):
+    taken = frames_of(xyz).take(np.array([7, 2, 2]))
+    check_same(taken, [structures[7], structures[2], structures[2]])

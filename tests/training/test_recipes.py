@@ -1,0 +1,113 @@
+"""Recipes: every shipped one is valid, and a wrong one says where and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from geomol_training.cli import app
+from geomol_training.fit import fit
+from geomol_training.recipe import load_recipe
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.errors import ConfigError
+from ase_geomol.models import build_model
+
+RECIPES = Path(__file__).parents[2] / "training/recipes"
+OF_FITS = [path for path in sorted(RECIPES.rglob("*.yaml")) if "model" in yaml.safe_load(path.read_text())]
+RMD17 = Path(__file__).parents[3] / "shared/data/rmd17"
+
+
+@pytest.mark.parametrize("path", OF_FITS, ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path):
+    recipe = load_recipe(path)
+    config = {"elements": (1,), **recipe.model.config}
+    assert build_model(recipe.model.architecture, config)
+    assert path.stem.replace("_", "-").startswith(recipe.name)
+
+
+def write_recipe(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+VALID = """
+name: tiny
+data: {train: data.extxyz}
+model: {config: {channels: 8}}
+training: {batch_edges: 100, max_steps: 1}
+metadata: {theory: EMT, training_data: some}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("max_steps: 1", "max_step: 1", "training.max_step: Extra inputs are not permitted"),
+        ("max_steps: 1", "max_steps: 0", "training.max_steps: Input should be greater than or equal to 1"),
+        ("batch_edges: 100, ", "", "training: give one of batch_edges and batch_atoms"),
+        ("metadata: {theory: EMT, training_data: some}", "", "metadata: Field required"),
+        ("name: tiny", "name: tiny\nloss: {energy: 0, forces: 0}", "loss: every weight is zero"),
+        ("name: tiny", "name: tiny\nloss: {kind: l3}", "loss.kind: Input should be 'l1', 'l2' or 'huber'"),
+        ("name: tiny", "name: [", "not valid YAML"),
+        (VALID, "- a list", "must be a mapping of fields, not list"),
+    ],
+)
+def test_wrong_recipes(old, new, sentence, tmp_path):
+    path = write_recipe(tmp_path / "wrong.yaml", VALID.replace(old, new))
+    with pytest.raises(ConfigError, match=r"wrong\.yaml") as caught:
+        load_recipe(path)
+    assert sentence in str(caught.value)
+
+
+def test_missing_recipe(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent.yaml cannot be read"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+def test_changes(tmp_path):
+    path = write_recipe(tmp_path / "tiny.yaml", VALID)
+    recipe = load_recipe(
+        path, ("data.train=other/folder", "optimiser.lr=1e-4", "data.split.by=frame", "model.config.layers=2")
+    )
+    assert recipe.data.train == "other/folder"
+    assert recipe.optimiser.lr == 1e-4
+    assert recipe.data.split.by == "frame"
+    assert recipe.model.config == {"channels": 8, "layers": 2}
+    with pytest.raises(ConfigError, match="write it like"):
+        load_recipe(path, ("data.train",))
+    with pytest.raises(ConfigError, match="'name' has no fields"):
+        load_recipe(path, ("name.first=1",))
+
+
+@pytest.mark.skipif(not RMD17.exists(), reason="the rMD17 files are not at ../shared/data/rmd17")
+def test_ethanol_recipe_runs(tmp_path):
+    recipe = load_recipe(
+        RECIPES / "rmd17_ethanol.yaml",
+        (
+            f"data.train={RMD17 / 'rmd17_ethanol_train_01.npz'}",
+            f"data.test={RMD17 / 'rmd17_ethanol_test_01.npz'}",
+            "training.max_steps=3",
+            "model.config.channels=8",
+            "model.config.layers=1",
+        ),
+    )
+    result = fit(recipe, tmp_path, console=Console(quiet=True))
+    assert result.step == 3
+    assert {"validation_energy_MAE_meV", "test_energy_MAE_meV"} <= set(result.errors)
+    assert load_checkpoint(result.model).metadata.errors == result.errors
+    assert load_checkpoint(result.model).metadata.theory == "PBE/def2-SVP"
+
+
+def test_command(make_recipe, tmp_path):
+    path = write_recipe(tmp_path / "tiny.yaml", yaml.safe_dump(make_recipe().model_dump(mode="json")))
+    arguments = ["fit", str(path), "--out", str(tmp_path / "run"), "--set", "training.max_steps=2"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "2 steps" in result.output
+    again = CliRunner().invoke(app, arguments)
+    assert isinstance(again.exception, ConfigError)
+    assert "Examples" in CliRunner().invoke(app, ["fit", "--help"]).output
