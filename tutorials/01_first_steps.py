@@ -47,9 +47,7 @@ print("zero-point energy:", round(vibrations.get_zero_point_energy(), 3), "eV")
 # %%
 atoms.calc = GeoMolCalculator("geomformer-organic")
 MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(1))
-dynamics = Langevin(
-    atoms, 0.5 * units.fs, temperature_K=300, friction=0.02 / units.fs, rng=np.random.default_rng(2)
-)
+dynamics = Langevin(atoms, 0.5 * units.fs, temperature_K=300, friction=0.02 / units.fs, rng=np.random.default_rng(2))
 temperatures = []
 dynamics.attach(lambda: temperatures.append(atoms.get_temperature()), interval=10)
 dynamics.run(200)

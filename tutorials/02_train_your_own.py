@@ -19,7 +19,9 @@ from ase.io import read, write
 from ase_geomol import GeoMolCalculator
 
 random = np.random.default_rng(0)
-cluster = Atoms("Cu4Au2", positions=2.6 * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) / 2**0.5)
+cluster = Atoms(
+    "Cu4Au2", positions=2.6 * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) / 2**0.5
+)
 
 
 def labelled(atoms: Atoms) -> Atoms:
@@ -89,4 +91,6 @@ frame = read("test.extxyz", 0)
 wanted = frame.get_forces()
 frame.calc = GeoMolCalculator("copper-gold/model.safetensors")
 found = frame.get_forces()
-print(f"force error of one frame: {1e3 * np.abs(found - wanted).mean():.0f} meV/Å, of {1e3 * np.abs(wanted).mean():.0f}")
+print(
+    f"force error of one frame: {1e3 * np.abs(found - wanted).mean():.0f} meV/Å, of {1e3 * np.abs(wanted).mean():.0f}"
+)

@@ -122,7 +122,10 @@ def _counts(labels: Path | None) -> str:
 def _table(errors: dict[str, dict[str, float]]) -> str:
     """Errors {group: {name: value}} as a table, a row a group."""
     names = list(errors["all"])
-    lines = ["| frames | " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = [
+        "| frames | " + " | ".join(name.replace("_", " ") for name in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
     for group, row in errors.items():
         lines.append(f"| {group} | " + " | ".join(f"{row[n]:.1f}" if n in row else "" for n in names) + " |")
     return "\n".join(lines)
@@ -134,5 +137,8 @@ def _stability(result: Path | None) -> str:
     record = _json(result)
     row = record["rows"][-1]
     lines = [f"`{record['command']}` on {record['hardware']['processor']}, {record['date']}:", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |" for name, value in row.items()]
+    lines += [
+        f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in row.items()
+    ]
     return "\n".join(lines)
