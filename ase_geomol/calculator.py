@@ -106,7 +106,8 @@ class GeoMolCalculator(Calculator):
         """Name what changed since the last calculation; charge and spin in ``atoms.info`` count."""
         changes = super().check_state(atoms, tol)
         for key in ("charge", "spin"):
-            if self.atoms is not None and not np.array_equal(self.atoms.info.get(key), atoms.info.get(key)):
+            before, now = (self.atoms or atoms).info.get(key), atoms.info.get(key)
+            if not np.array_equal(np.asarray(before), np.asarray(now)):
                 changes.append("info")
         return changes
 

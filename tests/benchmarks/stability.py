@@ -102,12 +102,11 @@ def _beside_gfn2(minimum: Atoms) -> tuple[float, float]:
     """From our minimum on to GFN2-xTB's: RMSD in Å, and our minimum's GFN2 energy above it in meV/atom."""
     gfn2 = minimum.copy()
     gfn2.calc = TBLite(method="GFN2-xTB", verbosity=0)
-    start = gfn2.get_potential_energy()
-    LBFGS(gfn2, logfile=None).run(fmax=0.02, steps=600)
-    above = 1e3 * (start - gfn2.get_potential_energy()) / len(gfn2)
-    ours = minimum.copy()
+    relaxed = relax(gfn2, fmax=0.02, steps=600, optimizer="LBFGS")
+    above = 1e3 * (relaxed.energies[0] - relaxed.energies[-1]) / len(gfn2)
+    gfn2, ours = relaxed.atoms, minimum.copy()
     minimize_rotation_and_translation(gfn2, ours)
-    return float(np.sqrt(((gfn2.positions - ours.positions) ** 2).sum(1).mean())), above
+    return float(np.sqrt(((gfn2.positions - ours.positions) ** 2).sum(1).mean())), float(above)
 
 
 def _one_thread() -> None:

@@ -20,7 +20,8 @@ CARD = """# {name}
 | theory | {theory} |
 | elements | {elements} |
 | charges, multiplicities | {charges}; {spins} |
-| architecture | GeoMFormer (local form): {layers} layers, {channels} channels, {heads} heads, cutoff {cutoff} Å, {parameters} parameters |
+| architecture | GeoMFormer (local form): {layers} layers, {channels} channels, {heads} heads, cutoff {cutoff} Å |
+| parameters | {parameters} |
 | short range | ZBL repulsion inside the sum of covalent radii |
 | forces | exact gradients of the energy |
 | licence | {licence} |
