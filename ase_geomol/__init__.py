@@ -6,8 +6,9 @@
 >>> atoms.calc = GeoMolCalculator("geomformer-organic")
 """
 
-from .calculator import GeoMolCalculator
-from .checkpoint import load_checkpoint, save_checkpoint, shipped_models
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -17,6 +18,10 @@ from .errors import (
     MissingExtraError,
     OutputError,
 )
+
+if TYPE_CHECKING:
+    from .calculator import GeoMolCalculator
+    from .checkpoint import load_checkpoint, save_checkpoint, shipped_models
 
 __all__ = [
     "CheckpointError",
@@ -31,3 +36,17 @@ __all__ = [
     "save_checkpoint",
     "shipped_models",
 ]
+
+_HOMES = {
+    "GeoMolCalculator": "calculator",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+    "shipped_models": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when it is needed, so that the command line's help appears at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

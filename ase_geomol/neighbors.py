@@ -1,8 +1,9 @@
 """Neighbour lists: one function, two back ends with the same pairs, and a Verlet skin on top.
 
 A pair ``(i, j, S)`` means that the image ``S`` of atom ``j`` lies closer to atom ``i`` than the cutoff:
-``|r_j + S @ cell - r_i| < cutoff``. Both directions are listed, sorted by the receiver ``i``; every periodic
-image counts, an atom's own images among them, and there is no cap on the number of neighbours.
+``|r_j + S @ cell - r_i| < cutoff``. Both directions are listed, sorted by ``i``, then ``j``, then ``S``, so that the
+order (and with it every rounding) follows from the structure alone; every periodic image counts, an atom's own
+images among them, and there is no cap on the number of neighbours.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def neighbor_pairs(
     if backend is None:
         backend = "nvalchemi" if positions.is_cuda else "vesin"
     find = _nvalchemi_pairs if backend == "nvalchemi" else _vesin_pairs
-    return find(positions.detach().double(), _full_cell(cell, pbc), pbc, cutoff)
+    return _sorted(find(positions.detach().double(), _full_cell(cell, pbc), pbc, cutoff), len(positions))
 
 
 def all_pairs(n_atoms: int, device: torch.device | None = None) -> Pairs:
@@ -64,6 +65,17 @@ def all_pairs(n_atoms: int, device: torch.device | None = None) -> Pairs:
     return Pairs(edge_index, edge_index.new_zeros(edge_index.shape[1], 3))
 
 
+def _sorted(pairs: Pairs, n_atoms: int) -> Pairs:
+    """The pairs in the order of receiver, sender and shift."""
+    (receiver, sender), shift = pairs.edge_index, pairs.shift
+    reach = int(shift.abs().max()) if len(shift) else 0
+    key = receiver * n_atoms + sender
+    for axis in range(3):
+        key = key * (2 * reach + 1) + shift[:, axis] + reach
+    order = torch.argsort(key)
+    return Pairs(pairs.edge_index[:, order], shift[order])
+
+
 def _full_cell(cell: Tensor, pbc: Tensor) -> Tensor:
     """Put unit vectors normal to the others where a cell is not periodic: whatever stands there means nothing."""
     periodic = torch.where(pbc[:, None], cell.detach().double(), 0.0)
@@ -72,7 +84,7 @@ def _full_cell(cell: Tensor, pbc: Tensor) -> Tensor:
 
 
 def _vesin_pairs(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> Pairs:
-    finder = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    finder = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=False, n_threads=1)
     receiver, sender, shift = finder.compute(
         points=positions.cpu().numpy(), box=cell.cpu().numpy(), periodic=pbc.cpu().numpy(), quantities="ijS"
     )
@@ -100,8 +112,7 @@ def _nvalchemi_pairs(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
             room *= 2
             continue
         edge_index, shift = found[0], found[-1]
-        order = torch.argsort(edge_index[0], stable=True)
-        return Pairs(edge_index[:, order].long(), shift[order].long())
+        return Pairs(edge_index.long(), shift.long())
 
 
 class NeighborCache:

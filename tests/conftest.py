@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, fcc111, molecule
+from ase.build import bulk, fcc111, graphene, molecule
+from ase.spacegroup import crystal
 
 from ase_geomol.checkpoint import Metadata, save_checkpoint, shipped_models
 from ase_geomol.models import build_model
@@ -146,6 +147,20 @@ def _chain() -> Atoms:
     return _rattled(Atoms("C2H2", positions, cell=[0, 0, 2.5], pbc=(False, False, True)))
 
 
+def _dry_ice() -> Atoms:
+    """Crystalline CO2 (Pa-3, a = 5.62 Å): four molecules along the body diagonals."""
+    atoms = crystal("CO", [(0, 0, 0), (0.119, 0.119, 0.119)], spacegroup=205, cellpar=[5.62] * 3 + [90] * 3)
+    assert atoms.get_chemical_formula() == "C4O8"
+    return _rattled(atoms)
+
+
+def _graphene() -> Atoms:
+    """One layer, periodic in the plane only, with hydrogen on one atom."""
+    atoms = graphene(a=2.46, vacuum=5.0)
+    atoms += Atoms("H", [atoms.positions[0] + [0.05, 0.1, 1.15]])
+    return _rattled(atoms)
+
+
 STRUCTURES: dict[str, Callable[[], Atoms]] = {
     "atom": lambda: Atoms("C", [[0.3, -0.2, 0.1]]),
     "ethanol": lambda: _rattled(molecule("CH3CH2OH")),
@@ -159,4 +174,8 @@ STRUCTURES: dict[str, Callable[[], Atoms]] = {
     "triclinic": _triclinic,
     "slab": _slab,
     "chain": _chain,
+    "dry_ice": _dry_ice,
+    "carbon": lambda: _rattled(bulk("C", "diamond", a=3.57)),
+    "perfect_carbon": lambda: bulk("C", "diamond", a=3.57),
+    "graphene": _graphene,
 }

@@ -88,7 +88,7 @@ class GeoMFormerConfig(BaseModel):
     envelope_power: int = Field(default=3, ge=3)
     attention_norm: AttentionNorm = "softmax"
     equivariant_norm: EquivariantNormMode = "rms"
-    norm_floor: float = Field(default=0.05, gt=0)
+    norm_floor: float = Field(default=1.0, gt=0)
     query_products: bool = True
     centrality: bool = True
     direct_forces: bool = False

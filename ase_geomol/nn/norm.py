@@ -18,13 +18,15 @@ class EquivariantNorm(nn.Module):
     * ``rms``: ``Z / sqrt(tr(S)/3 + floor)``;
     * ``whiten``: ``(S + floor I)^(-1/2) Z`` by 12 coupled Newton-Schulz steps.
 
-    ``floor`` is absolute, for features of RMS about 1: it keeps energies smooth around sites whose symmetry
-    forbids vectors (perfect crystals, linear molecules), where a pure normalisation has a crease.
+    ``floor`` is absolute. At sites whose symmetry forbids vectors (perfect crystals, linear molecules) every norm
+    stretches what appears when the symmetry breaks by ``floor ** -0.5``, and the norms of all layers multiply: with
+    0.05 a trained network of seven norms had force constants of 1e5 eV/Å² at the centre of CO2. With 1, the
+    default, no norm amplifies, and large vectors are scaled down to RMS 1 as before.
     """
 
     STEPS = 12
 
-    def __init__(self, channels: int, mode: EquivariantNormMode = "rms", floor: float = 0.05) -> None:
+    def __init__(self, channels: int, mode: EquivariantNormMode = "rms", floor: float = 1.0) -> None:
         super().__init__()
         self.mode, self.floor = mode, floor
         self.weight = nn.Parameter(torch.ones(channels))

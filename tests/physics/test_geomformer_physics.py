@@ -69,6 +69,8 @@ class TestGlobal(PotentialPhysics):
 
     crystals = ()
     perfect_crystals = ()
+    tiny_crystal = None
+    layer = None
     local = False
 
     @pytest.fixture

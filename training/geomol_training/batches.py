@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ase_geomol.graph import AtomGraph
+from ase_geomol.graph import AtomGraph, edge_vectors
 from ase_geomol.neighbors import all_pairs, neighbor_pairs
 from ase_geomol.nn import segment_sum
 from ase_geomol.repulsion import ZBLRepulsion
@@ -101,15 +101,13 @@ def survey(
     frames: Frames, cutoff: float | None, report: Callable[[int, int], None] = lambda done, all_frames: None
 ) -> Survey:
     """Count the neighbour pairs and sum up the ZBL repulsion of every frame."""
-    repulsion = ZBLRepulsion()
+    repulsion = ZBLRepulsion(cutoff)
     edges, energy = np.zeros(len(frames), dtype=np.int64), np.zeros(len(frames))
     for start in range(0, len(frames), SURVEY_FRAMES):
         index = np.arange(start, min(start + SURVEY_FRAMES, len(frames)))
         graph = make_batch(frames, index, cutoff).graph
-        receiver, sender = graph.edge_index
-        vectors = graph.positions[sender] - graph.positions[receiver]
-        vectors = vectors + torch.einsum("ei,eij->ej", graph.shift.double(), graph.cell[graph.system[receiver]])
-        per_atom = repulsion(graph.numbers, graph.edge_index, vectors)
+        receiver = graph.edge_index[0]
+        per_atom = repulsion(graph.numbers, graph.edge_index, edge_vectors(graph, graph.positions, graph.cell))
         energy[index] = segment_sum(per_atom, graph.system, len(index)).numpy()
         edges[index] = torch.bincount(graph.system[receiver], minlength=len(index)).numpy()
         report(int(index[-1]) + 1, len(frames))

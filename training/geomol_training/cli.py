@@ -37,12 +37,12 @@ def label(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe of the labels.")],
     workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
     time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 40min.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/labels"),
+    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/organic"),
     first: Annotated[int | None, typer.Option(min=1, help="Only the first jobs: a balanced part of all.")] = None,
 ) -> None:
     """Label molecules with GFN2-xTB energies and forces.
 
-    Example: `geomol-train label training/recipes/shipped/geomformer_organic_labels.yaml --out data/labels`
+    Example: `geomol-train label training/recipes/shipped/geomformer_organic_labels.yaml --out data/organic`
     """
     from .labelling.recipe import load_recipe
     from .labelling.report import Display
@@ -89,7 +89,7 @@ def fit(
 
     `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 10min`
 
-    `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --time-budget 65min --set data.train=data/labels`
+    `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --time-budget 65min`
 
     `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 20min --resume`
     """
@@ -158,10 +158,34 @@ def evaluate(
     console.print(f"Written: {folder / 'evaluation.json'}, {folder / 'parity.png'}", soft_wrap=True)
 
 
+@app.command()
+def release(
+    checkpoint: Annotated[Path, typer.Argument(help="The trained .safetensors file.")],
+    notes: Annotated[Path, typer.Argument(help="YAML with the card's words.")],
+    evaluation: Annotated[Path, typer.Argument(help="evaluation.json on molecules that it never saw.")],
+    labels: Annotated[Path | None, typer.Option(help="manifest.json of the labels.")] = None,
+    stability: Annotated[Path | None, typer.Option(help="Result of tests/benchmarks/stability.py.")] = None,
+) -> None:
+    """Ship a potential: its weights, its card and its line in the registry go into the package.
+
+    Example: `geomol-train release runs/geomformer-organic/model.safetensors
+    training/recipes/shipped/geomformer_organic_card.yaml evaluation/organic/evaluation.json`
+    """
+    with _training_packages():
+        from .release import release as run_release
+
+    path = run_release(checkpoint, notes, evaluation, labels, stability)
+    Console().print(f"Shipped: {path} and {path.with_suffix('.md').name}", soft_wrap=True)
+
+
 def main() -> None:
     """Entry point: errors that a user can act on are one sentence, not a traceback."""
     try:
         app()
     except GeoMolError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False)
+        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ase_geomol.errors import ConfigError, MissingExtraError
+from ase_geomol.errors import ConfigError
+
+from .config import read_yaml, validated
 
 
 class Section(BaseModel):
@@ -216,31 +218,7 @@ def load_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
     fields = read_yaml(path)
     for change in changes:
         _apply(fields, change)
-    try:
-        return Recipe.model_validate(fields)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        )
-        raise ConfigError(f"The recipe {path} is not valid: {faults}.") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; raises :class:`ConfigError`."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingExtraError("pyyaml", "train", "Reading a recipe") from error
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The recipe {path} is not valid YAML: {error}") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"The recipe {path} must be a mapping of fields, not {type(fields).__name__}.")
-    return fields
+    return validated(Recipe, fields, path)
 
 
 def _apply(fields: dict[str, Any], change: str) -> None:

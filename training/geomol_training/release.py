@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ase.data import chemical_symbols
+from pydantic import BaseModel, ConfigDict
 
 from ase_geomol.checkpoint import WEIGHTS, Metadata, load_checkpoint, register, save_checkpoint, write_atomically
 from ase_geomol.errors import DataError
+
+from .config import read_yaml, validated
 
 CARD = """# {name}
 
@@ -52,6 +55,26 @@ Measured by `{evaluation_command}`; split by molecule.
 """
 
 
+class Notes(BaseModel):
+    """The words of a card that no measurement gives: each a paragraph of Markdown."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    intro: str
+    data: str
+    failures: str
+    making: str
+    evaluation_command: str
+
+
+class Measured(BaseModel):
+    """What of ``evaluation.json`` goes into a card."""
+
+    errors: dict[str, float]
+    by_source: dict[str, dict[str, float]]
+    n_frames: int
+
+
 def release(
     checkpoint: Path, notes: Path, evaluation: Path, labels: Path | None = None, stability: Path | None = None
 ) -> Path:
@@ -59,18 +82,20 @@ def release(
 
     Args:
         checkpoint: what ``geomol-train fit`` exported.
-        notes: JSON with the card's words: ``intro``, ``data``, ``failures``, ``making``, ``evaluation_command``.
-        evaluation: JSON that ``geomol-train evaluate`` wrote on the test split.
+        notes: YAML with the card's words: ``intro``, ``data``, ``failures``, ``making``, ``evaluation_command``.
+        evaluation: ``evaluation.json`` that ``geomol-train evaluate`` wrote on the test split.
         labels: the labels' ``manifest.json``.
         stability: result of ``tests/benchmarks/stability.py``.
 
     Raises:
-        DataError: a JSON file is missing or not as expected.
+        ConfigError: the notes or the evaluation lack a field.
+        DataError: a JSON file cannot be read.
         OutputError: the weights folder cannot be written.
     """
     loaded = load_checkpoint(checkpoint)
-    words, measured = _json(notes), _json(evaluation)
-    errors = {f"test_{name}": round(value, 2) for name, value in measured["errors"]["all"].items()}
+    words = validated(Notes, read_yaml(notes), notes)
+    measured = validated(Measured, _json(evaluation), evaluation)
+    errors = {f"test_{name}": round(value, 2) for name, value in measured.errors.items()}
     metadata = Metadata.model_validate({**loaded.metadata.model_dump(), "errors": errors})
     path = WEIGHTS / f"{metadata.name}.safetensors"
     save_checkpoint(path, loaded.potential, metadata)
@@ -89,9 +114,9 @@ def release(
         parameters=f"{sum(p.numel() for p in loaded.potential.parameters()):,}",
         licence=metadata.licence,
         counts=_counts(labels),
-        errors=_table(measured["errors"]),
+        errors=_table({"all": {"frames": measured.n_frames, **measured.errors}, **measured.by_source}),
         stability=_stability(stability),
-        **{key: words[key] for key in ("intro", "data", "failures", "making", "evaluation_command")},
+        **words.model_dump(),
     )
     write_atomically(path.with_suffix(".md"), card.encode())
     return path

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ase_geomol.errors import ConfigError, MissingExtraError
+from ..config import read_yaml, validated
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -103,22 +103,4 @@ class LabelRecipe(_Section):
 
 def load_recipe(path: Path) -> LabelRecipe:
     """Read and validate a YAML recipe; raises :class:`ConfigError` naming the field that is wrong."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingExtraError("pyyaml", "train", "Reading a recipe") from error
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The recipe {path} is not valid YAML: {error}") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"The recipe {path} must be a mapping of fields, not {type(fields).__name__}.")
-    try:
-        return LabelRecipe.model_validate(fields)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'recipe'}: {fault['msg']}" for fault in error.errors()
-        )
-        raise ConfigError(f"The recipe {path} is not valid: {faults}.") from error
+    return validated(LabelRecipe, read_yaml(path), path)
