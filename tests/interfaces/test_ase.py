@@ -26,6 +26,7 @@ from ase.vibrations import Vibrations
 
 from ase_geomol import GeoMolCalculator
 from ase_geomol.potential import Potential
+from ase_geomol.simulate import MDSettings, run_md
 
 
 @pytest.fixture
@@ -310,6 +311,28 @@ def test_integrators(name: str, ethanol: Atoms, aluminium: Atoms, checkpoint: Pa
     _assert_results_are_fresh(atoms, checkpoint)
 
 
+@pytest.mark.parametrize("name", ["aluminium", "ethanol"])
+def test_a_stopped_run_goes_on_with_the_same_bits(name: str, request, checkpoint: Path, tmp_path: Path) -> None:
+    """A resumed run makes its neighbour list at another step, and still rounds as the uninterrupted one."""
+    atoms = request.getfixturevalue(name).copy()
+    settings = MDSettings(temperature=900, timestep=2.0, interval=5)
+
+    def stop(row: dict) -> None:
+        if row["step"] == 23:
+            raise KeyboardInterrupt
+
+    def run(folder: str, **options) -> Atoms:
+        atoms.calc = GeoMolCalculator(checkpoint, device="cpu", skin=0.4)
+        return run_md(atoms, settings, time=100, folder=tmp_path / folder, **options).atoms
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", on_step=stop)
+    resumed = run("parts", resume=True)
+    assert np.array_equal(resumed.positions, whole.positions)
+    assert np.array_equal(resumed.get_momenta(), whole.get_momenta())
+
+
 # Paths, vibrations, phonons
 
 
@@ -324,7 +347,7 @@ def test_nudged_elastic_band(make_structure, checkpoint: Path, calculator: GeoMo
     band.interpolate()
     before = np.abs(band.get_forces()).max()
     with _ase("ase.optimize.FIRE")(band, logfile=None) as optimizer:
-        optimizer.run(fmax=1e-3, steps=6)
+        optimizer.run(fmax=1e-3, steps=60)
     assert np.abs(band.get_forces()).max() < before
     for image in images[1:-1]:
         _assert_results_are_fresh(image, checkpoint)

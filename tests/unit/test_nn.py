@@ -270,6 +270,16 @@ def test_the_floor_lets_small_vectors_stay_small(mode: str) -> None:
     assert norm(torch.zeros_like(z)).abs().max() == 0
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_no_norm_amplifies(mode: str) -> None:
+    """Norms follow each other through all layers: one that stretched small vectors would make a crease of them."""
+    norm = EquivariantNorm(CHANNELS, mode).double()
+    for size in (1e-6, 1e-2, 1.0, 100.0):
+        z = size * _vectors("generic")
+        centred = z - z.mean(-1, keepdim=True)
+        assert (norm(z).square().sum((1, 2)) <= centred.square().sum((1, 2)) * (1 + 1e-9)).all()
+
+
 # Radial basis and readouts
 
 
