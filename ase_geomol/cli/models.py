@@ -55,7 +55,7 @@ def _described(listed: Listed) -> dict[str, Any]:
 
 def _print_listed(listed: Listed) -> None:
     about = _described(listed)
-    errors = ", ".join(f"{what} {value:g}" for what, value in about["errors"].items())
+    errors = "\n".join(f"{_in_words(name)}: {value:.4g}" for name, value in about["errors"].items())
     common.summary(
         about["name"],
         [
@@ -69,6 +69,11 @@ def _print_listed(listed: Listed) -> None:
             ("licence", about["licence"]),
         ],
     )
+
+
+def _in_words(error: str) -> str:
+    """``test_forces_MAE_meV_per_A`` as "test forces MAE meV/Å"."""
+    return error.replace("_per_", "/").replace("_", " ").replace("/A", "/Å")
 
 
 def _listing(values: list[int]) -> str:

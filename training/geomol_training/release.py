@@ -149,11 +149,12 @@ def _table(errors: dict[str, dict[str, float]]) -> str:
     """Errors {group: {name: value}} as a table, a row a group."""
     names = list(errors["all"])
     lines = [
-        "| frames | " + " | ".join(name.replace("_", " ") for name in names) + " |",
+        "| group | " + " | ".join(name.replace("_", " ") for name in names) + " |",
         "|---" * (len(names) + 1) + "|",
     ]
     for group, row in errors.items():
-        lines.append(f"| {group} | " + " | ".join(f"{row[n]:.1f}" if n in row else "" for n in names) + " |")
+        cells = [f"{row[n]:.{0 if n == 'frames' else 1}f}" if n in row else "" for n in names]
+        lines.append(f"| {group} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -1,0 +1,85 @@
+"""A release puts weights, card and registry entry side by side, with the errors that were measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from geomol_training import cli, release
+
+from ase_geomol import ConfigError, checkpoint, load_checkpoint, shipped_models
+
+EVALUATION = {
+    "errors": {"energy_MAE_meV": 12.345, "forces_MAE_meV_per_A": 67.891},
+    "by_source": {"md": {"frames": 3, "energy_MAE_meV": 20.0, "forces_MAE_meV_per_A": 30.0}, "rare": {"frames": 1}},
+    "n_frames": 4,
+}
+MANIFEST = {
+    "frames": 1234,
+    "counts": {"source": {"md": 1234}, "split": {"train": 1200, "test": 34}, "rejected": {"force too large": 5}},
+}
+STABILITY = {
+    "command": "python tests/benchmarks/stability.py",
+    "hardware": {"processor": "a processor"},
+    "date": "2026-01-01",
+    "rows": [{"molecule": "first"}, {"molecule": "all 2", "broken bonds": 0, "mean K": 301.23}],
+}
+NOTES = Path(__file__).parents[2] / "training/recipes/shipped/geomformer_organic_card.yaml"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the package's weights."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    monkeypatch.setattr(checkpoint, "WEIGHTS", weights)
+    monkeypatch.setattr(release, "WEIGHTS", weights)
+    for name, content in (("evaluation", EVALUATION), ("manifest", MANIFEST), ("stability", STABILITY)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_card_registry_and_weights(folder: Path, make_checkpoint, monkeypatch, capsys) -> None:
+    trained = make_checkpoint(seed=4)
+    options = ["--labels", f"{folder}/manifest.json", "--stability", f"{folder}/stability.json"]
+    monkeypatch.setattr(
+        sys, "argv", ["geomol-train", "release", str(trained), str(NOTES), f"{folder}/evaluation.json", *options]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "small-4.safetensors" in capsys.readouterr().out
+    assert shipped_models()["small-4"].metadata.errors == {
+        "test_energy_MAE_meV": 12.35,
+        "test_forces_MAE_meV_per_A": 67.89,
+    }
+    before, after = (load_checkpoint(model).potential.state_dict() for model in (trained, "small-4"))
+    assert all((after[key] == value).all() for key, value in before.items())
+    card = (folder / "weights/small-4.md").read_text()
+    for words in (
+        "# small-4",
+        "| all | 4 | 12.3 | 67.9 |",
+        "| md | 3 | 20.0 | 30.0 |",
+        "| rare | 1 |  |  |",
+        "| md | 1,234 |",
+        "By molecule: train 1,200, test 34. Rejected: force too large 5.",
+        "| broken bonds | 0 |",
+        "| mean K | 301.2 |",
+        yaml.safe_load(NOTES.read_text())["failures"],
+    ):
+        assert words in card, words
+
+
+def test_what_was_not_measured_is_said(folder: Path, make_checkpoint) -> None:
+    path = release.release(make_checkpoint(seed=4), NOTES, folder / "evaluation.json")
+    assert "Not measured." in path.with_suffix(".md").read_text()
+
+
+def test_notes_that_lack_a_word(folder: Path, make_checkpoint) -> None:
+    (folder / "notes.yaml").write_text("intro: a potential\n")
+    with pytest.raises(ConfigError, match=r"notes\.yaml is not valid: data: Field required"):
+        release.release(make_checkpoint(seed=4), folder / "notes.yaml", folder / "evaluation.json")
+    assert not list((folder / "weights").iterdir())
