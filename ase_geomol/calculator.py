@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from .checkpoint import Checkpoint, load_checkpoint
-from .checks import check_atoms, check_distances
+from .checks import check_atoms, check_distances, has_volume
 from .errors import ConfigError, GeoMolError, InputError
 from .graph import AtomGraph, from_atoms
 from .neighbors import NeighborCache
@@ -35,10 +35,13 @@ class GeoMolCalculator(Calculator):
         dtype: precision of the network, "float32" for MD and screening or "float64" for vibrations, phonons and
             tight relaxations. Geometry and sums are always float64.
         skin: Å, of the Verlet neighbour list.
+        direct_forces: take forces from the models' direct heads instead of the gradient of the energy. They are
+            not conservative: no energy is conserved, and nothing that integrates forces agrees with energies.
 
     Raises:
         CheckpointError: the weights cannot be loaded.
-        ConfigError: unknown dtype, device or skin; a committee whose members do not fit together.
+        ConfigError: unknown model, dtype, device or skin; no direct head; a committee whose members do not fit
+            together.
         InputError: on calculation, a structure that the potential cannot compute.
     """
 
@@ -51,26 +54,28 @@ class GeoMolCalculator(Calculator):
         device: str | None = None,
         dtype: Literal["float32", "float64"] = "float32",
         skin: float = 0.5,
+        direct_forces: bool = False,
     ) -> None:
         super().__init__()
-        names = [model] if isinstance(model, str | Path) else list(model)
-        if dtype not in DTYPES:
+        names = _names(model)
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; it can be 'float32' or 'float64'.")
-        if not names:
-            raise ConfigError("A committee needs at least one model.")
         if not (isinstance(skin, int | float) and 0 <= skin < np.inf):
             raise ConfigError(f"skin is {skin!r}; it is a length in Å, 0 or larger.")
         self.device = _device(device)
-        self.dtype, self.skin = dtype, skin
+        self.dtype, self.skin, self.direct_forces = dtype, skin, direct_forces
         self.checkpoints: list[Checkpoint] = [load_checkpoint(name, self.device) for name in names]
         for member in self.checkpoints:
             member.potential.set_dtype(DTYPES[dtype])
+            if direct_forces and not member.potential.has_direct_forces:
+                raise ConfigError(f"{member.metadata.name} has no direct head: leave direct_forces out.")
         self.models = [str(name) for name in names]
         self.elements = set.intersection(*(set(c.potential.elements) for c in self.checkpoints))
         self.charges = set.intersection(*(set(c.metadata.charges) for c in self.checkpoints))
-        self.spins = set.intersection(*(set(c.metadata.spins) for c in self.checkpoints))
+        spins = [set(c.metadata.spins) for c in self.checkpoints if c.metadata.spins]
+        self.spins = set.intersection(*spins) if spins else set()
         cutoffs = {member.potential.cutoff for member in self.checkpoints}
-        if len(cutoffs) > 1 or not (self.elements and self.charges and self.spins):
+        if len(cutoffs) > 1 or not (self.elements and self.charges) or (spins and not self.spins):
             raise ConfigError("The members of a committee must share their cutoff, some elements, charges and spins.")
         self.cutoff: float | None = cutoffs.pop()
         self._neighbors = None if self.cutoff is None else NeighborCache(self.cutoff, skin)
@@ -83,6 +88,16 @@ class GeoMolCalculator(Calculator):
         """What ASE writes beside results: the potentials' names."""
         return "+".join(member.metadata.name for member in self.checkpoints)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the results: two calculators with equal identities compute the same."""
+        return {
+            "models": [member.metadata.name for member in self.checkpoints],
+            "sha256": [member.sha256 for member in self.checkpoints],
+            "dtype": self.dtype,
+            "direct_forces": self.direct_forces,
+        }
+
     def calculate(
         self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes=all_changes
     ) -> None:
@@ -90,23 +105,20 @@ class GeoMolCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
         graph = self._graph(self.atoms)
-        has_volume = bool(self.atoms.cell.rank == 3)
-        if "stress" in properties and not has_volume:
+        volume = has_volume(self.atoms)
+        if "stress" in properties and not volume:
             raise PropertyNotImplementedError("Stress needs a cell of finite volume; this structure has none.")
-        stress = has_volume and ("stress" in properties or bool(self.atoms.pbc.any()))
-        predictions = [member.potential(graph, stress=stress) for member in self.checkpoints]
-        results = _results(predictions)
-        if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
-            raise GeoMolError(
-                "The potential gave an energy that is not finite: the structure is far from anything known."
-            )
-        self.results = results
+        stress = volume and ("stress" in properties or bool(self.atoms.pbc.any()))
+        results = _results(
+            [member.potential(graph, stress=stress, direct=self.direct_forces) for member in self.checkpoints]
+        )
+        self.results = {name: _finite(name, values) for name, values in results.items()}
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Name what changed since the last calculation; charge and spin in ``atoms.info`` count."""
         changes = super().check_state(atoms, tol)
         for key in ("charge", "spin"):
-            before, now = (self.atoms or atoms).info.get(key), atoms.info.get(key)
+            before, now = (known.info.get(key, "default") for known in (self.atoms or atoms, atoms))
             if not np.array_equal(np.asarray(before), np.asarray(now)):
                 changes.append("info")
         return changes
@@ -119,7 +131,7 @@ class GeoMolCalculator(Calculator):
             vectors: return equivariant features (N, 3, d) instead of invariant ones (N, d).
         """
         output = self._first().features(self._graph(self._given(atoms)))
-        return (output.vectors if vectors else output.scalars).double().cpu().numpy()
+        return _finite("descriptors", (output.vectors if vectors else output.scalars).double().cpu().numpy())
 
     def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
         """Second derivatives (3N, 3N) of the energy in eV/Å², averaged over a committee.
@@ -128,12 +140,19 @@ class GeoMolCalculator(Calculator):
             atoms: the structure; default: the last one computed.
         """
         graph = self._graph(self._given(atoms))
-        return np.mean([member.potential.hessian(graph).cpu().numpy() for member in self.checkpoints], axis=0)
+        hessians = [member.potential.hessian(graph).cpu().numpy() for member in self.checkpoints]
+        return _finite("Hessian", np.mean(hessians, axis=0))
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """The arguments that make this calculator again."""
         model = self.models[0] if len(self.models) == 1 else self.models
-        return {"model": model, "device": str(self.device), "dtype": self.dtype, "skin": self.skin}
+        return {
+            "model": model,
+            "device": str(self.device),
+            "dtype": self.dtype,
+            "skin": self.skin,
+            "direct_forces": self.direct_forces,
+        }
 
     def _graph(self, atoms: Atoms) -> AtomGraph:
         check_atoms(atoms, self.elements, self.charges, self.spins)
@@ -153,16 +172,30 @@ class GeoMolCalculator(Calculator):
         return self.checkpoints[0].potential
 
 
+def _names(model: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    names = [model] if isinstance(model, str | Path) else list(model) if isinstance(model, list | tuple) else []
+    if not names or not all(isinstance(name, str | Path) for name in names):
+        raise ConfigError(f"model is {model!r}; it is a shipped name, a path, or a list of them.")
+    return names
+
+
 def _device(device: str | None) -> torch.device:
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device is {device!r}, which torch does not know.") from error
     try:
-        torch.empty(0, dtype=torch.float64, device=chosen)
-    except (AssertionError, RuntimeError, TypeError) as error:
+        torch.zeros(1, dtype=torch.float64, device=chosen).item()
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         raise ConfigError(f"device is {device!r}, but torch cannot use it here with float64.") from error
     return chosen
+
+
+def _finite(name: str, values: Any) -> Any:
+    """The values, unless one is NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise GeoMolError(f"The potential's {name} is not finite: the structure is far from anything known.")
+    return values
 
 
 def _results(predictions: list[Prediction]) -> dict[str, Any]:

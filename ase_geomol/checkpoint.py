@@ -9,21 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
-from .errors import CheckpointError, GeoMolError, OutputError
+from .errors import CheckpointError, ConfigError, GeoMolError
+from .files import write_atomically
 from .models import ARCHITECTURES, build_model
 from .potential import Potential
 
 FORMAT_VERSION = 1
 HEADER = "ase_geomol"
+UNITS: dict[Any, Any] = {"energy": "eV", "length": "angstrom"}
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -36,7 +37,7 @@ class Metadata(BaseModel):
         training_data: what it was trained on.
         licence: of the weights.
         charges: total charges (e) that it was trained for.
-        spins: multiplicities 2S+1 that it was trained for.
+        spins: multiplicities 2S+1 that it was trained for; empty if its data did not tell them.
         errors: measured errors, {"what and unit": value}.
     """
 
@@ -51,8 +52,37 @@ class Metadata(BaseModel):
     errors: dict[str, float] = Field(default_factory=dict)
 
 
+class Header(BaseModel):
+    """What stands beside the tensors in a file.
+
+    Attributes:
+        format_version: of this layout.
+        architecture: a name in `ase_geomol.models.ARCHITECTURES`.
+        config: fields of its configuration.
+        repulsion: whether the potential adds `ase_geomol.repulsion.ZBLRepulsion`.
+        units: always these.
+        metadata: about the potential.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: Literal[1] = 1
+    architecture: str
+    config: dict[str, Any]
+    repulsion: StrictBool
+    units: dict[Literal["energy", "length"], Literal["eV", "angstrom"]] = UNITS
+    metadata: Metadata
+
+    @field_validator("units")
+    @classmethod
+    def _are_ours(cls, units: dict[str, str]) -> dict[str, str]:
+        if units != UNITS:
+            raise ValueError(f"must be {UNITS}")
+        return units
+
+
 class Checkpoint(NamedTuple):
-    """A potential as it was loaded: evaluation mode, float32 network."""
+    """A potential as it was loaded: evaluation mode, the network in the precision that it was saved in."""
 
     potential: Potential
     metadata: Metadata
@@ -74,42 +104,22 @@ def save_checkpoint(path: str | Path, potential: Potential, metadata: Metadata) 
     """Write a potential to ``path`` (.safetensors), atomically.
 
     Raises:
+        ConfigError: the metadata claim what no architecture can do yet.
         OutputError: the place cannot be written.
     """
-    architecture = next(name for name, (_, kind) in ARCHITECTURES.items() if isinstance(potential.model, kind))
-    header = {
-        "format_version": FORMAT_VERSION,
-        "architecture": architecture,
-        "config": potential.model.config.model_dump(mode="json"),  # type: ignore[attr-defined]
-        "elements": list(potential.elements),
-        "cutoff": potential.cutoff,
-        "repulsion": potential.repulsion is not None,
-        "units": {"energy": "eV", "length": "angstrom"},
-        "metadata": metadata.model_dump(mode="json"),
-    }
+    if len(metadata.charges) > 1 or len(metadata.spins) > 1:
+        raise ConfigError(
+            f"No model reads charge or spin, so it can know one of each only, not charges {metadata.charges} and "
+            f"spins {metadata.spins}: train on structures of one charge and one spin."
+        )
+    header = Header(
+        architecture=next(name for name, (_, kind) in ARCHITECTURES.items() if isinstance(potential.model, kind)),
+        config=potential.model.config.model_dump(mode="json"),  # type: ignore[attr-defined]
+        repulsion=potential.repulsion is not None,
+        metadata=metadata,
+    )
     tensors = {key: value.detach().cpu().contiguous() for key, value in potential.state_dict().items()}
-    write_atomically(Path(path), save(tensors, metadata={HEADER: json.dumps(header)}))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to a temporary neighbour of ``path`` and rename it there.
-
-    Raises:
-        OutputError: no such folder, no permission, no space.
-    """
-    handle, temporary = None, ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    write_atomically(Path(path), save(tensors, metadata={HEADER: header.model_dump_json()}))
 
 
 def load_checkpoint(model: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -124,15 +134,15 @@ def load_checkpoint(model: str | Path, device: torch.device | str = "cpu") -> Ch
     digest = hashlib.sha256(content).hexdigest()
     if expected is not None and digest != expected:
         raise CheckpointError(f"{path} is not the file that was released (SHA-256 differs): reinstall ase_geomol.")
-    header, tensors = _parse(path)
+    header, tensors = _parse(path, content)
     try:
-        network = build_model(header["architecture"], header["config"])
-        potential = Potential(network, repulsion=header["repulsion"])  # type: ignore[arg-type]
+        network = build_model(header.architecture, header.config)
+        potential = Potential(network, repulsion=header.repulsion)  # type: ignore[arg-type]
+        potential.set_dtype(next(tensor.dtype for name, tensor in tensors.items() if name.startswith("model.")))
         potential.load_state_dict(tensors)
-        metadata = Metadata.model_validate(header["metadata"])
-    except (GeoMolError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (GeoMolError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this version of ase_geomol: {error}") from error
-    return Checkpoint(potential.to(device).eval(), metadata, path, digest)
+    return Checkpoint(potential.to(device).eval(), header.metadata, path, digest)
 
 
 def shipped_models() -> dict[str, Listed]:
@@ -140,11 +150,11 @@ def shipped_models() -> dict[str, Listed]:
     models = {}
     for name, entry in _registry().items():
         path = WEIGHTS / entry["file"]
-        header, tensors = _parse(path)
+        header, tensors = _parse(path, _read(path))
         models[name] = Listed(
-            metadata=Metadata.model_validate(header["metadata"]),
-            elements=tuple(header["elements"]),
-            cutoff=header["cutoff"],
+            metadata=header.metadata,
+            elements=tuple(header.config["elements"]),
+            cutoff=header.config["cutoff"],
             parameters=sum(tensor.numel() for tensor in tensors.values()),
             path=path,
         )
@@ -152,17 +162,26 @@ def shipped_models() -> dict[str, Listed]:
 
 
 def register(path: str | Path) -> None:
-    """Enter a file of the weights folder in the registry, with its SHA-256 (a step of making a release)."""
+    """Enter a file of the weights folder in the registry, with its SHA-256 (a step of making a release).
+
+    Raises:
+        CheckpointError: the file is not one of ours, or has no model card beside it.
+    """
     path = Path(path)
-    registry = _registry()
-    name = _parse(path)[0]["metadata"]["name"]
-    registry[name] = {"file": path.name, "sha256": hashlib.sha256(_read(path)).hexdigest()}
+    if not path.with_suffix(".md").is_file():
+        raise CheckpointError(f"{path.name} has no model card: write {path.with_suffix('.md').name} beside it first.")
+    registry, content = _registry(), _read(path)
+    name = _parse(path, content)[0].metadata.name
+    registry[name] = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
     write_atomically(WEIGHTS / "registry.json", (json.dumps(registry, indent=2) + "\n").encode())
 
 
 def _registry() -> dict[str, dict[str, str]]:
     path = WEIGHTS / "registry.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): reinstall ase_geomol.") from error
 
 
 def _locate(model: str | Path) -> tuple[Path, str | None]:
@@ -171,7 +190,7 @@ def _locate(model: str | Path) -> tuple[Path, str | None]:
     if entry is not None:
         return WEIGHTS / entry["file"], entry["sha256"]
     path = Path(model)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, no error for a name that is too long
         shipped = ", ".join(_registry()) or "none"
         raise CheckpointError(f"'{model}' is neither a shipped potential ({shipped}) nor a file.")
     return path, None
@@ -184,21 +203,25 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Header (upgraded to this version) and tensors of a file."""
+def _parse(path: Path, content: bytes) -> tuple[Header, dict[str, torch.Tensor]]:
+    """Header and tensors of a file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(HEADER)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        text = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(HEADER)
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
     if text is None:
         raise CheckpointError(f"{path} is a safetensors file, but no ase_geomol checkpoint: it has no header.")
     try:
-        header = json.loads(text)
-        version = int(header["format_version"])
+        fields = json.loads(text)
+        version = fields["format_version"]
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise CheckpointError(f"{path} has format {version}; this version reads up to {FORMAT_VERSION}: update.")
+        header = Header.model_validate(fields)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise CheckpointError(f"{path} has a damaged header: {problems}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from error
-    if version > FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format {version}; this version reads up to {FORMAT_VERSION}: update.")
     return header, tensors

@@ -23,7 +23,8 @@ def check_atoms(atoms: Atoms, elements: Collection[int], charges: Collection[int
         atoms: the structure.
         elements: atomic numbers that the potential knows.
         charges: total charges that it knows, compared with ``atoms.info["charge"]`` (default 0).
-        spins: multiplicities that it knows, compared with ``atoms.info["spin"]`` (default: any of them).
+        spins: multiplicities that it knows, compared with ``atoms.info["spin"]`` (default: any of them) and with
+            the number of electrons of a molecule; empty if its training data named none.
 
     Raises:
         InputError: with what is wrong, where, and what to do.
@@ -36,8 +37,15 @@ def check_atoms(atoms: Atoms, elements: Collection[int], charges: Collection[int
         raise InputError(f"Atom {bad[0]} ({atoms.symbols[bad[0]]}) has a position that is NaN or infinite.")
     _check_cell(atoms)
     _check_state("charge", atoms.info.get("charge", 0), charges)
-    if "spin" in atoms.info:
+    if spins and "spin" in atoms.info:
         _check_state("spin", atoms.info["spin"], spins)
+    if len(atoms) > 1 and not atoms.pbc.any():
+        _check_electrons(atoms, spins)
+
+
+def has_volume(atoms: Atoms) -> bool:
+    """Whether three independent cell vectors enclose a volume that a stress can refer to."""
+    return not _dependent(np.asarray(atoms.cell))
 
 
 def check_distances(graph: AtomGraph) -> None:
@@ -74,11 +82,31 @@ def _check_cell(atoms: Atoms) -> None:
     for axis, name in enumerate("abc"):
         if atoms.pbc[axis] and not cell[axis].any():
             raise InputError(f"pbc is set along {name}, but that cell vector is zero: set a cell or switch pbc off.")
-    vectors = cell[cell.any(1)]
-    if atoms.pbc.any():
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if np.linalg.svd(vectors / lengths, compute_uv=False)[-1] < 1e-6:
-            raise InputError("The cell is singular: its vectors are linearly dependent.")
+    periodic = cell[atoms.pbc]
+    if not len(periodic):
+        return
+    if _dependent(periodic):
+        raise InputError("The cell is singular: its vectors are linearly dependent.")
+    thickness = 1 / np.linalg.norm(np.linalg.pinv(periodic), axis=0)
+    if thickness.min() < COINCIDENT:
+        raise InputError(f"The cell is too thin: lattice planes are {thickness.min():.3g} Å apart.")
+
+
+def _dependent(vectors: np.ndarray) -> bool:
+    """Whether vectors (M, 3) of any lengths are linearly dependent to about 1e-6."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return not lengths.all() or bool(np.linalg.svd(vectors / lengths, compute_uv=False)[-1] < 1e-6)
+
+
+def _check_electrons(atoms: Atoms, spins: Collection[int]) -> None:
+    """A molecule (not a free atom, whose energy is a reference) needs a multiplicity that its electrons allow."""
+    electrons = int(atoms.numbers.sum()) - round(float(atoms.info.get("charge", 0)))
+    known = [int(atoms.info["spin"])] if spins and "spin" in atoms.info else list(spins)
+    if known and all((electrons - spin) % 2 == 0 for spin in known):
+        raise InputError(
+            f"{atoms.symbols} with charge {atoms.info.get('charge', 0)} has {electrons} electrons, which do not fit a "
+            f"multiplicity of {' or '.join(map(str, sorted(known)))}: this potential does not know such molecules."
+        )
 
 
 def _check_state(name: str, value: object, known: Collection[int]) -> None:

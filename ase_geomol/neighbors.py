@@ -8,6 +8,7 @@ images among them, and there is no cap on the number of neighbours.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -45,13 +46,14 @@ def neighbor_pairs(
         cell: (3, 3), rows are lattice vectors in Å; those that are not periodic are not read.
         pbc: (3,) bool.
         cutoff: Å.
-        backend: ``"vesin"`` (CPU) or ``"nvalchemi"`` (CUDA; runs on CPU too). Default: by the device.
+        backend: ``"vesin"`` (works on the CPU) or ``"nvalchemi"`` (works where the tensors are). Default: nvalchemi
+            for CUDA tensors if it is installed, else vesin.
 
     Raises:
-        MissingExtraError: a CUDA tensor, and ``nvalchemi-toolkit-ops`` is not installed.
+        MissingExtraError: nvalchemi was asked for, and ``nvalchemi-toolkit-ops`` is not installed.
     """
     if backend is None:
-        backend = "nvalchemi" if positions.is_cuda else "vesin"
+        backend = "nvalchemi" if positions.is_cuda and find_spec("nvalchemiops") else "vesin"
     find = _nvalchemi_pairs if backend == "nvalchemi" else _vesin_pairs
     return _sorted(find(positions.detach().double(), _full_cell(cell, pbc), pbc, cutoff), len(positions))
 

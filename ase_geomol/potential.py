@@ -72,6 +72,11 @@ class Potential(nn.Module):
         return self.model.cutoff
 
     @property
+    def has_direct_forces(self) -> bool:
+        """Whether the model has a head that predicts forces without a gradient."""
+        return self.model.has_direct_forces
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the network."""
         return next(self.parameters()).dtype

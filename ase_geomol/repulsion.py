@@ -19,8 +19,8 @@ class ZBLRepulsion(nn.Module):
     """Screened nuclear repulsion of Ziegler, Biersack and Littmark (1985).
 
     ``E_ij = k Z_i Z_j / r * phi(r/a) * u(r / (R_i + R_j))``, ``a = 0.8854 a0 / (Z_i^0.23 + Z_j^0.23)``, with the
-    C² envelope u that ends it at the sum of the covalent radii R: bonds at their equilibrium length hardly feel
-    it. It has no parameters; the network learns what is left.
+    C² envelope u that ends it at the sum of the covalent radii R: single bonds at their equilibrium length hardly
+    feel it, multiple bonds by up to a few eV (N2 2.7 eV). It has no parameters; the network learns what is left.
 
     Args:
         cutoff: Å, of the edges that it will see; a pair with larger radii ends there. None: there is no cutoff.
@@ -40,6 +40,7 @@ class ZBLRepulsion(nn.Module):
         distance = torch.linalg.vector_norm(edge_vectors, dim=-1)
         near = distance < reach
         first, second, distance, reach = first[near], second[near], distance[near], reach[near]
+        first, second = first.double(), second.double()
         x = distance * (first**0.23 + second**0.23) / (0.8854 * BOHR)
         screening = sum(c * torch.exp(-e * x) for c, e in zip(COEFFICIENTS, EXPONENTS, strict=True))
         pair = COULOMB * first * second / distance * screening * smooth_cutoff(distance / reach, 1.0, power=6)

@@ -29,10 +29,12 @@ class EnergyModel(Protocol):
     Attributes:
         elements: atomic numbers that the model knows.
         cutoff: Å, or None for a model that connects all atoms.
+        has_direct_forces: whether it has a head that predicts forces without a gradient.
     """
 
     elements: tuple[int, ...]
     cutoff: float | None
+    has_direct_forces: bool
 
     def __call__(self, numbers: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> ModelOutput:
         """Map numbers (N,), receiver and sender (2, E) and vectors receiver → sender (E, 3) in Å."""

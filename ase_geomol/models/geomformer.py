@@ -3,8 +3,8 @@
 One set of modules serves two forms, chosen by ``cutoff``:
 
 * a number: the *local* form. Edges are neighbour pairs under a smooth envelope, values depend on distance and
-  direction, every atom has a self token. Energies are smooth, periodic and size-extensive: an interatomic
-  potential.
+  direction, every atom has a self token (under softmax). Energies are smooth, periodic and size-extensive: an
+  interatomic potential.
 * ``None``: the *global* form of the paper. All atoms attend to all, vectors start from positions relative to
   the centroid. For the paper's benchmarks; not extensive, not periodic.
 
@@ -63,9 +63,10 @@ class GeoMFormerConfig(BaseModel):
         kernels: number K of Gaussian kernels.
         kernel_reach: Å, largest kernel centre of the global form (the local form uses its cutoff).
         envelope_power: 3 or higher; see `ase_geomol.nn.smooth_cutoff`.
-        attention_norm: softmax (paper), silu (TorchMD-Net) or sum (PaiNN).
+        attention_norm: softmax (paper), silu (TorchMD-Net) or sum (PaiNN); the last two have no self tokens.
         equivariant_norm: "rms" for potentials, "whiten" for the paper's EquLN.
-        norm_floor: absolute floor under the variance in `ase_geomol.nn.EquivariantNorm`.
+        norm_floor: absolute floor under the variance in `ase_geomol.nn.EquivariantNorm`; default 1 for "rms",
+            which amplifies nothing, and 0.01 for "whiten", which then whitens.
         query_products: let invariant cross-attention see products of the receiver's and sender's vectors.
         centrality: start scalars with a sum over radial kernels.
         direct_forces: add a head that predicts forces without a gradient (not conservative).
@@ -78,7 +79,7 @@ class GeoMFormerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     elements: tuple[int, ...] = Field(min_length=1)
-    cutoff: float | None = Field(default=5.0, gt=0)
+    cutoff: float | None = Field(default=5.0, gt=0, allow_inf_nan=False)
     layers: int = Field(default=3, ge=1)
     channels: int = Field(default=96, ge=1)
     heads: int = Field(default=8, ge=1)
@@ -88,7 +89,7 @@ class GeoMFormerConfig(BaseModel):
     envelope_power: int = Field(default=3, ge=3)
     attention_norm: AttentionNorm = "softmax"
     equivariant_norm: EquivariantNormMode = "rms"
-    norm_floor: float = Field(default=1.0, gt=0)
+    norm_floor: float | None = Field(default=None, gt=0)
     query_products: bool = True
     centrality: bool = True
     direct_forces: bool = False
@@ -103,6 +104,11 @@ class GeoMFormerConfig(BaseModel):
         if len(set(self.elements)) != len(self.elements) or not all(1 <= z <= 118 for z in self.elements):
             raise ValueError("elements must be different atomic numbers from 1 to 118")
         return self
+
+    @property
+    def floor(self) -> float:
+        """``norm_floor``, or the default of ``equivariant_norm``."""
+        return self.norm_floor or {"rms": 1.0, "whiten": 0.01}[self.equivariant_norm]
 
 
 class Edges(NamedTuple):
@@ -267,7 +273,7 @@ class Norms(nn.Module):
         self.vectors = (
             nn.Identity()
             if "equivariant_norm" in without
-            else EquivariantNorm(d, config.equivariant_norm, config.norm_floor)
+            else EquivariantNorm(d, config.equivariant_norm, config.floor)
         )
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -321,6 +327,7 @@ class GeoMFormer(nn.Module):
         self.config = config
         self.elements = config.elements
         self.cutoff = config.cutoff
+        self.has_direct_forces = config.direct_forces
         d, k, n = config.channels, config.kernels, len(config.elements)
         types = torch.full((119,), -1, dtype=torch.long)
         types[list(config.elements)] = torch.arange(n)

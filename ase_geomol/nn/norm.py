@@ -20,8 +20,8 @@ class EquivariantNorm(nn.Module):
 
     ``floor`` is absolute. At sites whose symmetry forbids vectors (perfect crystals, linear molecules) every norm
     stretches what appears when the symmetry breaks by ``floor ** -0.5``, and the norms of all layers multiply: with
-    0.05 a trained network of seven norms had force constants of 1e5 eV/Å² at the centre of CO2. With 1, the
-    default, no norm amplifies, and large vectors are scaled down to RMS 1 as before.
+    0.05 a trained network of seven norms had force constants of -6600 eV/Å² at the centre of CO2. With 1, what
+    potentials use, no norm amplifies, and large vectors are scaled down to RMS 1 as before.
     """
 
     STEPS = 12

@@ -24,7 +24,8 @@ from ase.mep import NEB
 from ase.phonons import Phonons
 from ase.vibrations import Vibrations
 
-from ase_geomol import GeoMolCalculator
+from ase_geomol import GeoMolCalculator, InputError
+from ase_geomol.graph import from_atoms
 from ase_geomol.potential import Potential
 from ase_geomol.simulate import MDSettings, run_md
 
@@ -129,20 +130,35 @@ def test_results_are_kept_until_something_changes(ethanol: Atoms, monkeypatch: p
     assert len(calls) == 2
 
 
-def test_charge_and_spin_in_info_are_noticed(make_checkpoint, make_structure, monkeypatch) -> None:
+def test_charge_and_spin_in_info_are_noticed(ethanol: Atoms, monkeypatch) -> None:
+    """A result is never handed out for a structure that has become one the potential refuses."""
     calls = _calls(monkeypatch)
-    atoms = make_structure("ethanol")
-    atoms.calc = GeoMolCalculator(make_checkpoint(charges=(-1, 0), spins=(1, 2)), device="cpu")
-    for count, change in enumerate([{}, {"charge": -1}, {"spin": 2}, {"charge": 0}, {"spin": 1}], start=1):
-        atoms.info.update(change)
-        atoms.get_potential_energy()
-        atoms.get_forces()
-        assert len(calls) == count
-    del atoms.info["charge"]
-    atoms.info["title"] = "unrelated"
-    before = len(calls)
-    atoms.get_potential_energy()
-    assert len(calls) <= before + 1
+    ethanol.get_forces()
+    for key, wrong in [("charge", -1), ("spin", 2), ("charge", None)]:
+        ethanol.info[key] = wrong
+        with pytest.raises(InputError, match=key):
+            ethanol.get_potential_energy()
+        del ethanol.info[key]
+        ethanol.get_potential_energy()
+    assert len(calls) == 4
+    ethanol.info["title"] = "unrelated"
+    ethanol.get_potential_energy()
+    assert len(calls) == 4
+
+
+def test_direct_forces(make_checkpoint, make_structure) -> None:
+    """Only on demand, and then they are those of the model's own head."""
+    path, atoms = make_checkpoint(seed=6, direct_forces=True), make_structure("ethanol")
+    found = {}
+    for direct in (False, True):
+        atoms.calc = GeoMolCalculator(path, device="cpu", dtype="float64", direct_forces=direct)
+        found[direct] = atoms.get_forces()
+        assert atoms.calc.todict()["direct_forces"] is direct
+        assert atoms.calc.identity["direct_forces"] is direct
+    potential = atoms.calc.checkpoints[0].potential
+    expected = potential(from_atoms(atoms, potential.cutoff), direct=True).forces
+    assert np.allclose(found[True], expected.numpy(), rtol=0, atol=1e-12)
+    assert np.abs(found[True] - found[False]).max() > 1e-2
 
 
 def test_the_callers_atoms_stay_as_they_are(aluminium: Atoms) -> None:

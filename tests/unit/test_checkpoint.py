@@ -16,17 +16,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ase_geomol import CheckpointError, OutputError, load_checkpoint, save_checkpoint, shipped_models
+from ase_geomol import CheckpointError, ConfigError, OutputError, load_checkpoint, save_checkpoint, shipped_models
 from ase_geomol import checkpoint as module
-from ase_geomol.checkpoint import FORMAT_VERSION, HEADER, Metadata, register, write_atomically
+from ase_geomol.checkpoint import FORMAT_VERSION, HEADER, Metadata, register
+from ase_geomol.files import write_atomically
 from ase_geomol.graph import from_atoms
 
 METADATA = Metadata(
     name="small",
     theory="none",
     training_data="none",
-    charges=(-1, 0),
-    spins=(1, 2),
+    charges=(-1,),
+    spins=(2,),
     errors={"energy, meV/atom": 1.5},
 )
 
@@ -84,8 +85,8 @@ def test_the_header_says_what_a_reader_needs(make_potential, path: Path) -> None
         header = json.loads(file.metadata()[HEADER])
     assert header["format_version"] == FORMAT_VERSION
     assert header["architecture"] == "geomformer"
-    assert header["cutoff"] == 4.2
-    assert header["elements"] == [1, 6, 7, 8, 13, 14]
+    assert header["config"]["cutoff"] == 4.2
+    assert header["config"]["elements"] == [1, 6, 7, 8, 13, 14]
     assert header["units"] == {"energy": "eV", "length": "angstrom"}
     assert header["metadata"]["errors"] == {"energy, meV/atom": 1.5}
 
@@ -101,6 +102,20 @@ def test_saving_leaves_the_potential_alone(make_potential, path: Path) -> None:
     save_checkpoint(path, potential, METADATA)
     assert potential.training
     assert potential.dtype == torch.float64
+
+
+def test_weights_in_double_precision_stay_as_they_are(make_potential, path: Path) -> None:
+    potential = make_potential(dtype=torch.float64)
+    potential.model.embedding.weight.data[0, 0] = 1 + 2**-40
+    save_checkpoint(path, potential, METADATA)
+    assert load_checkpoint(path).potential.model.embedding.weight[0, 0] == 1 + 2**-40
+
+
+def test_metadata_that_no_model_can_keep(make_potential, path: Path) -> None:
+    """No architecture reads charge or spin: several of them would give one and the same number."""
+    with pytest.raises(ConfigError, match="No model reads charge or spin"):
+        save_checkpoint(path, make_potential(), METADATA.model_copy(update={"charges": (-1, 0)}))
+    assert not path.exists()
 
 
 # Files that cannot be loaded
@@ -155,11 +170,22 @@ BAD = {
     "header is a list": (lambda s, t: _rewritten(s, t, header=[1, 2]), "damaged header"),
     "header without version": (lambda s, t: _rewritten(s, t, header={"config": {}}), "damaged header"),
     "version is a word": (lambda s, t: _rewritten(s, t, format_version="new"), "damaged header"),
+    "version is a fraction": (lambda s, t: _rewritten(s, t, format_version=1.9), "damaged header: format_version"),
+    "version before the first": (lambda s, t: _rewritten(s, t, format_version=0), "damaged header: format_version"),
+    "other units": (lambda s, t: _rewritten(s, t, units={"energy": "Ha", "length": "angstrom"}), "damaged header: uni"),
+    "mixed up units": (
+        lambda s, t: _rewritten(s, t, units={"energy": "angstrom", "length": "eV"}),
+        "units: .* must be",
+    ),
+    "repulsion is a word": (lambda s, t: _rewritten(s, t, repulsion="no"), "damaged header: repulsion"),
     "newer": (lambda s, t: _rewritten(s, t, format_version=99), r"format 99; .* up to 1: update"),
-    "header lost its fields": (lambda s, t: _rewritten(s, t, header={"format_version": 1}), "does not fit"),
+    "header lost its fields": (
+        lambda s, t: _rewritten(s, t, header={"format_version": 1}),
+        "architecture: Field required",
+    ),
     "unknown architecture": (lambda s, t: _rewritten(s, t, architecture="oracle"), "Unknown architecture 'oracle'"),
-    "architecture is a list": (lambda s, t: _rewritten(s, t, architecture=["geomformer"]), "does not fit"),
-    "configuration is a number": (lambda s, t: _rewritten(s, t, config=5), "does not fit"),
+    "architecture is a list": (lambda s, t: _rewritten(s, t, architecture=["geomformer"]), "damaged header: arch"),
+    "configuration is a number": (lambda s, t: _rewritten(s, t, config=5), "damaged header: config"),
     "configuration has unknown fields": (lambda s, t: _rewritten(s, t, config={"depth": 3}), "depth"),
     "configuration of another network": (
         lambda s, t: _rewritten(s, t, config={"elements": [1, 6]}),
@@ -182,7 +208,7 @@ def test_bad_files_are_refused(checkpoint: Path, path: Path, case: str, monkeypa
 
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
-    for name in ("geomformer-of-everything", str(tmp_path / "absent.safetensors"), tmp_path, ""):
+    for name in ("geomformer-of-everything", "x" * 300, str(tmp_path / "absent.safetensors"), tmp_path, ""):
         with pytest.raises(CheckpointError, match="neither a shipped potential"):
             load_checkpoint(name)
 
@@ -214,6 +240,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_potential) -> 
     folder.mkdir()
     monkeypatch.setattr(module, "WEIGHTS", folder)
     save_checkpoint(folder / "small.safetensors", make_potential(dtype=torch.float32), METADATA)
+    (folder / "small.md").write_text("# small\n")
     register(folder / "small.safetensors")
     return folder
 
@@ -249,6 +276,22 @@ def test_an_unknown_name_lists_the_shipped(weights: Path) -> None:
         load_checkpoint("smal")
 
 
+def test_nothing_is_shipped_without_a_card(weights: Path) -> None:
+    (weights / "small.md").unlink()
+    with pytest.raises(CheckpointError, match=r"no model card: write small\.md"):
+        register(weights / "small.safetensors")
+
+
+def test_a_damaged_registry_is_named(weights: Path) -> None:
+    (weights / "registry.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"registry\.json is damaged .*reinstall"):
+        load_checkpoint("small")
+
+
+def test_something_is_shipped() -> None:
+    assert "geomformer-organic" in shipped_models()
+
+
 def test_what_is_shipped_loads(shipped: str) -> None:
     assert load_checkpoint(shipped).metadata.name == shipped
 
@@ -276,6 +319,16 @@ def test_a_folder_in_the_place_of_the_file(make_potential, path: Path) -> None:
     with pytest.raises(OutputError, match=r"Cannot write .*irectory"):
         save_checkpoint(path, make_potential(), METADATA)
     assert [file.name for file in path.parent.iterdir()] == [path.name], "no temporary is left"
+
+
+def test_an_interrupt_leaves_no_temporary(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert not list(path.parent.iterdir())
 
 
 def _no_space(*_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -64,8 +65,10 @@ BAD: dict[str, tuple[Callable[[], Atoms], str]] = {
     ),
     "an atom on its own image": (
         lambda: _cell([0.01, 0, 0], [0, 5, 0], [0, 0, 5]),
-        r"Atoms 0 \(C\) and 0 \(C\) coincide",
+        r"cell is too thin: lattice planes are 0.01 Å apart",
     ),
+    "a cell without end of images": (lambda: _cell([1e-8, 0, 0], [0, 5, 0], [0, 0, 5]), r"cell is too thin"),
+    "a radical": (lambda: molecule("CH3"), r"CH3 with charge 0 has 9 electrons, .* multiplicity of 1"),
     "periodic without a cell": (lambda: _water(pbc=True), r"pbc is set along a, but that cell vector is zero: set"),
     "periodic along a zero vector": (
         lambda: _cell([3, 0, 0], [0, 3, 0], [0, 0, 0]),
@@ -142,6 +145,8 @@ GOOD = {
     "a meaningless cell without pbc": lambda: _water(cell=[[1, 0, 0], [2, 0, 0], [0, 0, 0]]),
     "a left-handed cell": lambda: _cell([0, 3, 0], [3, 0, 0], [0, 0, 3]),
     "a wire": lambda: _cell([0, 0, 0], [0, 0, 0], [0, 0, 2.0], pbc=(False, False, True)),
+    "a slab with any third vector": lambda: _cell([3, 0, 0], [0, 3, 0], [3, 3, 0], pbc=(True, True, False)),
+    "a free atom": lambda: Atoms("N", [[0, 0, 0]]),
     "a flat but regular cell": lambda: _cell([3, 0, 0], [0, 3, 0], [2.9, 0, 0.9]),
     "unrelated info": lambda: _water(info={"name": "water", "charges": "none"}),
 }
@@ -157,16 +162,23 @@ def test_good_structures_are_not_refused(calculator: GeoMolCalculator, case: str
 
 def test_the_charges_of_the_potential_decide(make_checkpoint) -> None:
     atoms = _water(charge=-1, spin=2)
-    atoms.calc = GeoMolCalculator(make_checkpoint(charges=(-1, 0), spins=(1, 2)), device="cpu")
+    atoms.calc = GeoMolCalculator(make_checkpoint(charges=(-1,), spins=(2,)), device="cpu")
     assert np.isfinite(atoms.get_potential_energy())
-    atoms.info["charge"] = 1
-    with pytest.raises(InputError, match="charge -1, 0 only"):
+    atoms.info["charge"] = 0
+    with pytest.raises(InputError, match="charge -1 only"):
         atoms.get_potential_energy()
+
+
+def test_data_that_told_no_multiplicity_restrict_none(make_checkpoint) -> None:
+    calculator = GeoMolCalculator(make_checkpoint(spins=()), device="cpu")
+    for atoms in (_water(), molecule("CH3"), _water(spin=3)):
+        atoms.calc = calculator
+        assert np.isfinite(atoms.get_potential_energy())
 
 
 def test_no_stress_without_a_cell(calculator: GeoMolCalculator) -> None:
     """ASE's own error, never a number; and the rest goes on working."""
-    for cell in (None, [3, 3, 0]):
+    for cell in (None, [3, 3, 0], [[1, 0, 0], [2, 0, 0], [0, 0, 1]]):
         atoms = _water(cell=cell) if cell else _water()
         atoms.calc = calculator
         with pytest.raises(PropertyNotImplementedError, match="cell of finite volume"):
@@ -178,18 +190,21 @@ def test_no_stress_without_a_cell(calculator: GeoMolCalculator) -> None:
 
 
 def test_bad_options(checkpoint) -> None:
-    for dtype in ("float16", "double", 64, None):
+    for dtype in ("float16", "double", 64, None, ["float32"]):
         with pytest.raises(ConfigError, match="'float32' or 'float64'"):
             GeoMolCalculator(checkpoint, dtype=dtype)
     with pytest.raises(ConfigError, match=r"device is 'gpux', which torch does not know"):
         GeoMolCalculator(checkpoint, device="gpux")
-    with pytest.raises(ConfigError, match="at least one"):
-        GeoMolCalculator([])
+    for model in ([], None, 3, [None]):
+        with pytest.raises(ConfigError, match="model is .*a shipped name, a path, or a list"):
+            GeoMolCalculator(model)
+    with pytest.raises(ConfigError, match="has no direct head"):
+        GeoMolCalculator(checkpoint, direct_forces=True)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "xpu:99", "mps"])
+@pytest.mark.parametrize("device", ["cuda:99", "xpu:99", "mps", "meta", ["cpu"]])
 def test_a_device_that_is_not_here(checkpoint, device: str) -> None:
-    with pytest.raises(ConfigError, match=f"device is '{device}'"):
+    with pytest.raises(ConfigError, match=re.escape(f"device is {device!r}")):
         GeoMolCalculator(checkpoint, device=device)
 
 

@@ -157,13 +157,14 @@ def test_configuration_is_frozen_and_survives_json() -> None:
         config.layers = 7
 
 
-# Global form against a dense reference
+# Both forms against a dense reference
 
 
-def _dense_global(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Energies, scalars, vectors of one molecule by dense matrices, from the paper's formulas and the raw weights."""
+def _dense(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Energies, scalars, vectors of one molecule by dense matrices, from the formulas and the raw weights."""
     w, config = model.state_dict(), model.config
     n, d, h = len(numbers), config.channels, config.heads
+    local = config.cutoff is not None
     types = torch.tensor([config.elements.index(int(z)) for z in numbers])
 
     def linear(name: str, x: Tensor) -> Tensor:
@@ -175,26 +176,34 @@ def _dense_global(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor
         x = (w[f"{name}.scale"][kind] * x + w[f"{name}.offset"][kind])[..., None]
         return torch.exp(-(((x - w[f"{name}.centre"]) / width) ** 2) / 2) / (width * math.sqrt(2 * math.pi))
 
-    distance = torch.cdist(r, r, compute_mode="donot_use_mm_for_euclid_dist")
+    to_sender = r[None, :] - r[:, None]
+    distance = (to_sender**2).sum(-1).sqrt()
+    direction = to_sender / (distance + torch.eye(n))[..., None]
+    x = (distance / (config.cutoff or math.inf)).clamp(max=1)
+    envelope = 1 - 10 * x**3 + 15 * x**4 - 6 * x**5
     psi = gaussians("radial", distance, types[:, None] * len(config.elements) + types[None, :])
     bias = linear("bias.2", functional.gelu(linear("bias.0", psi)))  # (n, n, h)
-    scalars = w["embedding.weight"][types]
-    scalars = scalars + linear("centrality", (psi * (1 - torch.eye(n))[..., None]).sum(1))
-    centred = r - r.mean(0)
-    softened = torch.sqrt((centred**2).sum(-1) + CENTROID_SOFTENING**2)
-    vectors = centred[:, :, None] * linear("start_vectors", gaussians("from_centroid", softened, types))[:, None]
+    others = (psi * (envelope - torch.eye(n))[..., None]).double()  # without the self tokens
+    scalars = w["embedding.weight"][types] + linear("centrality", others.sum(1))
+    if local:
+        vectors = linear("start_vectors", torch.einsum("ija,ijk->iak", direction, others))
+    else:
+        centred = r - r.mean(0)
+        softened = torch.sqrt((centred**2).sum(-1) + CENTROID_SOFTENING**2)
+        vectors = centred[:, :, None] * linear("start_vectors", gaussians("from_centroid", softened, types))[:, None]
 
     def normed(name: str, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         s = functional.layer_norm(s, (d,), w[f"{name}.scalars.weight"], w[f"{name}.scalars.bias"])
         v = v - v.mean(-1, keepdim=True)
         trace = torch.einsum("nid,nid->n", v, v) / d
-        return s, v / torch.sqrt(trace / 3 + config.norm_floor)[:, None, None] * w[f"{name}.vectors.weight"]
+        return s, v / torch.sqrt(trace / 3 + 1.0)[:, None, None] * w[f"{name}.vectors.weight"]
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Softmax attention of tensors (n, rows, d)."""
-        q, k, v = (x.reshape(n, -1, h, d // h) for x in (q, k, v))
+    def weights(q: Tensor, k: Tensor) -> Tensor:
+        """Enveloped softmax (n, n, d), equal within a head, of queries and keys (n, rows, d)."""
+        q, k = (x.reshape(n, -1, h, d // h) for x in (q, k))
         logits = torch.einsum("iahc,jahc->ijh", q, k) / math.sqrt(q.shape[1] * d // h) + bias
-        return torch.einsum("ijh,jahc->iahc", logits.softmax(1), v).reshape(n, -1, d)
+        exponential = envelope[..., None] * torch.exp(logits)
+        return (exponential / exponential.sum(1, keepdim=True)).repeat_interleave(d // h, -1)
 
     def product(x: Tensor, y: Tensor) -> Tensor:
         return (x * y).sum(1) / math.sqrt(3)
@@ -202,21 +211,32 @@ def _dense_global(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor
     for layer in range(config.layers):
         at = f"blocks.{layer}"
         s, v = normed(f"{at}.norms.0", scalars, vectors)
-        q, k, x = linear(f"{at}.parts.invariant_self.query_key_value", s)[:, None].chunk(3, -1)
-        scalars = scalars + linear(f"{at}.parts.invariant_self.out", attend(q, k, x)[:, 0])
-        q, k, x = linear(f"{at}.parts.equivariant_self.query_key_value", v).chunk(3, -1)
-        vectors = vectors + linear(f"{at}.parts.equivariant_self.out", attend(q, k, x))
-
-        s, v = normed(f"{at}.norms.1", scalars, vectors)
-        f = linear(f"{at}.parts.invariant_cross.factors", v).chunk(4, -1)
-        q, k, x = linear(f"{at}.parts.invariant_cross.query", s), product(f[0], f[1]), product(f[2], f[3])
-        scalars = scalars + linear(f"{at}.parts.invariant_cross.out", attend(q, k, x)[:, 0])
-        q, k, x = linear(f"{at}.parts.equivariant_cross.from_vectors", v).chunk(3, -1)
-        key_gate, value_gate = linear(f"{at}.parts.equivariant_cross.from_scalars", s)[:, None].chunk(2, -1)
-        vectors = vectors + linear(f"{at}.parts.equivariant_cross.out", attend(q, k * key_gate, x * value_gate))
-
-        s, v = normed(f"{at}.norms.2", scalars, vectors)
         at = f"{at}.parts"
+        q, k, x = linear(f"{at}.invariant_self.query_key_value", s)[:, None].chunk(3, -1)
+        a = weights(q, k) * linear(f"{at}.invariant_self.filter", psi) if local else weights(q, k)
+        scalars = scalars + linear(f"{at}.invariant_self.out", torch.einsum("ijd,jd->id", a, x[:, 0]))
+        q, k, x = linear(f"{at}.equivariant_self.query_key_value", v).chunk(3, -1)
+        vectors = vectors + linear(f"{at}.equivariant_self.out", torch.einsum("ijd,jad->iad", weights(q, k), x))
+
+        s, v = normed(f"blocks.{layer}.norms.1", scalars, vectors)
+        f = linear(f"{at}.invariant_cross.factors", v).chunk(6 if local else 4, -1)
+        a = weights(linear(f"{at}.invariant_cross.query", s)[:, None], product(f[0], f[1])[:, None])
+        update = torch.einsum("ijd,jd->id", a, product(f[2], f[3]))
+        if local:
+            update = update + torch.einsum("ijd,iad,jad->id", a, f[4], f[5]) / math.sqrt(3)
+        scalars = scalars + linear(f"{at}.invariant_cross.out", update)
+        q, k, x = linear(f"{at}.equivariant_cross.from_vectors", v).chunk(3, -1)
+        gates = linear(f"{at}.equivariant_cross.from_scalars", s).chunk(3 if local else 2, -1)
+        a = weights(q, k * gates[0][:, None])
+        if local:
+            value_filter, direction_filter = linear(f"{at}.equivariant_cross.filter", psi).chunk(2, -1)
+            update = torch.einsum("ijd,jad,jd->iad", a * value_filter, x, gates[1])
+            update = update + torch.einsum("ijd,ija,jd->iad", a * direction_filter, direction, gates[2])
+        else:
+            update = torch.einsum("ijd,jad,jd->iad", a, x, gates[1])
+        vectors = vectors + linear(f"{at}.equivariant_cross.out", update)
+
+        s, v = normed(f"blocks.{layer}.norms.2", scalars, vectors)
         scalars = scalars + linear(f"{at}.invariant_ffn.out", functional.gelu(linear(f"{at}.invariant_ffn.hidden", s)))
         gate = functional.gelu(linear(f"{at}.equivariant_ffn.gate", s))[:, None]
         vectors = vectors + linear(f"{at}.equivariant_ffn.out", linear(f"{at}.equivariant_ffn.hidden", v) * gate)
@@ -226,11 +246,12 @@ def _dense_global(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor
     return energies, scalars, vectors
 
 
+@pytest.mark.parametrize("cutoff", [None, 2.9], ids=["global", "local"])
 @pytest.mark.parametrize("name", ["ethanol", "methane", "co2", "atom"])
-def test_global_form_equals_a_dense_reference(make_potential, make_structure, name: str) -> None:
-    model, atoms = make_potential(seed=4, cutoff=None).model, make_structure(name)
+def test_both_forms_equal_a_dense_reference(make_potential, make_structure, name: str, cutoff: float | None) -> None:
+    model, atoms = make_potential(seed=4, cutoff=cutoff).model, make_structure(name)
     ours = _run(model, atoms)
-    expected = _dense_global(model, torch.tensor(atoms.numbers), torch.tensor(atoms.positions))
+    expected = _dense(model, torch.tensor(atoms.numbers), torch.tensor(atoms.positions))
     for actual, dense in zip((ours.energies, ours.scalars, ours.vectors), expected, strict=True):
         assert torch.allclose(actual, dense, rtol=1e-11, atol=1e-11)
 

@@ -23,6 +23,16 @@ def _energy(repulsion: ZBLRepulsion, first: str, second: str, distance: torch.Te
     return repulsion(numbers, edges, torch.cat([along, -along])).reshape(2, n).sum(0)
 
 
+def test_the_global_dtype_changes_nothing() -> None:
+    distance = torch.tensor([0.1], dtype=torch.float64)
+    before = _energy(ZBLRepulsion(), "I", "I", distance)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(_energy(ZBLRepulsion(), "I", "I", distance), before)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 PAIRS = [("H", "H"), ("H", "C"), ("C", "C"), ("O", "H"), ("N", "Cl"), ("S", "I"), ("Br", "I"), ("Cs", "Cs")]
 
 

@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ase_geomol.checkpoint import load_checkpoint, write_atomically
+from ase_geomol.checkpoint import load_checkpoint
 from ase_geomol.errors import DataError, OutputError
+from ase_geomol.files import write_atomically
 from ase_geomol.potential import Potential
 
 from .batches import FixedBatches, fill_batches

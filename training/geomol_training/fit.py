@@ -18,8 +18,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint, write_atomically
+from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint
 from ase_geomol.errors import ConfigError, DataError, OutputError
+from ase_geomol.files import write_atomically
 from ase_geomol.models import build_model
 from ase_geomol.potential import Potential
 
@@ -301,14 +302,28 @@ def _extent(recipe: Recipe, plan: Plan, time_budget: float | None) -> Extent:
 
 
 def _metadata(recipe: Recipe, train: Frames) -> Metadata:
+    """The card; charge and spin are those of all structures but free atoms."""
+    many = train.n_atoms > 1 if (train.n_atoms > 1).any() else train.n_atoms > 0
+    charges, spins = np.unique(train.charge[many]), np.unique(train.spin[many])
+    if len(charges) > 1 or len(spins) > 1:
+        raise DataError(
+            f"The data has charges {', '.join(map(str, charges))} and spins {', '.join(map(str, spins))}; no model "
+            "reads them, so train on structures of one charge and one spin."
+        )
     return Metadata(
         name=recipe.name,
         theory=recipe.metadata.theory,
         training_data=recipe.metadata.training_data,
         licence=recipe.metadata.licence,
-        charges=tuple(int(charge) for charge in np.unique(train.charge)),
-        spins=tuple(int(spin) for spin in np.unique(train.spin)),
+        charges=(int(charges[0]),),
+        spins=(int(spins[0]),) if _spins_are_told(train, many) else (),
     )
+
+
+def _spins_are_told(train: Frames, many: np.ndarray) -> bool:
+    """Whether every multiplicity fits its number of electrons; else the data left it at the default."""
+    electrons = np.add.reduceat(train.numbers, train.offsets[:-1]) - train.charge
+    return bool(((electrons - train.spin)[many] % 2 == 1).all())
 
 
 # --- Lightning

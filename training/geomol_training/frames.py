@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ase_geomol.checkpoint import write_atomically
 from ase_geomol.errors import DataError
+from ase_geomol.files import write_atomically
 
 
 class Row(NamedTuple):

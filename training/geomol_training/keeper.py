@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import lightning
 import torch
 
-from ase_geomol.checkpoint import Metadata, save_checkpoint, write_atomically
+from ase_geomol.checkpoint import Metadata, save_checkpoint
 from ase_geomol.errors import CheckpointError
+from ase_geomol.files import write_atomically
 
 from .batches import Batch
 from .objective import PotentialFitting
@@ -114,7 +115,7 @@ class Keeper(lightning.Callback):
         regular = fitting.standing.step % fitting.recipe.training.validate_every == 0
         if note_score(fitting.standing, fitting.score, fitting.recipe.schedule, regular=regular):
             card = self.run.metadata.model_copy(
-                update={"errors": {f"validation_{name}": value for name, value in fitting.errors.items()}}
+                update={"errors": fitting.named_errors}
             )
             save_checkpoint(self.run.out / MODEL, fitting.averaged, card)
         if trainer.should_stop:

@@ -48,10 +48,15 @@ class PotentialFitting(lightning.LightningModule):
         self.errors: dict[str, float] = {}
         self.score = math.inf
         self.recent: dict[str, float] = {}
-        self._parts: list[tuple[Batch, Prediction]] = []
+        self._parts: list[tuple[Batch, Prediction, Tensor | None]] = []
         self._saved_optimiser: dict[str, Any] | None = None
         self._losses: list[Tensor] = []
         self._skipped_in_a_row = 0
+
+    @property
+    def named_errors(self) -> dict[str, float]:
+        """The last validation errors as the exported weights tell them."""
+        return {f"validation_{name}": value for name, value in self.errors.items()}
 
     # --- steps
 
@@ -64,10 +69,7 @@ class PotentialFitting(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict one batch with the mean weights."""
-        prediction, direct = predict(self.averaged, batch, self.recipe.loss)
-        if self.recipe.loss.forces == 0 and direct is not None:
-            prediction = prediction._replace(forces=direct)
-        self._parts.append((batch, prediction))
+        self._parts.append((batch, *predict(self.averaged, batch, self.recipe.loss)))
 
     def on_validation_epoch_end(self) -> None:
         """Errors of all validation frames, logged by source too, and their score."""
@@ -206,7 +208,8 @@ def score(found: dict[str, float], weights: Loss) -> float:
     """One number (eV) by which weights are compared: the MAEs, weighted as in the loss."""
     parts = (
         (weights.energy, "energy_MAE_meV_per_atom"),
-        (weights.forces + weights.direct_forces, "forces_MAE_meV_per_A"),
+        (weights.forces, "forces_MAE_meV_per_A"),
+        (weights.direct_forces, "direct_forces_MAE_meV_per_A"),
         (weights.stress, "stress_MAE_meV_per_A3"),
     )
     return sum(weight * found.get(name, 0.0) / MILLI for weight, name in parts)

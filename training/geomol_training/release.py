@@ -9,8 +9,9 @@ from typing import Any
 from ase.data import chemical_symbols
 from pydantic import BaseModel, ConfigDict
 
-from ase_geomol.checkpoint import WEIGHTS, Metadata, load_checkpoint, register, save_checkpoint, write_atomically
+from ase_geomol.checkpoint import WEIGHTS, Metadata, load_checkpoint, register, save_checkpoint
 from ase_geomol.errors import DataError
+from ase_geomol.files import write_atomically
 
 from .config import read_yaml, validated
 
