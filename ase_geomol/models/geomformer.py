@@ -66,7 +66,7 @@ class GeoMFormerConfig(BaseModel):
         attention_norm: softmax (paper), silu (TorchMD-Net) or sum (PaiNN); the last two have no self tokens.
         equivariant_norm: "rms" for potentials, "whiten" for the paper's EquLN.
         norm_floor: absolute floor under the variance in `ase_geomol.nn.EquivariantNorm`; default 1 for "rms",
-            which amplifies nothing, and 0.01 for "whiten", which then whitens.
+            which amplifies nothing, and 0.05 for "whiten", which then whitens.
         query_products: let invariant cross-attention see products of the receiver's and sender's vectors.
         centrality: start scalars with a sum over radial kernels.
         direct_forces: add a head that predicts forces without a gradient (not conservative).
@@ -108,7 +108,7 @@ class GeoMFormerConfig(BaseModel):
     @property
     def floor(self) -> float:
         """``norm_floor``, or the default of ``equivariant_norm``."""
-        return self.norm_floor or {"rms": 1.0, "whiten": 0.01}[self.equivariant_norm]
+        return self.norm_floor or {"rms": 1.0, "whiten": 0.05}[self.equivariant_norm]
 
 
 class Edges(NamedTuple):

@@ -196,7 +196,7 @@ def test_bad_options(checkpoint) -> None:
     with pytest.raises(ConfigError, match=r"device is 'gpux', which torch does not know"):
         GeoMolCalculator(checkpoint, device="gpux")
     for model in ([], None, 3, [None]):
-        with pytest.raises(ConfigError, match="model is .*a shipped name, a path, or a list"):
+        with pytest.raises(ConfigError, match=r"model is .*a shipped name, a path, or a list"):
             GeoMolCalculator(model)
     with pytest.raises(ConfigError, match="has no direct head"):
         GeoMolCalculator(checkpoint, direct_forces=True)
