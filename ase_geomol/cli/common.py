@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
 
     from ..calculator import GeoMolCalculator
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 FEMTOSECONDS = {"fs": 1.0, "ps": 1e3, "ns": 1e6}
 BARS = {"bar": 1.0, "kbar": 1e3, "atm": 1.01325, "MPa": 10.0, "GPa": 1e4}
@@ -37,14 +40,10 @@ class Group(TyperGroup):
         except GeoMolError as error:
             if ctx.params.get("debug"):
                 raise
-            errors.print(f"[red]Error:[/red] [red]{_plain(error)}[/red]", soft_wrap=True)
+            errors.print(f"[red]Error:[/red] [red]{escape(str(error))}[/red]", soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(130) from error
-
-
-def _plain(text: object) -> str:
-    return str(text).replace("[", r"\[")
 
 
 def quantity(units: dict[str, float], example: str) -> Any:
@@ -57,9 +56,12 @@ def quantity(units: dict[str, float], example: str) -> Any:
         if match is None or match[2] not in units:
             raise typer.BadParameter(f"'{text}' needs a number and a unit ({', '.join(units)}): {example}.")
         try:
-            return float(match[1]) * units[match[2]]
+            value = float(match[1]) * units[match[2]]
         except ValueError as error:
             raise typer.BadParameter(f"'{match[1]}' is no number.") from error
+        if not isfinite(value):
+            raise typer.BadParameter(f"'{text}' is too large.")
+        return value
 
     return parse
 
@@ -113,7 +115,8 @@ def structure(text: str) -> tuple[Atoms, str]:
     formula = atoms.get_chemical_formula()
     name = {"file": Path(plain).stem, "g2": plain, "smiles": formula}[kind]
     words = {"file": "file", "g2": "g2 collection", "smiles": "SMILES"}[kind]
-    console.print(f"[bold]{formula}[/bold], {len(atoms)} atoms [dim](from {words}: {_plain(plain)})[/dim]")
+    source = f"[dim](from {words}: {escape(plain)})[/dim]"
+    console.print(f"[bold]{formula}[/bold], {len(atoms)} atoms {source}", soft_wrap=True)
     return atoms, name
 
 
@@ -124,11 +127,11 @@ def progress(*columns: str) -> Progress:
     return Progress(*bar, *fields, console=console, transient=True)
 
 
-def summary(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """Print a table of two columns."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+def summary(title: str, rows: Iterable[tuple[str, str | Text]]) -> None:
+    """Print a table of two columns; strings are printed as they are, without markup."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=False, box=None)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, Text(value) if isinstance(value, str) else value)
     console.print(table)

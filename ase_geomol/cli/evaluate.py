@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from . import common
@@ -46,11 +47,12 @@ def evaluate(
     result.write_csv(folder / "errors.csv")
     simulate.parity_picture(folder / "parity.png", result, title=f"{Path(data).name} with {calculator.name}")
     _print(result, calculator.name)
-    common.console.print(f"[dim]results[/dim] {folder}")
+    common.console.print(f"[dim]results[/dim] {escape(str(folder))}", soft_wrap=True)
 
 
 def _print(result: Evaluation, name: str) -> None:
-    table = Table(title=f"{name} on {len(result.n_atoms)} structures", title_justify="left", title_style="bold")
+    title = escape(f"{name} on {len(result.n_atoms)} structures")
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for column in ("MAE", "RMSE"):
         table.add_column(column, justify="right")

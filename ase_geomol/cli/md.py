@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.text import Text
 
 from . import common
 
@@ -69,19 +71,22 @@ def md(
         seed=seed,
         interval=interval,
     )
+    steps = settings.steps(time)
     atoms.calc = common.calculator(model, dtype, device, skin)
+    begun = False
     try:
         if relax and not resume:
             atoms = _relaxed(atoms)
+        begun = True
         with common.progress("rate", "live") as bar:
-            show = _Live(bar, round(time / timestep), timestep)
+            show = _Live(bar, steps, timestep)
             result = simulate.run_md(
                 atoms, settings, time=time, folder=folder, resume=resume, overwrite=overwrite, on_step=show
             )
     except KeyboardInterrupt:
-        begun = (folder / "state.json").exists()
-        onward = "go on with the same command and --resume" if begun else "the run had not begun yet"
-        common.errors.print(f"Interrupted: what was computed is in {folder}; {onward}.", soft_wrap=True)
+        kept = f"what was computed is in {escape(str(folder))}; go on with the same command and --resume"
+        begun = begun and (folder / "state.json").exists()
+        common.errors.print(f"Interrupted: {kept if begun else 'the run had not begun yet'}.", soft_wrap=True)
         raise
     _write(result, folder)
     common.summary(f"Molecular dynamics of {result.atoms.get_chemical_formula()}", _rows(result, folder))
@@ -143,10 +148,10 @@ def _write(result: MDResult, folder: Path) -> None:
     )
 
 
-def _rows(result: MDResult, folder: Path) -> list[tuple[str, str]]:
+def _rows(result: MDResult, folder: Path) -> list[tuple[str, str | Text]]:
     settings, log = result.settings, result.log
     second_half = log["temperature_K"][len(log["temperature_K"]) // 2 :]
-    rows = [
+    rows: list[tuple[str, str | Text]] = [
         ("model", result.atoms.calc.name),  # type: ignore[union-attr]
         ("simulated", f"{result.time / 1000:g} ps in {result.steps} steps of {settings.timestep:g} fs"),
         ("ensemble", f"{settings.ensemble.upper()}, seed {settings.seed}"),
@@ -155,11 +160,16 @@ def _rows(result: MDResult, folder: Path) -> list[tuple[str, str]]:
     ]
     if result.drift is not None:
         rows.append(("energy drift", f"{result.drift:+.3g} meV/atom/ps"))
-    bonds = [f"[yellow]{bond}[/yellow]" for bond in result.broken_bonds[:5]]
-    more = len(result.broken_bonds) - len(bonds)
     rows += [
-        ("bonds", "\n".join(bonds) + (f"\nand {more} more" if more else "") if bonds else "all intact"),
+        ("bonds", _bonds(result)),
         ("wall time", f"{result.wall_time:.1f} s, {_speed(result.steps_per_second, settings.timestep)}"),
         ("results", str(folder)),
     ]
     return rows
+
+
+def _bonds(result: MDResult) -> Text:
+    bonds = [str(bond) for bond in result.broken_bonds]
+    if len(bonds) > 5:
+        bonds[5:] = [f"and {len(bonds) - 5} more"]
+    return Text("\n".join(bonds), style="yellow") if bonds else Text("all intact")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from . import common
 
@@ -42,9 +43,11 @@ def relax(
 
     atoms, name = common.structure(structure)
     target = out or Path(f"{name}-relax")
-    folder = None if target.suffix else target
+    folder = None if out and simulate.names_structure_file(out) else target
     relaxed = target if folder is None else folder / "relaxed.extxyz"
-    simulate.see_free(relaxed, overwrite=overwrite)
+    trajectory = folder and folder / "trajectory.extxyz"
+    for path in filter(None, (relaxed, trajectory)):
+        simulate.see_free(path, overwrite=overwrite)
     simulate.make_folder(relaxed.parent)
     atoms.calc = common.calculator(model, dtype, device, skin)
     begin = time.perf_counter()
@@ -57,15 +60,15 @@ def relax(
                 steps=steps,
                 optimizer=optimizer,  # type: ignore[arg-type]
                 cell=cell,
-                trajectory=folder and folder / "trajectory.extxyz",
+                trajectory=trajectory,
                 on_step=lambda step, energy, force: bar.update(
                     task, completed=step, live=f"{energy:.4f} eV  {force:.4f} eV/Å"
                 ),
             )
         except KeyboardInterrupt:
             bar.stop()
-            kept = f"the steps so far are in {folder / 'trajectory.extxyz'}" if folder else "nothing was written"
-            common.errors.print(f"Interrupted: {kept}.", soft_wrap=True)
+            kept = f"the steps so far are in {trajectory}" if trajectory else "nothing was written"
+            common.errors.print(f"Interrupted: {escape(kept)}.", soft_wrap=True)
             raise
     simulate.write_structure(relaxed, result.atoms)
     if folder is not None:

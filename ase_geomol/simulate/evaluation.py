@@ -12,8 +12,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.io import read
 
-from ..checkpoint import write_atomically
 from ..errors import DataError, GeoMolError
+from ..files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -92,24 +92,36 @@ def evaluate(
         on_frame: called with the number of structures done.
 
     Raises:
-        DataError: no structures, one without an energy, or one that the calculator refuses.
+        DataError: no structures, one without an energy or with labels that are not finite, or one that the
+            calculator refuses.
     """
     if not frames:
         raise DataError("There are no structures to evaluate.")
+    labels = [_labels(frame, index) for index, frame in enumerate(frames)]
     energies, forces = [], []
-    for index, frame in enumerate(frames):
-        labels = frame.calc.results if frame.calc is not None else {}
-        if "energy" not in labels:
-            raise DataError(f"Structure {index} has no energy to compare with.")
+    for index, (frame, (energy, known)) in enumerate(zip(frames, labels, strict=True)):
         structure = frame.copy()
         structure.calc = calculator
         try:
-            energies.append((labels["energy"], structure.get_potential_energy()))
+            energies.append((energy, structure.get_potential_energy()))
             predicted = structure.get_forces(apply_constraint=False)
         except GeoMolError as error:
             raise DataError(f"Structure {index} cannot be computed: {error}") from error
-        known = labels.get("forces")
         forces.append(np.empty((0, 3, 2)) if known is None else np.stack([known, predicted], axis=-1))
         if on_frame is not None:
             on_frame(index + 1)
     return Evaluation(np.array([len(f) for f in frames]), np.array(energies, dtype=float), tuple(forces))
+
+
+def _labels(frame: Atoms, index: int) -> tuple[float, np.ndarray | None]:
+    """Energy, and forces if there are any, stored in the structure of this index."""
+    results = frame.calc.results if frame.calc is not None else {}
+    if "energy" not in results:
+        raise DataError(f"Structure {index} has no energy to compare with.")
+    energy, forces = results["energy"], results.get("forces")
+    if not np.isfinite(energy):
+        raise DataError(f"Structure {index} has an energy that is not finite ({energy}): leave it out.")
+    if forces is not None and not np.isfinite(forces).all():
+        atom = int(np.flatnonzero(~np.isfinite(forces).all(axis=1))[0])
+        raise DataError(f"Structure {index} has a force that is not finite, on atom {atom}: leave it out.")
+    return energy, forces

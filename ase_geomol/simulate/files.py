@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from ase.io.extxyz import write_extxyz
-from ase.io.formats import UnknownFileTypeError
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from ..errors import OutputError
 
@@ -67,18 +67,48 @@ def write_structure(path: Path, atoms: Atoms) -> None:
     """Write a structure with its energy and forces, whole or not at all, in the format of the file's name.
 
     Raises:
-        OutputError: the place cannot be written, or ASE writes no such format.
+        OutputError: the place cannot be written, or ASE cannot write this structure in that format; then it is
+            kept beside it as extended XYZ.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        write(temporary, _with_results(atoms, {}))
-        os.replace(temporary, path)
+        _write_whole(path, atoms)
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
-    except (UnknownFileTypeError, ValueError) as error:
-        raise OutputError(f"ASE cannot write {path}: {error}") from error
+    except Exception as error:  # every one of ASE's writers has its own
+        reason = f"ASE cannot write {path} ({type(error).__name__}: {error})"
+        if path.suffix == ".extxyz":
+            raise OutputError(f"{reason}.") from error
+        spare = path.with_name(f"{path.name}.extxyz")
+        write_structure(spare, atoms)
+        raise OutputError(f"{reason}: the structure is in {spare} instead.") from error
+
+
+def _write_whole(path: Path, atoms: Atoms) -> None:
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(temporary, _with_results(atoms, {}), format=filetype(str(path), read=False))
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def names_structure_file(path: Path) -> bool:
+    """Whether a name is that of a structure's file, because its suffix is a format of ASE, and not of a folder.
+
+    Raises:
+        OutputError: ASE reads that format, but does not write it.
+    """
+    if not path.suffix or path.is_dir():
+        return False
+    try:
+        name = filetype(str(path), read=False)
+    except UnknownFileTypeError:
+        return False
+    if name not in ioformats:
+        return False
+    if not ioformats[name].can_write:
+        raise OutputError(f"ASE writes no files like {path} (format {name}): choose another suffix, as .extxyz.")
+    return True
 
 
 def _with_results(atoms: Atoms, info: Mapping[str, Any]) -> Atoms:

@@ -7,17 +7,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms, units
-from ase.io import read
 from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.verlet import VelocityVerlet
 
 from ..errors import ConfigError, GeoMolError, InputError
-from .record import TRAJECTORY, Recorder, Row, Snapshot, claim_folder, columns, load_snapshot, read_log
+from .record import Recorder, Row, Snapshot, claim_folder, columns, load_first_frame, load_snapshot, read_log
 from .watch import BondWatch, BrokenBond, check_alive
 
 
@@ -35,7 +35,7 @@ class MDSettings:
         barostat_time: fs, period of the volume's fluctuations.
         pressure: eV/Å³ (`ase.units.bar` and `GPa` convert).
         seed: of the first velocities and of all random forces.
-        interval: steps from one recorded frame to the next.
+        interval: steps from one recorded frame to the next; the last step of a run is always recorded.
 
     Raises:
         ConfigError: a value that makes no sense.
@@ -53,11 +53,27 @@ class MDSettings:
     def __post_init__(self) -> None:
         if self.ensemble not in ("nve", "nvt", "npt"):
             raise ConfigError(f"ensemble is {self.ensemble!r}; it can be 'nve', 'nvt' or 'npt'.")
+        for name in ("temperature", "timestep", "thermostat_time", "barostat_time", "pressure"):
+            if not (isinstance(getattr(self, name), Real) and -np.inf < getattr(self, name) < np.inf):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be a finite number.")
+        for name in ("seed", "interval"):
+            if not isinstance(getattr(self, name), Integral):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be a whole number.")
         for name in ("timestep", "thermostat_time", "barostat_time", "interval"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive.")
-        if not 0 <= self.temperature < np.inf or self.seed < 0:
+        if self.temperature < 0 or self.seed < 0:
             raise ConfigError(f"temperature ({self.temperature} K) and seed ({self.seed}) cannot be negative.")
+
+    def steps(self, time: float) -> int:
+        """Number of steps in ``time`` (fs).
+
+        Raises:
+            ConfigError: not even one, or infinitely many.
+        """
+        if not 0.5 < time / self.timestep < np.inf:
+            raise ConfigError(f"time is {time} fs; it must be finite and at least one step of {self.timestep} fs.")
+        return round(time / self.timestep)
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,8 @@ def run_md(
     of a molecule, the rotation are taken out. In a ``folder`` the run leaves trajectory.extxyz, log.csv and
     state.json. After an interrupt (Ctrl-C raises KeyboardInterrupt as usual) or an error everything up to then is
     there, and ``resume`` goes on as if nothing had happened: bit for bit, if the calculator gives the same
-    forces for the same structure.
+    forces for the same structure. A last step that is no multiple of the interval leaves trajectory and log again
+    when the run is made longer.
 
     Args:
         atoms: the structure, with a calculator; constraints are respected.
@@ -124,16 +141,18 @@ def run_md(
         on_step: called with the log's line after every step.
 
     Raises:
-        ConfigError: ``time`` is not positive, or ``resume`` without a folder.
-        InputError: constant pressure without a cell.
-        DataError: there is nothing to resume, or it was made otherwise.
+        ConfigError: ``time`` is not one step, or ``resume`` without a folder.
+        InputError: constant pressure without a cell; a structure that the calculator cannot compute.
+        DataError: there is nothing to resume, or it was made otherwise: with other settings, another calculator
+            (for ours: other weights or dtype; device and skin may differ), periodicity, charge or spin.
         OutputError: the folder holds another run, or cannot be written.
         GeoMolError: the simulation exploded.
     """
-    _check(atoms, settings, time, folder, resume)
+    _check(atoms, settings, folder, resume)
+    steps = settings.steps(time)
     moving = atoms.copy()
     moving.calc = atoms.calc
-    identity = {**asdict(settings), "calculator": getattr(atoms.calc, "name", type(atoms.calc).__name__)}
+    identity = _identity(atoms, settings)
     start = None
     if folder is not None:
         claim_folder(folder, resume=resume, overwrite=overwrite)
@@ -143,7 +162,7 @@ def run_md(
     begin = clock.perf_counter()
     first = run.step
     with _recording(run, recorder):
-        run.go(round(time / settings.timestep), recorder, on_step)
+        run.go(steps, recorder, on_step)
     wall = clock.perf_counter() - begin
     log = read_log(folder) if folder is not None else columns(run.rows)
     rate = (run.step - first) / wall if run.step > first else 0.0
@@ -159,6 +178,7 @@ class _Run:
         self.step = 0
         self.rows: list[Row] = []
         if start is None:
+            _see_computable(atoms)
             draw_velocities(atoms, settings.temperature, self.rng)
             self.bonds = BondWatch(atoms)
         else:
@@ -168,8 +188,7 @@ class _Run:
             atoms.set_positions(np.array(start.positions), apply_constraint=False)
             atoms.set_momenta(np.array(start.momenta), apply_constraint=False)
             self.rng.bit_generator.state = start.rng
-            first = read(folder / TRAJECTORY, 0)
-            assert isinstance(first, Atoms)
+            first = load_first_frame(folder) if start.sizes[0] else atoms
             self.bonds = BondWatch(first, tuple(_broken(bond) for bond in start.broken))
         self.free = degrees_of_freedom(atoms, settings.ensemble)
         self.dynamics = _integrator(atoms, settings, self.rng)
@@ -178,8 +197,12 @@ class _Run:
         self.snapshot = start or self.take_snapshot((0, 0))
 
     def go(self, steps: int, recorder: Recorder | None, on_step: Callable[[Row], object] | None) -> None:
-        """Advance to ``steps``. The snapshot is always one between two steps, whenever an interrupt comes."""
-        if self.step == 0:
+        """Advance to ``steps``. The snapshot is always one between two steps, whenever an interrupt comes.
+
+        A last step that is no multiple of the interval is recorded behind what the snapshot counts: going on cuts it
+        off, and leaves the same files as a run that never stopped there.
+        """
+        if self.step == 0 and not any(self.snapshot.sizes):
             self._record(self.row(), recorder)
             self._keep(recorder, now=True)
         while self.step < steps:
@@ -196,6 +219,8 @@ class _Run:
             self._keep(recorder, now=False)
             if on_step is not None:
                 on_step(row)
+        if self.step % self.settings.interval:
+            self._record(self.row(), recorder)
 
     def _record(self, row: Row, recorder: Recorder | None) -> None:
         self.bonds.look(self.atoms, row["time_fs"])
@@ -327,9 +352,22 @@ def _broken(bond: dict[str, Any]) -> BrokenBond:
     return BrokenBond((first, second), bond["label"], bond["time"])
 
 
-def _check(atoms: Atoms, settings: MDSettings, time: float, folder: Path | None, resume: bool) -> None:
-    if not 0 < time < np.inf:
-        raise ConfigError(f"time is {time} fs; it must be positive.")
+def _identity(atoms: Atoms, settings: MDSettings) -> dict[str, Any]:
+    """What must stay the same when a run is resumed, in JSON's types."""
+    calc = atoms.calc
+    other = {"calculator": getattr(calc, "name", type(calc).__name__)}
+    state = {"pbc": atoms.pbc, "charge": atoms.info.get("charge", 0), "spin": atoms.info.get("spin")}
+    parts = {**asdict(settings), **getattr(calc, "identity", other), **state}
+    return {key: np.asarray(value).tolist() for key, value in parts.items()}
+
+
+def _see_computable(atoms: Atoms) -> None:
+    """Let the calculator refuse a bad structure with its own sentence, before anything else meets it."""
+    if not np.isfinite(atoms.get_potential_energy()):
+        raise InputError("The energy of the first structure is NaN or infinite: check its positions.")
+
+
+def _check(atoms: Atoms, settings: MDSettings, folder: Path | None, resume: bool) -> None:
     if resume and folder is None:
         raise ConfigError("Only a run that was recorded in a folder can be resumed.")
     if settings.ensemble == "npt" and not (atoms.pbc.all() and atoms.cell.rank == 3):

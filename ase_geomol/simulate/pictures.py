@@ -12,17 +12,16 @@ import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
-from ase.neighborlist import neighbor_list
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 from .evaluation import Evaluation
 from .relax import RelaxResult
-from .watch import bond_reach
+from .watch import find_bonds
 
 BLUE, ORANGE, GRAY = "#1f5fa8", "#d1662a", "#8a8f98"
 PACKED = 6
@@ -74,7 +73,7 @@ def md_picture(path: Path, log: Mapping[str, np.ndarray], atoms: Atoms, *, title
         picture = figure.add_subplot(grid[:, 1])
         draw_structure(picture, atoms)
         picture.set_title(f"after {time[-1]:.4g} ps", fontweight="normal", color=GRAY)
-        figure.suptitle(title, fontsize=11, fontweight="bold")
+        figure.suptitle(title, fontsize=11, fontweight="bold", parse_math=False)
         _save(figure, path)
 
 
@@ -109,7 +108,7 @@ def relax_picture(path: Path, result: RelaxResult, before: Atoms, *, title: str,
             picture = figure.add_subplot(grid[row, 1])
             draw_structure(picture, atoms, view=before)
             picture.set_title(name, fontweight="normal", color=GRAY)
-        figure.suptitle(title, fontsize=11, fontweight="bold")
+        figure.suptitle(title, fontsize=11, fontweight="bold", parse_math=False)
         _save(figure, path)
 
 
@@ -144,7 +143,7 @@ def parity_picture(path: Path, evaluation: Evaluation, *, title: str) -> None:
             axes.set(xlabel=f"Label ({unit})", ylabel=f"Prediction ({unit})")
             note = f"MAE {mae:.3g} {small}\nRMSE {rmse:.3g} {small}\n{len(values)} values"
             axes.text(0.04, 0.96, note, transform=axes.transAxes, va="top")
-        figure.suptitle(title, fontsize=11, fontweight="bold")
+        figure.suptitle(title, fontsize=11, fontweight="bold", parse_math=False)
         _save(figure, path)
 
 
@@ -162,7 +161,7 @@ def draw_structure(axes: Axes, atoms: Atoms, *, view: Atoms | None = None) -> No
     turn = _view(atoms if view is None else view)
     center = atoms.positions.mean(0)
     flat = (atoms.positions - center) @ turn
-    first, _, vectors = neighbor_list("ijD", atoms, bond_reach(atoms))
+    first, _, vectors = find_bonds("ijD", atoms)
     packed = len(first) > PACKED * len(atoms)
     radii = (0.9 if packed else 0.45) * covalent_radii[atoms.numbers]
     for level, index in enumerate(np.argsort(flat[:, 2])):

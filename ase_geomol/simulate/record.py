@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.io import read
 
-from ..checkpoint import write_atomically
 from ..errors import DataError, OutputError
+from ..files import write_atomically
 from .files import GrowingFile, frame_text, make_folder
 
 TRAJECTORY, LOG, STATE = "trajectory.extxyz", "log.csv", "state.json"
@@ -36,7 +37,8 @@ class Snapshot(NamedTuple):
         rng: state of the random numbers.
         barostat: momentum of the cell and the force on it, or None.
         broken: broken bonds so far, as keyword arguments of `BrokenBond`.
-        sizes: bytes of trajectory and log that belong to these steps.
+        sizes: bytes of trajectory and log that belong to these steps. What stands behind them, as the last step of
+            a finished run, is cut off when the run goes on.
     """
 
     step: int
@@ -67,28 +69,46 @@ def claim_folder(folder: Path, *, resume: bool = False, overwrite: bool = False)
     make_folder(folder)
 
 
-def load_snapshot(folder: Path, settings: Mapping[str, Any], numbers: np.ndarray) -> Snapshot:
+def load_snapshot(folder: Path, identity: Mapping[str, Any], numbers: np.ndarray) -> Snapshot:
     """Read the state of an interrupted run, and see that it is the run that is asked for.
 
     Raises:
-        DataError: the state is damaged, or belongs to other settings, another calculator or another structure.
+        DataError: the state is damaged, trajectory or log are missing or too short, or the run was made with other
+            settings, another calculator or another structure.
     """
     path = folder / STATE
     try:
         content = json.loads(path.read_text())
         snapshot = Snapshot(**content["snapshot"])
-        old, old_numbers = content["settings"], content["numbers"]
+        old, old_numbers = content["identity"], content["numbers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if old_numbers != numbers.tolist():
         raise DataError(f"The run in {folder} is of another structure: its atoms differ.")
-    for key, value in settings.items():
+    for key, value in identity.items():
         if old.get(key) != value:
             raise DataError(
                 f"The run in {folder} was made with {key} {old.get(key)}, not {value}: give the same, or start "
                 "another run."
             )
+    for name, size in zip((TRAJECTORY, LOG), snapshot.sizes, strict=True):
+        if not (folder / name).is_file() or (folder / name).stat().st_size < size:
+            raise DataError(f"{folder / name} is missing or shorter than the run that {STATE} describes.")
     return snapshot
+
+
+def load_first_frame(folder: Path) -> Atoms:
+    """Read the structure that a run started from.
+
+    Raises:
+        DataError: the trajectory cannot be read.
+    """
+    try:
+        first = read(folder / TRAJECTORY, 0, format="extxyz")
+    except Exception as error:  # whatever ASE's reader meets in a damaged file
+        raise DataError(f"{folder / TRAJECTORY} cannot be read: {type(error).__name__}: {error}") from error
+    assert isinstance(first, Atoms)
+    return first
 
 
 def read_log(folder: Path) -> dict[str, np.ndarray]:
@@ -108,22 +128,18 @@ class Recorder:
 
     Args:
         folder: claimed before by `claim_folder`.
-        settings: what must not change when the run is resumed.
+        identity: what must not change when the run is resumed.
         snapshot: where an interrupted run goes on; anything written later is cut off.
 
     Raises:
         OutputError: here and later, if the folder cannot be written or the disk is full.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], snapshot: Snapshot | None) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], snapshot: Snapshot | None) -> None:
         self._state = folder / STATE
-        self._settings = settings
+        self._identity = identity
         sizes = snapshot.sizes if snapshot else (0, 0)
-        if snapshot:
-            for name, size in zip((TRAJECTORY, LOG), sizes, strict=True):
-                if not (folder / name).is_file() or (folder / name).stat().st_size < size:
-                    raise DataError(f"{folder / name} is shorter than the run that {STATE} describes.")
-        else:
+        if snapshot is None:
             self._state.unlink(missing_ok=True)
         self._trajectory = GrowingFile(folder / TRAJECTORY, sizes[0])
         self._log = GrowingFile(folder / LOG, sizes[1])
@@ -145,7 +161,7 @@ class Recorder:
         if not now and time.monotonic() - self._saved < SAVE_EVERY:
             return
         content = {
-            "settings": dict(self._settings),
+            "identity": dict(self._identity),
             "numbers": numbers.tolist(),
             "snapshot": {
                 key: value.tolist() if isinstance(value, np.ndarray) else value

@@ -67,7 +67,7 @@ def relax(
         ConfigError: unknown optimiser, or ``fmax`` or ``steps`` not positive.
         InputError: ``cell`` for a structure that is not periodic in three directions.
         OutputError: the trajectory cannot be written.
-        GeoMolError: energy or forces became NaN or infinite.
+        GeoMolError: the calculator refuses the structure; energy or forces became NaN or infinite.
     """
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"optimizer is {optimizer!r}; it can be {', '.join(OPTIMIZERS)}.")
@@ -78,6 +78,7 @@ def relax(
     moving = atoms.copy()
     moving.calc = atoms.calc
     target = FrechetCellFilter(moving) if cell else moving
+    moving.get_forces()  # a structure that the calculator refuses leaves no file
     file = GrowingFile(trajectory) if trajectory else None
     energies, largest = [], []
     converged = False

@@ -47,8 +47,8 @@ class BondWatch:
     """
 
     def __init__(self, atoms: Atoms, broken: tuple[BrokenBond, ...] = ()) -> None:
-        first, second, length, shift = neighbor_list("ijdS", atoms, bond_reach(atoms))
-        once = (first < second) | ((first == second) & [tuple(s) > (0, 0, 0) for s in shift])
+        first, second, length, shift = find_bonds("ijdS", atoms)
+        once = (first < second) | ((first == second) & np.array([tuple(s) > (0, 0, 0) for s in shift], dtype=bool))
         self._first, self._second = first[once], second[once]
         self._length, self._shift = length[once], shift[once]
         self.broken = broken
@@ -66,9 +66,11 @@ class BondWatch:
         self.broken += tuple(BrokenBond((i, j), f"{symbols[i]}{i}-{symbols[j]}{j}", time) for i, j in new)
 
 
-def bond_reach(atoms: Atoms) -> np.ndarray:
-    """Half of how far (Å) each atom's bonds reach, for ASE's neighbour lists."""
-    return BONDED * covalent_radii[atoms.numbers]
+def find_bonds(quantities: str, atoms: Atoms) -> tuple[np.ndarray, ...]:
+    """ASE's neighbour list of bonded atoms; cell vectors along which nothing repeats mean nothing and are not read."""
+    cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+    repeated = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc)
+    return neighbor_list(quantities, repeated, BONDED * covalent_radii[atoms.numbers])
 
 
 def check_alive(row: Mapping[str, float], temperature: float) -> None:

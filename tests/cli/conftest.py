@@ -1,6 +1,7 @@
 """A tiny potential: repulsion between nuclei, and a network whose scale is zero."""
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from ase_geomol.checkpoint import Metadata, save_checkpoint
@@ -11,10 +12,22 @@ from ase_geomol.potential import Potential
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
+    return _save(tmp_path_factory.mktemp("weights") / "tiny.safetensors", scale=0.0)
+
+
+@pytest.fixture(scope="session")
+def other_weights(tmp_path_factory):
+    """The same name and elements, but a network that says something."""
+    return _save(tmp_path_factory.mktemp("other") / "tiny.safetensors", scale=0.1)
+
+
+def _save(path, scale):
     config = {"elements": (1, 6, 7, 8), "cutoff": 4.0, "layers": 1, "channels": 8, "heads": 2}
     config |= {"ffn_channels": 8, "kernels": 4}
-    potential = Potential(build_model("geomformer", config), {1: -1.0, 6: -2.0, 8: -3.0}, scale=0.0)  # type: ignore[arg-type]
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model("geomformer", config)
+    potential = Potential(model, {1: -1.0, 6: -2.0, 8: -3.0}, scale=scale)  # type: ignore[arg-type]
     save_checkpoint(path, potential, Metadata(name="tiny", theory="ZBL", training_data="none"))
     return str(path)
 

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import typer
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import get_calculator_class
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -46,7 +47,7 @@ def test_times(text, femtoseconds):
     assert common.parse_time(text) == pytest.approx(femtoseconds)
 
 
-@pytest.mark.parametrize("text", ["1", "ps", "1 h", "1.2.3ps", "-"])
+@pytest.mark.parametrize("text", ["1", "ps", "1 h", "1.2.3ps", "-", "1e400ps", "1e308ns"])
 def test_bad_times(text):
     with pytest.raises(typer.BadParameter):
         common.parse_time(text)
@@ -54,6 +55,7 @@ def test_bad_times(text):
 
 def test_bad_time_is_a_usage_error(cli, weights):
     assert cli("md", "C6H6", "-m", weights, "--time", "1").exit_code == 2
+    assert cli("md", "C6H6", "-m", weights, "--time", "1e400ps").exit_code == 2
 
 
 @pytest.mark.parametrize(("text", "formula"), [("CCO", "C2H6O"), ("C6H6", "C6H6"), ("g2:CO", "CO"), ("in.xyz", "H2O")])
@@ -94,10 +96,16 @@ def test_md_writes_everything(cli, here, weights):
     assert "tiny" in result.stdout
 
 
-def test_md_of_a_committee_logs_its_spread(cli, weights):
-    result = cli("md", "H2O", "-m", weights, "-m", weights, *MD)
+def test_md_of_a_committee_logs_its_spread(cli, weights, other_weights):
+    result = cli("md", "H2O", "-m", weights, "-m", other_weights, *MD, "--dtype", "float64")
     assert result.exit_code == 0, result.output
-    assert np.all(simulate.read_log(common.Path("H2O-md"))["energy_std_eV"] == 0)
+    log = simulate.read_log(common.Path("H2O-md"))
+    frames = read("H2O-md/trajectory.extxyz", ":")
+    members = [GeoMolCalculator(path, dtype="float64") for path in (weights, other_weights)]
+    first, second = np.array([[member.get_potential_energy(frame) for frame in frames] for member in members])
+    assert np.all(np.abs(first - second) > 1e-3)
+    np.testing.assert_allclose(log["energy_std_eV"], np.abs(first - second) / np.sqrt(2), atol=1e-5)
+    np.testing.assert_allclose(log["potential_eV"], (first + second) / 2, atol=1e-5)
 
 
 def test_md_never_overwrites_silently_and_resumes(cli, weights):
@@ -131,6 +139,125 @@ def test_ctrl_c_saves_and_says_how_to_go_on(cli, weights, monkeypatch):
     assert len(read("H2O-md/trajectory.extxyz", ":")) == 5
 
 
+def test_resume_with_another_precision_or_other_weights(cli, weights, other_weights):
+    assert cli("md", "H2O", "-m", weights, *MD).exit_code == 0
+    for options in (("-m", weights, "--dtype", "float64"), ("-m", other_weights)):
+        refused = cli("md", "H2O", *options, *MD, "--resume")
+        assert refused.exit_code == 1
+        assert "H2O-md was made with" in refused.stderr
+    assert cli("md", "H2O", "-m", weights, *MD, "--resume", "--skin", "1").exit_code == 0
+
+
+def test_ctrl_c_before_an_overwriting_run_does_not_advise_to_resume(cli, weights, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    assert cli("md", "H2O", "-m", weights, *MD).exit_code == 0
+    monkeypatch.setattr(simulate, "relax", interrupt)
+    result = cli("md", "H2O", "-m", weights, "--overwrite")
+    assert result.exit_code == 130
+    assert "the run had not begun yet" in result.stderr
+    assert "--resume" not in result.stderr
+
+
+def test_interrupted_relaxation_is_not_overwritten_silently(cli, weights, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulate, "write_structure", interrupt)
+        assert cli("relax", "H2O", "-m", weights).exit_code == 130
+    again = cli("relax", "H2O", "-m", weights)
+    assert again.exit_code == 1
+    assert "trajectory.extxyz exists already" in again.stderr
+    assert cli("relax", "H2O", "-m", weights, "--overwrite").exit_code == 0
+
+
+def test_dots_in_names_and_folders(cli, here, weights):
+    write("my.mol.xyz", molecule("H2O"))
+    assert cli("relax", "my.mol.xyz", "-m", weights).exit_code == 0
+    assert (here / "my.mol-relax" / "relaxed.extxyz").is_file()
+    assert cli("relax", "my.mol.xyz", "-m", weights, "--out", "res.v2").exit_code == 0
+    assert (here / "res.v2" / "relaxed.extxyz").is_file()
+    refused = cli("relax", "my.mol.xyz", "-m", weights, "--out", "a.out")
+    assert refused.exit_code == 1
+    assert "ASE writes no files like a.out" in refused.stderr
+
+
+def test_relaxed_structure_survives_a_format_that_fails(cli, here, weights):
+    result = cli("relax", "H2O", "-m", weights, "--out", "out.vasp")
+    assert result.exit_code == 1
+    assert "the structure is in out.vasp.extxyz instead" in result.stderr
+    assert len(read("out.vasp.extxyz")) == 3
+
+
+@pytest.mark.parametrize("place", ["a[bold]b", "a[/b]", "a[1, 2]", "a:smile:", "a\\"])
+def test_paths_are_no_markup(cli, here, weights, place):
+    atoms = molecule("H2O")
+    atoms.calc = SinglePointCalculator(atoms, energy=-5.0)
+    (here / place).parent.mkdir(exist_ok=True)
+    data = f"{place.replace('/', '')}$^$.extxyz"
+    write(data, atoms)
+    for words in (("relax", "H2O"), ("md", "H2O", *MD), ("evaluate", data)):
+        out = f"{place}-{words[0]}"
+        result = cli(*words, "-m", weights, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert out in result.stdout
+    assert out in cli("evaluate", data, "-m", weights, "--out", out).stderr
+    shutil.copy(weights, here / data)
+    assert data in cli("relax", data, "-m", weights).stderr
+
+
+def test_interrupt_tells_a_path_as_it_is(cli, weights, monkeypatch):
+    def interrupt(live, row):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ase_geomol.cli.md._Live.__call__", interrupt)
+    result = cli("md", "H2O", "-m", weights, *MD, "--out", "a[/b]")
+    assert result.exit_code == 130
+    assert "is in a[/b]; go on" in result.stderr
+
+
+@pytest.mark.parametrize("options", [("--no-relax",), ()])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("", "Empty file"), ("0\n\n", "no atoms"), ("2\n\nH 0 0 0\nH nan 0 0\n", "position that is NaN or infinite")],
+)
+def test_md_of_bad_files(cli, here, weights, options, text, sentence):
+    (here / "bad.xyz").write_text(text)
+    result = cli("md", "bad.xyz", "-m", weights, "--time", "5fs", *options)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("Error: ")
+    assert sentence in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("atoms", [Atoms("O"), Atoms("H2", [[0, 0, 0], [3.5, 0, 0]])], ids=str)
+@pytest.mark.parametrize("options", [("--no-relax",), ()])
+def test_md_without_bonds(cli, here, weights, atoms, options):
+    write("in.xyz", atoms)
+    result = cli("md", "in.xyz", "-m", weights, "--time", "5fs", *options)
+    assert result.exit_code == 0, result.output
+    assert "all intact" in result.stdout
+
+
+def test_md_shorter_than_its_interval_reports_the_last_step(cli, weights):
+    result = cli("md", "H2O", "-m", weights, *MD, "--interval", "100")
+    assert result.exit_code == 0, result.output
+    log = simulate.read_log(common.Path("H2O-md"))
+    assert list(log["step"]) == [0, 40]
+    assert f"{log['total_eV'][-1]:.4f} eV total" in result.stdout
+
+
+def test_evaluate_labels_that_are_not_finite(cli, weights):
+    atoms = molecule("H2O")
+    atoms.calc = SinglePointCalculator(atoms, energy=np.nan)
+    write("data.extxyz", atoms)
+    result = cli("evaluate", "data.extxyz", "-m", weights)
+    assert result.exit_code == 1
+    assert "Structure 0 has an energy that is not finite" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -141,6 +268,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(cli, weights, monkeypatch):
         (("md", "H2O", "--resume"), "no run that could be resumed"),
         (("md", "H2O", "--ensemble", "npt"), "Constant pressure needs"),
         (("md", "H2O", "--ensemble", "nvp"), "ensemble is 'nvp'"),
+        (("md", "H2O", "--time", "0.1fs"), "at least one step"),
+        (("md", "H2O", "--time", "1e300ps", "--timestep", "1e-300fs"), "it must be finite"),
+        (("md", "H2O", "--temperature", "nan"), "temperature is nan"),
         (("relax", "H2O", "--optimizer", "magic"), "optimizer is 'magic'"),
         (("evaluate", "nothing.xyz"), "There is no file"),
         (("models", "--card", "nothing"), "no shipped potential 'nothing'"),

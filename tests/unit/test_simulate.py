@@ -4,21 +4,26 @@ import os
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk, molecule
+from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import read, write
 
-from ase_geomol import ConfigError, DataError, GeoMolError, InputError, OutputError
+from ase_geomol import ConfigError, DataError, GeoMolCalculator, GeoMolError, InputError, OutputError
 from ase_geomol.simulate import (
     MDSettings,
     degrees_of_freedom,
     draw_velocities,
+    evaluate,
     load_structure,
+    md_picture,
+    names_structure_file,
     read_log,
     relax,
     run_md,
+    write_structure,
 )
 
 FILES = ("trajectory.extxyz", "log.csv")
@@ -82,6 +87,47 @@ def test_interrupted_and_resumed_equals_uninterrupted(ensemble, copper, ethanol,
         assert (tmp_path / "whole" / name).read_text() == (tmp_path / "parts" / name).read_text()
 
 
+def test_ctrl_c_in_the_first_step_records_the_start_once(ethanol, tmp_path):
+    class Interrupting(Springs):
+        count = 0
+
+        def calculate(self, *args, **options):
+            self.count += 1
+            if self.count == 2:
+                raise KeyboardInterrupt
+            super().calculate(*args, **options)
+
+    atoms = ethanol.copy()
+    atoms.calc = Interrupting(ethanol)
+    with pytest.raises(KeyboardInterrupt):
+        run_md(atoms, time=10, folder=tmp_path)
+    assert list(run_md(atoms, time=10, folder=tmp_path, resume=True).log["step"]) == [0, 10, 20]
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt"])
+def test_last_step_is_recorded_and_leaves_no_trace_in_a_longer_run(ensemble, copper, ethanol, tmp_path):
+    atoms = copper if ensemble == "npt" else ethanol
+    settings = MDSettings(ensemble, timestep=1.0, interval=10)
+    whole = run_md(atoms, settings, time=40, folder=tmp_path / "whole")
+    short = run_md(atoms, settings, time=25, folder=tmp_path / "parts")
+    assert list(short.log["step"]) == [0, 10, 20, 25]
+    assert short.log["potential_eV"][-1] == pytest.approx(short.atoms.get_potential_energy())
+    frames = read(tmp_path / "parts" / "trajectory.extxyz", ":")
+    assert np.allclose(frames[-1].positions, short.atoms.positions, atol=1e-7)
+    again = run_md(atoms, settings, time=25, folder=tmp_path / "parts", resume=True)
+    assert list(again.log["step"]) == [0, 10, 20, 25]
+    assert np.array_equal(again.atoms.positions, short.atoms.positions)
+    longer = run_md(atoms, settings, time=40, folder=tmp_path / "parts", resume=True)
+    assert np.array_equal(whole.atoms.positions, longer.atoms.positions)
+    assert np.array_equal(whole.atoms.get_momenta(), longer.atoms.get_momenta())
+    for name in FILES:
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "parts" / name).read_text()
+
+
+def test_run_shorter_than_the_interval(ethanol):
+    assert list(run_md(ethanol, MDSettings(interval=100), time=10).log["step"]) == [0, 20]
+
+
 def test_result_is_the_same_with_and_without_a_folder(ethanol, tmp_path):
     here = run_md(ethanol, time=20, folder=tmp_path / "run")
     memory = run_md(ethanol, time=20)
@@ -137,6 +183,63 @@ def test_broken_bonds_are_reported():
     assert len(result.broken_bonds) == 1
 
 
+def test_bond_that_breaks_after_the_last_interval():
+    atoms = Atoms("CH", [[0, 0, 0], [1.1, 0, 0]])
+    atoms.calc = Springs(Atoms("CH", [[0, 0, 0], [4, 0, 0]]), stiffness=0.1)
+    result = run_md(atoms, MDSettings("nve", temperature=1000, interval=1000), time=60)
+    assert [bond.label for bond in result.broken_bonds] == ["C0-H1"]
+
+
+@pytest.mark.parametrize("atoms", [Atoms("Ar"), Atoms("Ar2", [[0, 0, 0], [9, 0, 0]]), bulk("Ar", a=30.0)], ids=str)
+def test_structures_without_bonds(atoms, tmp_path):
+    atoms.calc = Springs(atoms)
+    result = run_md(atoms, time=10, folder=tmp_path)
+    assert result.steps == 20
+    assert result.broken_bonds == ()
+    assert run_md(atoms, time=20, folder=tmp_path, resume=True).steps == 40
+    md_picture(tmp_path / "a.png", result.log, result.atoms, title="a$^$[/b]", target=300.0)
+
+
+@pytest.mark.parametrize("cell", [np.zeros((3, 3)), np.ones((3, 3)), [[1, 0, 0], [2, 0, 0], [0, 0, 0]]])
+def test_cell_of_a_molecule_means_nothing(cell, checkpoint, tmp_path):
+    atoms, plain = molecule("H2O", cell=cell), molecule("H2O")
+    atoms.calc = plain.calc = GeoMolCalculator(checkpoint, device="cpu", dtype="float64")
+    settings = MDSettings(temperature=10.0, timestep=0.1)
+    result = run_md(atoms, settings, time=1.0, folder=tmp_path)
+    result = run_md(atoms, settings, time=2.0, folder=tmp_path, resume=True)
+    assert np.allclose(result.atoms.positions, run_md(plain, settings, time=2.0).atoms.positions)
+    md_picture(tmp_path / "a.png", result.log, result.atoms, title="a", target=None)
+
+
+def test_cell_vector_along_which_nothing_repeats(tmp_path):
+    slab = fcc111("Al", (1, 1, 2), vacuum=5.0)
+    slab.set_cell([*slab.cell[:2], slab.cell[0]])
+    slab.calc = Springs(slab)
+    result = run_md(slab, time=5)
+    md_picture(tmp_path / "a.png", result.log, result.atoms, title="a", target=300.0)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "sentence"),
+    [(Atoms("H2", [[0, 0, 0], [np.nan, 0, 0]]), "position that is NaN"), (Atoms(), "no atoms")],
+    ids=["NaN", "empty"],
+)
+@pytest.mark.parametrize("simulation", [run_md, relax])
+def test_bad_structures_bring_the_calculators_sentence(atoms, sentence, simulation, checkpoint, tmp_path):
+    atoms = atoms.copy()
+    atoms.calc = GeoMolCalculator(checkpoint, device="cpu")
+    place = {"trajectory": tmp_path / "a.extxyz"} if simulation is relax else {"folder": tmp_path}
+    with pytest.raises(InputError, match=sentence):
+        simulation(atoms, **place)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_structure_with_any_calculator(ethanol):
+    ethanol.positions[0] = np.nan
+    with pytest.raises(InputError, match="NaN or infinite"):
+        run_md(ethanol, time=5)
+
+
 @pytest.mark.parametrize("folder", [None, "run"])
 def test_explosion_is_an_error_and_keeps_what_was_before(folder, tmp_path):
     atoms = Atoms("CH", [[0, 0, 0], [1.1, 0, 0]])
@@ -181,17 +284,88 @@ def test_what_cannot_be_resumed(ethanol, tmp_path):
     with pytest.raises(DataError, match="another structure"):
         run_md(other, time=10, folder=tmp_path, resume=True)
     (tmp_path / "log.csv").write_text("")
-    with pytest.raises(DataError, match="shorter"):
+    with pytest.raises(DataError, match=r"log\.csv is missing or shorter"):
         run_md(ethanol, time=20, folder=tmp_path, resume=True)
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         run_md(ethanol, time=20, folder=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("wrong", [{"timestep": 0.0}, {"temperature": -1.0}, {"ensemble": "x"}, {"interval": 0}])
-def test_settings_are_checked(wrong):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize("damage", ["missing", "empty", "nonsense"])
+def test_resume_without_its_trajectory(damage, ethanol, tmp_path):
+    run_md(ethanol, time=10, folder=tmp_path)
+    trajectory = tmp_path / "trajectory.extxyz"
+    size = trajectory.stat().st_size
+    trajectory.unlink()
+    if damage != "missing":
+        trajectory.write_text("x" * size if damage == "nonsense" else "")
+    with pytest.raises(DataError, match="cannot be read" if damage == "nonsense" else "missing or shorter"):
+        run_md(ethanol, time=20, folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("other", ["dtype", "pbc", "charge", "spin"])
+def test_resume_with_another_potential_or_system(other, ethanol, tmp_path):
+    ethanol.calc.identity = {"dtype": "float32", "sha256": ["abc"]}
+    run_md(ethanol, time=5, folder=tmp_path)
+    if other == "dtype":
+        ethanol.calc.identity = {"dtype": "float64", "sha256": ["abc"]}
+    elif other == "pbc":
+        ethanol.set_cell([20, 20, 20])
+        ethanol.pbc = True
+    else:
+        ethanol.info[other] = 3
+    with pytest.raises(DataError, match=f"was made with {other} "):
+        run_md(ethanol, time=10, folder=tmp_path, resume=True)
+
+
+def test_resume_with_another_dtype_or_weights_of_our_own(checkpoint, make_checkpoint, tmp_path):
+    def go(weights, **options):
+        atoms = molecule("H2O")
+        atoms.calc = GeoMolCalculator(weights, device="cpu", **options)
+        settings = MDSettings(temperature=10.0, timestep=0.1)
+        return run_md(atoms, settings, time=1.0, folder=tmp_path, resume=(tmp_path / "state.json").exists())
+
+    go(checkpoint)
+    go(checkpoint, skin=1.0)
+    with pytest.raises(DataError, match="dtype float32, not float64"):
+        go(checkpoint, dtype="float64")
+    with pytest.raises(DataError, match="sha256"):
+        go(make_checkpoint(seed=0, scale=1.0))  # the same name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"timestep": 0.0}, "timestep is 0.0; it must be positive"),
+        ({"timestep": np.inf}, "timestep is inf; it must be a finite number"),
+        ({"timestep": "1fs"}, "timestep is '1fs'"),
+        ({"temperature": -1.0}, "cannot be negative"),
+        ({"temperature": np.nan}, "temperature is nan"),
+        ({"thermostat_time": np.inf}, "thermostat_time is inf"),
+        ({"ensemble": "x"}, "ensemble is 'x'"),
+        ({"ensemble": "npt", "pressure": np.nan}, "pressure is nan"),
+        ({"interval": 0}, "interval is 0"),
+        ({"interval": 2.5}, "interval is 2.5; it must be a whole number"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"seed": -1}, "cannot be negative"),
+    ],
+)
+def test_settings_are_checked(wrong, sentence):
+    with pytest.raises(ConfigError, match=sentence):
         MDSettings(**wrong)
+
+
+def test_settings_of_numpy_are_recorded(ethanol, tmp_path):
+    settings = MDSettings(seed=np.int64(3), temperature=np.float32(300))  # type: ignore[arg-type]
+    run_md(ethanol, settings, time=5, folder=tmp_path)
+    assert run_md(ethanol, settings, time=10, folder=tmp_path, resume=True).steps == 20
+
+
+@pytest.mark.parametrize("time", [0.0, 0.1, -1.0, np.inf, np.nan])
+def test_time_of_no_step(time, ethanol):
+    with pytest.raises(ConfigError, match="at least one step"):
+        run_md(ethanol, time=time)
 
 
 def test_state_is_saved_only_now_and_then(ethanol, tmp_path, monkeypatch):
@@ -257,3 +431,38 @@ def test_g2_radical_and_frames(tmp_path):
 def test_not_a_structure(text):
     with pytest.raises(InputError):
         load_structure(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("out.cif", True), ("out.xyz.gz", True), ("my.mol.extxyz", True), ("results", False), ("res.v2", False)],
+)
+def test_file_or_folder(name, file, tmp_path):
+    assert names_structure_file(tmp_path / name) is file
+    (tmp_path / name).mkdir()
+    assert not names_structure_file(tmp_path / name)
+
+
+def test_format_that_ase_cannot_write(tmp_path):
+    with pytest.raises(OutputError, match="ASE writes no files like"):
+        names_structure_file(tmp_path / "a.out")
+
+
+@pytest.mark.parametrize("name", ["a.vasp", "a.xtl", "a.pwi", "a.out", "a.nothing"])
+def test_structure_is_kept_when_its_format_fails(name, ethanol, tmp_path):
+    with pytest.raises(OutputError, match=rf"ASE cannot write .*{name} .* is in .*{name}\.extxyz instead"):
+        write_structure(tmp_path / name, ethanol)
+    assert np.allclose(read(tmp_path / f"{name}.extxyz").positions, ethanol.positions)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.extxyz"]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("what", ["energy", "forces"])
+def test_labels_that_are_not_finite(what, wrong, ethanol):
+    labels = {"energy": 1.0, "forces": np.zeros((9, 3))}
+    frames = [molecule("CH3CH2OH"), molecule("CH3CH2OH")]
+    frames[0].calc = SinglePointCalculator(frames[0], **labels)
+    labels["energy" if what == "energy" else "forces"] = wrong if what == "energy" else np.full((9, 3), wrong)
+    frames[1].calc = SinglePointCalculator(frames[1], **labels)
+    with pytest.raises(DataError, match=r"Structure 1 has an? (energy|force) that is not finite"):
+        evaluate(frames, ethanol.calc)
