@@ -10,14 +10,16 @@ from ase import units
 from ase.build import molecule
 from ase.constraints import FixInternals
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.velocitydistribution import thermalize_momenta
 from ase.optimize import BFGS
 from ase.vibrations import VibrationsData
 
 from ase_geomol import GeoMolCalculator, GeoMolError, shipped_models
 
 for name, listed in shipped_models().items():
-    print(name, "|", listed.metadata.theory, "|", listed.metadata.errors)
+    print(name, "|", listed.metadata.theory)
+    for error, value in listed.metadata.errors.items():
+        print(f"    {error}: {value:.1f}")
 
 # %% [markdown]
 # ## Relaxation
@@ -46,8 +48,9 @@ print("zero-point energy:", round(vibrations.get_zero_point_energy(), 3), "eV")
 
 # %%
 atoms.calc = GeoMolCalculator("geomformer-organic")
-MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(1))
-dynamics = Langevin(atoms, 0.5 * units.fs, temperature_K=300, friction=0.02 / units.fs, rng=np.random.default_rng(2))
+thermalize_momenta(atoms, temperature_K=300, rng=np.random.default_rng(1))
+random = np.random.default_rng(2)
+dynamics = Langevin(atoms, 0.5 * units.fs, temperature_K=300, friction=0.02 / units.fs, fixcm=False, rng=random)
 temperatures = []
 dynamics.attach(lambda: temperatures.append(atoms.get_temperature()), interval=10)
 dynamics.run(200)
