@@ -2,13 +2,14 @@
 
 A script calls `answer` with its question and a function that returns rows (dictionaries with equal keys). With
 ``--smoke`` the function is asked for a small version and nothing is written; otherwise the rows go to
-``results/<script>.json`` with versions and hardware.
+``results/<script>.json`` with versions, hardware and, of a potential that is measured, the SHA-256 of its file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -23,26 +24,40 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.errors import GeoMolError
+
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
 
-def answer(question: str, run: Callable[[bool], list[Row]], packages: Sequence[str] = ()) -> None:
-    """Run a benchmark as a command: parse ``--smoke`` and ``--threads``, print a table, keep the result."""
+def answer(question: str, run: Callable[..., list[Row]], packages: Sequence[str] = (), model: str = "") -> None:
+    """Run a benchmark as a command: parse its options, print a table, keep the result.
+
+    ``run`` is called with ``smoke`` and, where a default ``model`` is given, with the value of ``--model``.
+    """
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--smoke", action="store_true", help="a small version that proves the script runs")
-    parser.add_argument("--threads", type=int, default=2, help="threads for torch (default 2)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the peers (default 2)")
+    if model:
+        parser.add_argument("--model", default=model, help=f"shipped potential or .safetensors file (default {model})")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    _use_threads(arguments.threads)
     started = time.perf_counter()
-    rows = run(arguments.smoke)
+    try:
+        measured = {"model": _identity(arguments.model)} if model else {}
+        rows = run(arguments.smoke, arguments.model) if model else run(arguments.smoke)
+    except GeoMolError as error:
+        sys.exit(f"Error: {error}")
     seconds = time.perf_counter() - started
     _print(question, rows)
     if not arguments.smoke:
         record = {
             "question": question,
-            "command": f"python tests/benchmarks/{name}.py --threads {arguments.threads}",
+            "command": f"python tests/benchmarks/{name}.py --threads {arguments.threads}"
+            + (f" --model {arguments.model}" if model else ""),
+            **measured,
             "date": datetime.now(UTC).date().isoformat(),
             "hardware": {"processor": _processor(), "threads": arguments.threads},
             "versions": {p: version(p) for p in ("ase_geomol", "torch", "ase", *packages)},
@@ -51,6 +66,19 @@ def answer(question: str, run: Callable[[bool], list[Row]], packages: Sequence[s
         }
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _use_threads(threads: int) -> None:
+    """Start the script anew if need be: libraries with OpenMP look at the environment when they are loaded."""
+    wanted = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
+    torch.set_num_threads(threads)
+
+
+def _identity(model: str) -> dict[str, str]:
+    checkpoint = load_checkpoint(model)
+    return {"name": checkpoint.metadata.name, "sha256": checkpoint.sha256}
 
 
 def time_in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

@@ -26,14 +26,14 @@ STRUCTURES = {
 }
 
 
-def run(smoke: bool) -> list[Row]:
+def run(smoke: bool, model: str) -> list[Row]:
     """One row a structure."""
     names = ["ethanol"] if smoke else list(STRUCTURES)
-    return [_row(name, STRUCTURES[name](), rounds=3 if smoke else 30) for name in names]
+    return [_row(name, STRUCTURES[name](), model, rounds=3 if smoke else 30) for name in names]
 
 
-def _row(name: str, atoms: Atoms, rounds: int) -> Row:
-    ours = GeoMolCalculator(MODEL)
+def _row(name: str, atoms: Atoms, model: str, rounds: int) -> Row:
+    ours = GeoMolCalculator(model)
     potential = ours.checkpoints[0].potential
     graph = from_atoms(atoms, potential.cutoff)
     seconds = time_in_turns(
@@ -79,4 +79,4 @@ def _copies(atoms: Atoms, count: int) -> Atoms:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, packages=["tblite"])
+    answer(__doc__ or "", run, packages=["tblite"], model=MODEL)

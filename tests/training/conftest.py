@@ -50,11 +50,15 @@ def make_recipe(xyz: Path) -> Callable[..., Recipe]:
     """A function that makes recipes on ``xyz``; arguments replace fields of the sections."""
 
     def make(data: dict | None = None, **sections: dict) -> Recipe:
+        config = {"elements": [1, 6, 8], "cutoff": 4.0, "layers": 1, "channels": 8, "heads": 2}
+        config |= sections.get("model", {})
+        if config["elements"] == "those of the data":
+            del config["elements"]
         return Recipe.model_validate(
             {
                 "name": "tiny",
                 "data": {"train": str(xyz), "split": {"by": "key"}, **(data or {})},
-                "model": {"config": {"elements": [1, 6, 8], "cutoff": 4.0, "layers": 1, "channels": 8, "heads": 2}},
+                "model": {"config": config},
                 "loss": sections.get("loss", {}),
                 "optimiser": {"lr": 0.003, **sections.get("optimiser", {})},
                 "schedule": {"warmup_steps": 3, **sections.get("schedule", {})},

@@ -52,6 +52,9 @@ def test_sizes_of_a_split(frames):
     assert (len(train), len(valid), len(test)) == (30, 5, 0)
     with pytest.raises(DataError, match="40 frames cannot be divided into 39 for training, 5"):
         split_frames(frames, Split(by="frame", train=39, valid=5), seed=0)
+    one_molecule = frames.take(np.flatnonzero(frames.group == 0))
+    with pytest.raises(DataError, match=r"1 groups cannot be divided .* with split: \{by: frame\}"):
+        split_frames(one_molecule, Split(by="group"), seed=0)
 
 
 def test_split_by_key(frames):
@@ -80,6 +83,14 @@ def test_order_follows_from_seed_and_epoch(frames):
         assert all(np.array_equal(a, b) for a, b in zip(whole[step:], rest, strict=True))
     assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(plan.epoch(1)))
     assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(Plan(plan.sizes, 300, 6).epoch(0)))
+
+
+def test_epochs_before_a_step_are_made_once(frames, monkeypatch):
+    plan, made, epoch = Plan(survey(frames, 4.0).edges, 300, seed=5), [], Plan.epoch
+    first = next(plan.from_step(50))
+    monkeypatch.setattr(Plan, "epoch", lambda self, number: made.append(number) or epoch(self, number))
+    assert np.array_equal(next(plan.from_step(50)), first)
+    assert len(made) == 1
 
 
 def test_stream_ends_at_the_next_validation(frames):

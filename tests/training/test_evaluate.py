@@ -14,7 +14,7 @@ from geomol_training.evaluate import evaluate
 from typer.testing import CliRunner
 
 from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint
-from ase_geomol.errors import DataError
+from ase_geomol.errors import DataError, OutputError
 from ase_geomol.graph import from_atoms
 from ase_geomol.models import build_model
 from ase_geomol.potential import Potential
@@ -86,6 +86,38 @@ def test_elements_of_the_checkpoint_are_the_limit(checkpoint, tmp_path):
     write(tmp_path / "cu.extxyz", atoms)
     with pytest.raises(DataError, match="unknown element"):
         evaluate(checkpoint, str(tmp_path / "cu.extxyz"), tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_at_once(checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="Cannot make the folder"):
+        evaluate(checkpoint, "absent", tmp_path / "file/out")
+
+
+def test_charge_of_the_checkpoint_is_the_limit(checkpoint, structures, tmp_path):
+    ion = structures[0].copy()
+    ion.calc, ion.info = structures[0].calc, {"charge": 1}
+    write(tmp_path / "ions.extxyz", [structures[0], ion])
+    with pytest.raises(DataError, match=r"row 1: unknown charge or spin .* --skip-bad in an evaluation"):
+        evaluate(checkpoint, str(tmp_path / "ions.extxyz"), tmp_path)
+    result = evaluate(checkpoint, str(tmp_path / "ions.extxyz"), tmp_path, bad_rows="skip")
+    assert (result.n_frames, result.skipped) == (1, "1 rows left out: 1 unknown charge or spin")
+
+
+def test_names_of_labels_and_of_the_folder(checkpoint, structures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    atoms = structures[0].copy()
+    atoms.info["dft_energy"] = structures[0].get_potential_energy()
+    atoms.arrays["dft_forces"] = structures[0].get_forces()
+    (tmp_path / "some.data").mkdir()
+    write(tmp_path / "some.data/a.extxyz", atoms)
+    arguments = ["evaluate", str(checkpoint), "some.data/*.extxyz"]
+    assert isinstance(CliRunner().invoke(app, arguments).exception, DataError)
+    result = CliRunner().invoke(app, [*arguments, "--energy-key", "dft_energy", "--forces-key", "dft_forces"])
+    assert result.exit_code == 0, result.output
+    stored = json.loads((tmp_path / "evaluation/some/evaluation.json").read_text())
+    expected = by_hand(checkpoint, structures[:1])
+    assert stored["errors"]["forces_MAE_meV_per_A"] == pytest.approx(expected["forces_MAE_meV_per_A"], rel=1e-4)
 
 
 def test_command(checkpoint, xyz, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import platform
 import signal
 import sys
 import threading
@@ -12,9 +14,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from ase.io import write
+from geomol_training.evaluate import predict_frames
 from geomol_training.fit import fit
+from geomol_training.frames import load_frames
 from geomol_training.keeper import read_state, write_state
 from geomol_training.memory import keep_freed_memory
+from geomol_training.metrics import errors
+from geomol_training.objective import PotentialFitting
 from rich.console import Console
 
 from ase_geomol.checkpoint import load_checkpoint
@@ -123,28 +130,124 @@ def test_logs_by_source(make_recipe, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals")
-def test_interrupt_ends_orderly(make_recipe, tmp_path):
-    recipe = make_recipe(training={"max_steps": 100_000})
+def test_interrupt_ends_orderly(make_recipe, xyz, tmp_path):
+    recipe = make_recipe(data={"test": str(xyz)}, training={"max_steps": 100_000})
+    ended = threading.Event()
 
     def interrupt():
         while not (tmp_path / "model.safetensors").exists():
-            time.sleep(0.02)
+            if ended.wait(0.02):
+                return
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=interrupt)
     thread.start()
-    result = fit(recipe, tmp_path, time_budget=20.0, console=quiet())
-    thread.join()
+    try:
+        result = fit(recipe, tmp_path, time_budget=20.0, console=quiet())
+    finally:
+        ended.set()
+        thread.join()
     assert result.stopped_by == "interrupted"
+    assert not any(name.startswith("test_") for name in result.errors)
     assert state_of(tmp_path)["standing"]["step"] == result.step
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_second_interrupt_loses_nothing(make_recipe, tmp_path, monkeypatch):
+    """One while training, one more in the last validation: what was learned is on disk before it."""
+    step = PotentialFitting.validation_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.standing.step % 8:
+            raise SystemExit(1)  # what Lightning makes of a KeyboardInterrupt
+        step(self, batch, batch_idx)
+
+    def run(out, steps, *, resume=False):
+        recipe = make_recipe(training={"max_steps": steps}, schedule={"kind": "constant"})
+        fit(recipe, tmp_path / out, resume=resume, console=quiet())
+
+    run("whole", 20)
+    with monkeypatch.context() as patched:
+        patched.setattr(PotentialFitting, "validation_step", interrupted)
+        with pytest.raises(SystemExit):
+            run("parts", 11)
+    assert state_of(tmp_path / "parts")["standing"]["step"] == 11
+    run("parts", 20, resume=True)
+    assert same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
+def test_weights_are_never_alone(make_recipe, tmp_path, monkeypatch):
+    """A kill at the first weights leaves a run that can be resumed, and that exports weights whatever it noted."""
+
+    def killed(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("geomol_training.keeper.save_checkpoint", killed)
+        with pytest.raises(MemoryError):
+            fit(make_recipe(), tmp_path, console=quiet())
+    assert state_of(tmp_path)["standing"]["best"] < np.inf
+    fit(make_recipe(optimiser={"lr": 10.0}), tmp_path, resume=True, console=quiet())  # worse from here on
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_weights_without_a_checkpoint(make_recipe, tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match=r"holds model\.safetensors, but no last\.pt to go on with"):
+        fit(make_recipe(), tmp_path, console=quiet())
+
+
+def test_time_that_ends_before_a_first_step(make_recipe, tmp_path):
+    with pytest.raises(ConfigError, match=r"time budget .* was used up before a first validation"):
+        fit(make_recipe(), tmp_path, time_budget=1e-6, console=quiet())
+    with pytest.raises(ConfigError, match="A time budget of 0 s leaves no time"):
+        fit(make_recipe(), tmp_path, time_budget=0.0, console=quiet())
+    assert fit(make_recipe(), tmp_path, time_budget=60.0, console=quiet()).step == 20
+
+
+def test_time_for_the_first_validation_is_reserved(make_recipe, tmp_path, monkeypatch):
+    """Steps of one small frame take 0.1 s, so that a validation of sixteen frames would take long."""
+    step = PotentialFitting.training_step
+    monkeypatch.setattr(PotentialFitting, "training_step", lambda *given: time.sleep(0.1) or step(*given))
+    recipe = make_recipe(training={"batch_edges": None, "batch_atoms": 1, "max_steps": 1000, "validate_every": 1000})
+    result = fit(recipe, tmp_path, time_budget=3.0, console=quiet())
+    assert result.stopped_by == "time budget used"
+    assert 0.1 * result.step < 2.5  # 0.1 s for 6 atoms of a step, 112 to validate
+
+
+def test_held_out_frames_are_measured_and_written_down(make_recipe, tmp_path):
+    recipe = make_recipe(data={"split": {"by": "frame", "valid": 8, "test": 5}}, training={"max_steps": 2})
+    result = fit(recipe, tmp_path, console=quiet())
+    assert result.errors["test_forces_MAE_meV_per_A"] > 0
+    written = json.loads((tmp_path / "splits.json").read_text())
+    assert sorted(written["train"] + written["valid"] + written["test"]) == list(range(40))
+    assert len(written["test"]) == 5
+    frames, _ = load_frames(tmp_path / written["data"])
+    held_out = frames.take(np.array(written["test"]))
+    found = errors(held_out, predict_frames(load_checkpoint(result.model).potential, held_out))
+    assert found["energy_MAE_meV"] == pytest.approx(result.errors["test_energy_MAE_meV"])
+
+
+def test_direct_forces_are_validated_beside_the_gradient(make_recipe, tmp_path):
+    loss = {"forces": 1.0, "direct_forces": 2.0}
+    recipe = make_recipe(loss=loss, training={"max_steps": 2}, model={"direct_forces": True})
+    found = fit(recipe, tmp_path, console=quiet()).errors
+    direct, forces = (found[f"validation_{kind}_MAE_meV_per_A"] for kind in ("direct_forces", "forces"))
+    assert direct != forces
+    expected = found["validation_energy_MAE_meV_per_atom"] + forces + 2 * direct
+    assert state_of(tmp_path)["standing"]["best"] == pytest.approx(1e-3 * expected)
+
+
+def test_energies_alone_have_no_errors_of_forces(make_recipe, tmp_path):
+    result = fit(make_recipe(loss={"forces": 0.0}, training={"max_steps": 2}), tmp_path, console=quiet())
+    assert not any("forces" in name for name in result.errors)
 
 
 def test_float64(make_recipe, tmp_path):
     fit(make_recipe(training={"precision": "float64", "max_steps": 2}), tmp_path, console=quiet())
     assert state_of(tmp_path)["potential"]["model.embedding.weight"].dtype == torch.float64
-    assert load_checkpoint(tmp_path / "model.safetensors").potential.dtype == torch.float32
+    assert load_checkpoint(tmp_path / "model.safetensors").potential.dtype == torch.float64
 
 
 def test_given_references(make_recipe, tmp_path):
@@ -193,6 +296,12 @@ def test_running_twice_in_one_folder(make_recipe, tmp_path):
     other = recipe.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="another 'seed'"):
         fit(other, tmp_path, resume=True, console=quiet())
+    other = recipe.model_copy(update={"loss": recipe.loss.model_copy(update={"forces": 3.0})})
+    with pytest.raises(ConfigError, match="another 'loss'"):
+        fit(other, tmp_path, resume=True, console=quiet())
+    other = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_edges": 300})})
+    with pytest.raises(ConfigError, match=r"another 'training\.batch_edges'"):
+        fit(other, tmp_path, resume=True, console=quiet())
     (tmp_path / "last.pt").write_bytes(b"PK no")
     with pytest.raises(CheckpointError, match="damaged"):
         fit(recipe, tmp_path, resume=True, console=quiet())
@@ -200,7 +309,7 @@ def test_running_twice_in_one_folder(make_recipe, tmp_path):
 
 def test_nothing_ends_it(make_recipe, tmp_path):
     with pytest.raises(ConfigError, match="Nothing ends this training"):
-        fit(make_recipe(training={"max_steps": None}), tmp_path, console=quiet())
+        fit(make_recipe(data={"train": "absent"}, training={"max_steps": None}), tmp_path, console=quiet())
 
 
 def test_unknown_elements(make_recipe, tmp_path):
@@ -209,6 +318,35 @@ def test_unknown_elements(make_recipe, tmp_path):
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"config": config})})
     with pytest.raises(DataError, match=r"row 0: unknown element .*atomic number 8"):
         fit(recipe, tmp_path, console=quiet())
+
+
+@pytest.mark.parametrize("part", ["valid", "split"])
+def test_elements_that_are_not_learned(make_recipe, structures, tmp_path, part):
+    frames: dict[str, list] = {"train": [], "valid": []}
+    for atoms in structures:
+        split = "valid" if 8 in atoms.numbers else "train"
+        frames[split].append(atoms.copy())
+        frames[split][-1].calc, frames[split][-1].info["split"] = atoms.calc, split
+    for split, chosen in frames.items():
+        write(tmp_path / f"{split}.extxyz", chosen)
+    sources = {
+        "valid": {"train": f"{tmp_path}/train.extxyz", "valid": f"{tmp_path}/valid.extxyz"},
+        "split": {"train": f"{tmp_path}/*.extxyz"},
+    }
+    sentence = {"valid": r"valid\.extxyz, row 0: unknown element", "split": r"validation frames .*numbers \[8\]"}
+    recipe = make_recipe(data=sources[part], model={"elements": "those of the data"})
+    with pytest.raises(DataError, match=sentence[part]):
+        fit(recipe, tmp_path / "run", console=quiet())
+
+
+def test_global_form_refuses_periodic_data(make_recipe, structures, tmp_path):
+    periodic = structures[0].copy()
+    periodic.calc = structures[0].calc
+    periodic.cell, periodic.pbc = [9, 9, 9], True
+    write(tmp_path / "data.extxyz", [periodic, *structures])
+    recipe = make_recipe(data={"train": f"{tmp_path}/data.extxyz"}, model={"cutoff": None})
+    with pytest.raises(DataError, match="row 0: periodic"):
+        fit(recipe, tmp_path / "run", console=quiet())
 
 
 def test_elements_default_to_those_of_the_data(make_recipe, tmp_path):
@@ -231,13 +369,22 @@ def test_folder_that_cannot_be_made(make_recipe, tmp_path):
         fit(make_recipe(), tmp_path / "file/run", console=quiet())
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full to stand for a full disk")
+def test_full_disk_stops_the_logs_with_a_sentence(make_recipe, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("geomol_training.fit.CSVLogger.log_metrics", full)
+    with pytest.raises(OutputError, match=r"Cannot write the logs into .*: No space left on device\."):
+        fit(make_recipe(), tmp_path, console=quiet())
+
+
 def test_full_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("ase_geomol.checkpoint.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("ase_geomol.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OutputError, match="No space left"):
         write_state(tmp_path / "last.pt", {"step": 1})
     assert not list(tmp_path.iterdir())
 
 
 def test_memory_setting_is_harmless():
-    assert keep_freed_memory() in (True, False)
+    assert keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
+    assert torch.ones(10**7).sum() == 10**7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
+from concurrent.futures import Future
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,7 @@ pytest.importorskip("yaml", reason="recipes need the extra 'train'")
 
 import yaml
 from geomol_training import cli
-from geomol_training.labelling import complexes, geometry, plan, sampling
+from geomol_training.labelling import complexes, geometry, jobs, plan, run, sampling
 from geomol_training.labelling.druglike import random_druglike
 from geomol_training.labelling.engine import GFN2, RejectedFrame, label
 from geomol_training.labelling.fragments import SCAFFOLDS, SUBSTITUENTS
@@ -252,6 +253,11 @@ class TestPlan:
         with pytest.raises(DataError, match="SMILES"):
             plan.excluded_keys(tmp_path / "foreign.extxyz")
 
+    def test_molecules_that_do_not_exist_end_the_search(self, monkeypatch):
+        monkeypatch.setattr(plan, "ATTEMPTS", 50)
+        with pytest.raises(DataError, match=r"50 drug-like molecules in a row .*druglike_atoms \[1, 2\]"):
+            plan.make_plan(LabelRecipe.model_validate(tiny_fields(druglike_atoms=[1, 2])))
+
     def test_every_pair_of_elements_makes_contact(self):
         fields = tiny_fields()
         fields["contacts"]["repeats"] = 1
@@ -328,6 +334,49 @@ class TestRun:
         assert not list(tmp_path.glob("*.partial"))
         assert all(path.with_suffix(".json").exists() for path in tmp_path.glob("*.extxyz"))
 
+    def test_a_job_without_frames_is_done_and_no_file(self, tiny, tmp_path, monkeypatch):
+        monkeypatch.setattr(jobs, "run_job", lambda job, recipe: ([], Counter({"force too large": 2})))
+        job = Job("small_00000", "small", 5, ())
+        assert jobs.counts_of(tmp_path, job) is None
+        assert jobs.run_and_write(job, tiny, tmp_path) == 0
+        assert not list(tmp_path.glob("*.extxyz"))
+        counts = jobs.counts_of(tmp_path, job)
+        assert counts is not None
+        assert counts["rejected"] == {"force too large": 2}
+
+    def test_a_full_disk_is_a_sentence(self, tiny, tmp_path, monkeypatch):
+        def full(_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("ase_geomol.files.os.fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            make_labels(tiny, tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_no_job_waits_to_start_after_the_time(self, tiny, tmp_path, monkeypatch):
+        submitted = []
+
+        class Pool:
+            def __init__(self, *_):
+                pass
+
+            def submit(self, call, job, *arguments):
+                submitted.append(job)
+                return Future()
+
+            def shutdown(self, **_):
+                pass
+
+        def stop(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(run, "ProcessPoolExecutor", Pool)
+        monkeypatch.setattr(run, "wait", stop)
+        listed = [Job(f"small_{number}", "small", 0, ()) for number in range(9)]
+        with pytest.raises(KeyboardInterrupt):
+            next(run._run_jobs(listed, tiny, tmp_path, 2, None))
+        assert submitted == listed[:2]
+
     def test_another_recipe_does_not_mix_into_the_folder(self, folder):
         with pytest.raises(OutputError, match="another recipe"):
             make_labels(LabelRecipe.model_validate(tiny_fields(seed=99)), folder)
@@ -349,6 +398,9 @@ class TestRecipe:
             (tiny_fields(method="GFN7"), "method"),
             (tiny_fields(exclude="/etc/passwd"), "relative"),
             (tiny_fields(torsions={"molecules": -1, "relax_steps": 3}), r"torsions\.molecules"),
+            (tiny_fields(seed=-1), "seed: .*greater than or equal to 0"),
+            (tiny_fields(druglike_atoms=[22, 15]), r"druglike_atoms: must be given from the lowest .*\[22, 15\]"),
+            (tiny_fields(contacts={"repeats": 0, "distances": 2, "reach": [2.2, 0.5]}), r"contacts\.reach: must be"),
             ([1, 2], "mapping"),
         ],
     )
@@ -372,6 +424,8 @@ class TestCommand:
         assert cli.parse_duration("1.5 h") == 5400
         with pytest.raises(ConfigError, match="40min"):
             cli.parse_duration("soon")
+        with pytest.raises(ConfigError, match="'0s' leaves no time"):
+            cli.parse_duration("0s")
 
     def test_label_prints_a_table_and_writes_shards(self, tmp_path, monkeypatch, capsys):
         recipe = tmp_path / "tiny.yaml"

@@ -16,7 +16,7 @@ from geomol_training.data import load
 from geomol_training.frames import pack
 from geomol_training.loss import total_loss
 from geomol_training.metrics import Predicted, errors, errors_by, gather
-from geomol_training.objective import predict
+from geomol_training.objective import predict, score
 from geomol_training.readers import Keys, row_of_atoms
 from geomol_training.recipe import Loss, Optimiser, Schedule
 from geomol_training.references import fit_references, force_scale
@@ -148,12 +148,38 @@ def test_plateau():
     schedule = Schedule(kind="plateau", patience=2, warmup_steps=0)
     standing = Standing()
     assert note_score(standing, 1.0, schedule, regular=True)
-    for score in (1.1, 1.1):
-        assert not note_score(standing, score, schedule, regular=True)
+    for found in (1.1, 1.1):
+        assert not note_score(standing, found, schedule, regular=True)
     assert learning_rate(standing, Extent(), OPTIMISER, schedule) == pytest.approx(5e-3)
     assert not note_score(standing, 1.1, schedule, regular=False)
     assert standing.waited == 0
     assert note_score(standing, 0.9, schedule, regular=False)
+
+
+def test_an_interruption_does_not_change_the_plateau():
+    schedule = Schedule(kind="plateau", patience=2, warmup_steps=0)
+
+    def course(*, interrupted: bool) -> list[tuple[float, int]]:
+        standing, states = Standing(), []
+        for found in (1.0, 0.9, 0.95, 0.92, 1.1, 1.2):  # never below the irregular one; in the end it rises
+            note_score(standing, found, schedule, regular=True)
+            if interrupted:
+                note_score(standing, 0.8, schedule, regular=False)
+                saved, standing = standing.saved(), Standing()
+                standing.restore(saved)
+            states.append((standing.rate_factor, standing.waited))
+        return states
+
+    assert course(interrupted=True) == course(interrupted=False)
+    assert course(interrupted=True)[-1] == (0.25, 0)
+
+
+def test_standing_of_an_older_checkpoint():
+    saved = Standing(best=0.5).saved()
+    del saved["best_regular"]
+    standing = Standing()
+    standing.restore(saved)
+    assert standing.best_regular == 0.5
 
 
 def test_not_a_number_is_never_the_best():
@@ -196,12 +222,29 @@ def test_frames_without_forces_do_not_count():
     assert "forces_MAE_meV_per_A" not in errors(frames, Predicted(np.ones(2), np.zeros((2, 3))), np.array([0]))
 
 
+def test_forces_that_were_not_predicted_have_no_errors(xyz):
+    frames = load(str(xyz), Keys(), Limits()).frames.take(np.arange(2))
+    batch = make_batch(frames, np.arange(2), 3.0)
+    predicted = gather(frames, [(batch, Prediction(batch.energy, torch.zeros(0)), None)])
+    assert predicted.forces is None
+    assert not any("forces" in name for name in errors(frames, predicted))
+
+
+def test_score_weighs_each_kind_of_forces_by_its_own_error():
+    found = {"energy_MAE_meV_per_atom": 1.0, "forces_MAE_meV_per_A": 10.0, "direct_forces_MAE_meV_per_A": 100.0}
+    assert score(found, Loss(energy=1.0, forces=2.0, direct_forces=3.0)) == pytest.approx(0.321)
+
+
 def test_gather_puts_batches_in_the_order_of_frames(xyz):
     frames = load(str(xyz), Keys(), Limits()).frames.take(np.arange(6))
     parts = []
     for index in (np.array([4, 1]), np.array([5, 0, 3, 2])):
         batch = make_batch(frames, index, 3.0)
-        parts.append((batch, Prediction(batch.energy, torch.zeros(0), batch.forces)))
+        parts.append((batch, Prediction(batch.energy, torch.zeros(0), batch.forces), 2 * batch.forces))
     predicted = gather(frames, parts)
+    assert predicted.forces is not None
+    assert predicted.direct_forces is not None
+    assert predicted.stress is None
+    np.testing.assert_array_equal(predicted.direct_forces, 2 * frames.forces)
     np.testing.assert_array_equal(predicted.energy, frames.energy)
     np.testing.assert_array_equal(predicted.forces, frames.forces)

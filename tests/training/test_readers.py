@@ -180,7 +180,7 @@ def test_periodic_atoms_on_top_of_each_other(tmp_path):
 
 def test_wrong_shapes(tmp_path):
     path = tmp_path / "rows.extxyz"
-    path.write_text(GOOD.replace("energy", 'stress="1 2 3" energy'))
+    path.write_text(GOOD.replace("energy", 'Lattice="9 0 0 0 9 0 0 0 9" stress="1 2 3" energy'))
     with pytest.raises(DataError, match=r"row 0: wrong shape .*stress \(3,\)"):
         frames_of(path)
     rmd17 = tmp_path / "wrong.npz"
@@ -198,6 +198,62 @@ def test_nothing_left(tmp_path):
     (tmp_path / "rows.extxyz").write_text(GOOD.replace(" energy=-1.0", ""))
     with pytest.raises(DataError, match="No usable row in 1 files: 1 rows left out: 1 no energy"):
         frames_of(tmp_path / "rows.extxyz", bad_rows="skip")
+
+
+CELLS = {
+    "unusable cell .*NaN": 'Lattice="nan 0 0 0 9 0 0 0 9" pbc="T T T"',
+    "unusable cell .*singular": 'Lattice="9 0 0 9 0 0 0 0 9" pbc="T T T"',
+    "unusable cell .*along c, but that cell vector is zero": 'Lattice="9 0 0 0 9 0 0 0 0" pbc="T T T"',
+    "unusable cell .*along a": 'pbc="T F F"',
+    "unusable cell .*infinite": 'Lattice="inf 0 0 0 9 0 0 0 9" pbc="F F F"',
+}
+
+
+@pytest.mark.parametrize("reason", CELLS)
+def test_bad_cells(reason, tmp_path):
+    path = tmp_path / "rows.extxyz"
+    path.write_text(GOOD + GOOD.replace('pbc="F F F"', CELLS[reason]))
+    with pytest.raises(DataError, match=f"row 1: {reason}"):
+        frames_of(path)
+    assert load(str(path), Keys(), Limits(), bad_rows="skip").skipped == {"unusable cell": 1}
+
+
+def test_a_network_without_cutoff_refuses_periodic_rows(tmp_path):
+    path = tmp_path / "rows.extxyz"
+    path.write_text(GOOD + GOOD.replace('pbc="F F F"', 'Lattice="9 0 0 0 9 0 0 0 9" pbc="T T T"'))
+    assert len(frames_of(path)) == 2
+    with pytest.raises(DataError, match=r"row 1: periodic \(a network without a cutoff"):
+        load(str(path), Keys(), Limits(periodic=False))
+
+
+def test_charge_and_spin_as_the_calculator_sees_them(tmp_path):
+    path = tmp_path / "rows.extxyz"
+    path.write_text(
+        GOOD + GOOD.replace("energy=", "charge=1 spin=2 energy=") + GOOD.replace("energy=", "spin=3 energy=")
+    )
+    assert len(frames_of(path)) == 3
+    limits = Limits(charges=(0,), spins=(1,))
+    assert load(str(path), Keys(), limits, bad_rows="skip").skipped == {"unknown charge or spin": 2}
+    assert load(str(path), Keys(), Limits(charges=(0,)), bad_rows="skip").skipped == {"unknown charge or spin": 1}
+    with pytest.raises(DataError, match=r"row 1: unknown charge or spin .*charge 0 only.* --skip-bad"):
+        load(str(path), Keys(), limits)
+
+
+def test_stress_needs_a_volume(tmp_path):
+    stress = 'stress="1 2 3 4 5 6" energy'
+    flat = GOOD.replace("energy", f'Lattice="9 0 0 0 9 0 0 0 0" {stress}')
+    full = GOOD.replace("energy", f'Lattice="9 0 0 0 9 0 0 0 9" {stress}')
+    (tmp_path / "rows.extxyz").write_text(GOOD.replace("energy", stress) + flat + full)
+    assert frames_of(tmp_path / "rows.extxyz").has_stress.tolist() == [False, False, True]
+
+
+def test_later_frames_with_other_columns(tmp_path):
+    other = GOOD.replace("forces:R:3", "forces:R:3:tags:I:1").replace("0.3\n", "0.3 1\n").replace("0.6\n", "0.6 2\n")
+    path = tmp_path / "rows.extxyz"
+    path.write_text((GOOD + other + GOOD).replace("molecule=m ", ""))
+    frames = frames_of(path)
+    np.testing.assert_array_equal(frames.forces, np.tile([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], (3, 1)))
+    assert len(frames.group_names) == 1
 
 
 # --- bad files
@@ -257,9 +313,17 @@ def test_cache_is_used_until_a_file_changes(xyz, structures, tmp_path):
     time_of_cache = cached.stat().st_mtime_ns
     again = load(str(source), Keys(), Limits(), cache=tmp_path)
     assert cached.stat().st_mtime_ns == time_of_cache
+    assert again.skipped == {}
     check_same(again.frames, structures)
     write(source, structures[:3])
     assert len(load(str(source), Keys(), Limits(), cache=tmp_path).frames) == 3
+
+
+def test_cache_remembers_what_was_left_out(tmp_path):
+    (tmp_path / "rows.extxyz").write_text(GOOD + GOOD.replace(" energy=-1.0", ""))
+    for _ in range(2):
+        loaded = load(str(tmp_path / "rows.extxyz"), Keys(), Limits(), bad_rows="skip", cache=tmp_path)
+        assert loaded.skipped == {"no energy": 1}
 
 
 def test_packed_frames_are_immutable_and_damage_is_noticed(xyz, tmp_path):
@@ -267,8 +331,9 @@ def test_packed_frames_are_immutable_and_damage_is_noticed(xyz, tmp_path):
     with pytest.raises(ValueError, match="read-only"):
         frames.positions[0] = 0
     path = tmp_path / "packed.npz"
-    save_frames(path, frames)
-    check = load_frames(path)
+    save_frames(path, frames, {"no energy": 2})
+    check, skipped = load_frames(path)
+    assert skipped == {"no energy": 2}
     np.testing.assert_array_equal(check.positions, frames.positions)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match="damaged"):

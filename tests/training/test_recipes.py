@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from geomol_training.cli import app
+from geomol_training.cli import app, main
 from geomol_training.fit import fit
 from geomol_training.recipe import load_recipe
 from rich.console import Console
 from typer.testing import CliRunner
 
 from ase_geomol.checkpoint import load_checkpoint
-from ase_geomol.errors import ConfigError
+from ase_geomol.errors import ConfigError, MissingExtraError
 from ase_geomol.models import build_model
 
 RECIPES = Path(__file__).parents[2] / "training/recipes"
@@ -52,6 +53,19 @@ metadata: {theory: EMT, training_data: some}
         ("metadata: {theory: EMT, training_data: some}", "", "metadata: Field required"),
         ("name: tiny", "name: tiny\nloss: {energy: 0, forces: 0}", "loss: every weight is zero"),
         ("name: tiny", "name: tiny\nloss: {kind: l3}", "loss.kind: Input should be 'l1', 'l2' or 'huber'"),
+        ("name: tiny", "name: tiny\nloss: {direct_forces: 1}", "with model.config.direct_forces"),
+        ("name: tiny", "name: tiny\noptimiser: {betas: [1.5, 0.9]}", "optimiser.betas.0: Input should be less than 1"),
+        ("model: {", "model: {architecture: mace, ", "architecture: this version knows"),
+        ("channels: 8", "elements: 6", "model: config.elements: Input should be a valid tuple"),
+        ("channels: 8", "elements: [H, C]", "config.elements.0: Input should be a valid integer, unable to parse"),
+        ("channels: 8", "channels: 7", "channels (7) must be a multiple of heads (8)"),
+        ("channels: 8", "colour: red", "config.colour: Extra inputs are not permitted"),
+        (
+            "model: {config: {channels: 8}}",
+            "model: {config: {elements: [1, 6]}}\npotential: {reference_energies: {1: -13.6}}",
+            "potential.reference_energies lacks the atomic numbers [6]",
+        ),
+        ("name: tiny", "name: tiny\npotential: {reference_energies: {119: 0}}", "should be less than or equal to 118"),
         ("name: tiny", "name: [", "not valid YAML"),
         (VALID, "- a list", "must be a mapping of fields, not list"),
     ],
@@ -100,6 +114,22 @@ def test_ethanol_recipe_runs(tmp_path):
     assert {"validation_energy_MAE_meV", "test_energy_MAE_meV"} <= set(result.errors)
     assert load_checkpoint(result.model).metadata.errors == result.errors
     assert load_checkpoint(result.model).metadata.theory == "PBE/def2-SVP"
+
+
+def test_errors_keep_their_brackets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["geomol-train", "fit", str(tmp_path / "[bold]absent.yaml")])
+    with pytest.raises(SystemExit):
+        main()
+    assert "[bold]absent.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_missing_packages_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    for name in [name for name in sys.modules if name.startswith("geomol_training.labelling")]:
+        monkeypatch.delitem(sys.modules, name)
+    found = CliRunner().invoke(app, ["label", "any.yaml"]).exception
+    assert isinstance(found, MissingExtraError)
+    assert "Labelling needs rdkit: install it with  pip install 'ase_geomol[labels]'" in str(found)
 
 
 def test_command(make_recipe, tmp_path):

@@ -11,6 +11,7 @@ import yaml
 from geomol_training import cli, release
 
 from ase_geomol import ConfigError, checkpoint, load_checkpoint, shipped_models
+from ase_geomol.errors import DataError
 
 EVALUATION = {
     "errors": {"energy_MAE_meV": 12.345, "forces_MAE_meV_per_A": 67.891},
@@ -42,8 +43,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def evaluated(trained: Path, folder: Path, split: str = "test") -> Path:
+    """The same path, after an evaluation of these weights was put into the folder."""
+    about = {"sha256": load_checkpoint(trained).sha256, "split": split}
+    (folder / "evaluation.json").write_text(json.dumps({**EVALUATION, **about}))
+    return trained
+
+
 def test_card_registry_and_weights(folder: Path, make_checkpoint, monkeypatch, capsys) -> None:
-    trained = make_checkpoint(seed=4)
+    trained = evaluated(make_checkpoint(seed=4), folder)
     options = ["--labels", f"{folder}/manifest.json", "--stability", f"{folder}/stability.json"]
     monkeypatch.setattr(
         sys, "argv", ["geomol-train", "release", str(trained), str(NOTES), f"{folder}/evaluation.json", *options]
@@ -74,8 +82,27 @@ def test_card_registry_and_weights(folder: Path, make_checkpoint, monkeypatch, c
 
 
 def test_what_was_not_measured_is_said(folder: Path, make_checkpoint) -> None:
-    path = release.release(make_checkpoint(seed=4), NOTES, folder / "evaluation.json")
+    path = release.release(evaluated(make_checkpoint(seed=4), folder), NOTES, folder / "evaluation.json")
     assert "Not measured." in path.with_suffix(".md").read_text()
+
+
+def test_evaluation_of_other_weights_or_frames(folder: Path, make_checkpoint) -> None:
+    trained = evaluated(make_checkpoint(seed=4), folder)
+    with pytest.raises(DataError, match=r"evaluation\.json is about other weights"):
+        release.release(make_checkpoint(seed=5), NOTES, folder / "evaluation.json")
+    evaluated(trained, folder, split="train")
+    with pytest.raises(DataError, match="evaluate with --split test"):
+        release.release(trained, NOTES, folder / "evaluation.json")
+    assert not list((folder / "weights").iterdir())
+
+
+@pytest.mark.parametrize("name", ["manifest", "stability"])
+def test_foreign_files(name: str, folder: Path, make_checkpoint) -> None:
+    trained = evaluated(make_checkpoint(seed=4), folder)
+    (folder / f"{name}.json").write_text("{}")
+    with pytest.raises(ConfigError, match=rf"{name}\.json is not valid: \w+: Field required"):
+        release.release(trained, NOTES, folder / "evaluation.json", folder / "manifest.json", folder / "stability.json")
+    assert not list((folder / "weights").iterdir())
 
 
 def test_notes_that_lack_a_word(folder: Path, make_checkpoint) -> None:

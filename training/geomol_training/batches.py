@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -138,6 +139,7 @@ class Plan:
     sizes: np.ndarray
     target: int
     seed: int
+    _first_steps: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)  # of epochs seen so far
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
         """Batches of one pass: every frame once, in an order of its own."""
@@ -150,11 +152,12 @@ class Plan:
 
     def from_step(self, step: int) -> Iterator[np.ndarray]:
         """Batches from ``step`` on, endlessly."""
-        epoch = 0
+        epoch = bisect_right(self._first_steps, step) - 1
         while True:
-            batches = self.epoch(epoch)
-            yield from batches[step:]
-            step = max(0, step - len(batches))
+            batches, first = self.epoch(epoch), self._first_steps[epoch]
+            if epoch + 1 == len(self._first_steps):
+                self._first_steps.append(first + len(batches))
+            yield from batches[max(0, step - first) :]
             epoch += 1
 
 

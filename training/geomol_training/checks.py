@@ -9,23 +9,37 @@ from typing import Literal
 
 import numpy as np
 import torch
+from ase import Atoms
 from scipy.spatial import KDTree
 
-from ase_geomol.errors import DataError
+from ase_geomol.checks import check_atoms
+from ase_geomol.errors import DataError, InputError
 from ase_geomol.neighbors import neighbor_pairs
 
 from .frames import Row
 
+ELEMENTS = range(1, 119)
 CLOSEST = 0.05
 """Å; atoms closer than this are one atom that was written twice."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a row may contain: ``elements`` (None: all) and ``max_force`` in eV/Å (None: any)."""
+    """What a row may contain.
+
+    Attributes:
+        elements: atomic numbers; None: all.
+        max_force: eV/Å; None: any.
+        charges: total charges (e); None: any.
+        spins: multiplicities; empty: any.
+        periodic: whether a structure may repeat itself.
+    """
 
     elements: tuple[int, ...] | None = None
     max_force: float | None = None
+    charges: tuple[int, ...] | None = None
+    spins: tuple[int, ...] = ()
+    periodic: bool = True
 
 
 @dataclass
@@ -52,7 +66,8 @@ class Inspector:
             reason, detail = found
             if self.bad_rows == "raise":
                 raise DataError(
-                    f"{file}, row {index}: {reason} ({detail}). Correct it, or leave such rows out with bad_rows: skip."
+                    f"{file}, row {index}: {reason} ({detail}). Correct it, or leave such rows out with bad_rows: skip "
+                    "in the recipe of a training, --skip-bad in an evaluation."
                 )
             self.skipped[reason] += 1
 
@@ -75,14 +90,44 @@ def problem(row: Row, limits: Limits) -> tuple[str, str] | None:
         if values is not None and not np.isfinite(values).all():
             where = int(np.argwhere(~np.isfinite(values))[0, 0])
             return f"{name} not finite", f"first at index {where}"
-    return _unknown_element(row, limits) or _too_close(row) or _too_strong(row, limits)
+    return (
+        _unknown_element(row, limits)
+        or _bad_cell(row, limits)
+        or _foreign_state(row, limits)
+        or _too_close(row)
+        or _too_strong(row, limits)
+    )
 
 
 def _unknown_element(row: Row, limits: Limits) -> tuple[str, str] | None:
-    known = limits.elements or range(1, 119)
+    known = limits.elements or ELEMENTS
     for index, number in enumerate(row.numbers):
         if number not in known:
             return "unknown element", f"atom {index} has atomic number {number}"
+    return None
+
+
+def _bad_cell(row: Row, limits: Limits) -> tuple[str, str] | None:
+    if row.pbc.any() and not limits.periodic:
+        return "periodic", "a network without a cutoff, which connects all atoms, knows no periodic images"
+    if not row.pbc.any() and np.isfinite(row.cell).all():
+        return None
+    try:
+        check_atoms(Atoms(row.numbers, row.positions, cell=row.cell, pbc=row.pbc), ELEMENTS, (0,), ())
+    except InputError as error:
+        return "unusable cell", str(error).rstrip(".")
+    return None
+
+
+def _foreign_state(row: Row, limits: Limits) -> tuple[str, str] | None:
+    """Charge and spin as a calculator would see them; a spin of 1 may be one that the file does not tell."""
+    if limits.charges is None:
+        return None
+    state = {"charge": row.charge} if row.spin == 1 else {"charge": row.charge, "spin": row.spin}
+    try:
+        check_atoms(Atoms(row.numbers, row.positions, info=state), ELEMENTS, limits.charges, limits.spins)
+    except InputError as error:
+        return "unknown charge or spin", str(error).rstrip(".")
     return None
 
 

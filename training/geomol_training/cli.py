@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ase_geomol.errors import ConfigError, GeoMolError, MissingExtraError
 
@@ -29,7 +30,18 @@ def parse_duration(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
     if match is None:
         raise ConfigError(f"{text!r} is not a duration: write it like 90s, 40min or 2h.")
+    if float(match[1]) == 0:
+        raise ConfigError(f"{text!r} leaves no time: give a longer one.")
     return float(match[1]) * _UNITS[match[2]]
+
+
+@contextmanager
+def _packages(extra: str, purpose: str) -> Iterator[None]:
+    """Imports inside may fail: the user reads which extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "a package", extra, purpose) from error
 
 
 @app.command()
@@ -42,11 +54,13 @@ def label(
 ) -> None:
     """Label molecules with GFN2-xTB energies and forces.
 
-    Example: `geomol-train label training/recipes/shipped/geomformer_organic_labels.yaml --out data/organic`
+    Example: `geomol-train label training/recipes/shipped/geomformer_organic_labels.yaml --first 527
+    --out data/organic`
     """
-    from .labelling.recipe import load_recipe
-    from .labelling.report import Display
-    from .labelling.run import make_labels
+    with _packages("labels", "Labelling"):
+        from .labelling.recipe import load_recipe
+        from .labelling.report import Display
+        from .labelling.run import make_labels
 
     budget = None if time_budget is None else parse_duration(time_budget)
     settings = load_recipe(recipe)
@@ -56,18 +70,9 @@ def label(
         with Display(console, settings.name) as display:
             manifest = make_labels(settings, out, workers, budget, display.update, first)
     except KeyboardInterrupt:
-        console.print(f"Stopped. {out} holds every finished job: run the same command to resume.")
+        console.print(f"Stopped. {out} holds every finished job: run the same command to resume.", markup=False)
         raise typer.Exit(130) from None
     display.summary(manifest, out)
-
-
-@contextmanager
-def _training_packages() -> Iterator[None]:
-    """Imports inside may fail: the user reads which extra to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "lightning", "train", "Training") from error
 
 
 @app.command()
@@ -87,13 +92,13 @@ def fit(
 
     Examples:
 
-    `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 10min`
+    `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 30min`
 
-    `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --time-budget 65min`
+    `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 30min --resume`
 
-    `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 20min --resume`
+    `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --time-budget 65min --threads 1`
     """
-    with _training_packages():
+    with _packages("train", "Training"):
         from .fit import fit as run_fit
         from .recipe import load_recipe
 
@@ -115,6 +120,9 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the results; default: evaluation/ and the data's name.")
     ] = None,
     labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
+    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
+    stress_key: Annotated[str, typer.Option(help="Name of the stress (eV/Å³).")] = "stress",
     skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
     max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
@@ -125,11 +133,11 @@ def evaluate(
 
     `geomol-train evaluate runs/rmd17-ethanol/model.safetensors ../shared/data/rmd17/rmd17_ethanol_test_01.npz`
 
-    `geomol-train evaluate geomformer-organic data/organic --split test --out evaluation/organic`
+    `geomol-train evaluate geomformer-organic data/organic --split test --max-force 30 --skip-bad`
     """
     import torch
 
-    with _training_packages():
+    with _packages("train", "Evaluation"):
         from .display import errors_table
         from .evaluate import evaluate as run_evaluate
         from .readers import Keys
@@ -138,7 +146,7 @@ def evaluate(
         raise ConfigError(f"--labels is revised or original, not {labels!r}.")
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = Path("evaluation") / Path(data).name.split(".")[0] if out is None else out
+    folder = _evaluation_folder(data) if out is None else out
     console = Console()
     with console.status("reading data") as status:
         result = run_evaluate(
@@ -146,7 +154,7 @@ def evaluate(
             data,
             folder,
             split=split,
-            keys=Keys(labels=labels),
+            keys=Keys(energy_key, forces_key, stress_key, labels=labels),
             bad_rows="skip" if skip_bad else "raise",
             max_force=max_force,
             report=lambda done, frames: status.update(f"{done} of {frames} frames"),
@@ -154,8 +162,16 @@ def evaluate(
     rows = {"all": {"frames": result.n_frames, **result.errors}, **result.by_split, **result.by_source}
     console.print(errors_table(f"{checkpoint} on {data}", rows))
     if result.skipped:
-        console.print(f"{result.skipped}.")
-    console.print(f"Written: {folder / 'evaluation.json'}, {folder / 'parity.png'}", soft_wrap=True)
+        console.print(f"{result.skipped}.", markup=False)
+    console.print(f"Written: {folder / 'evaluation.json'}, {folder / 'parity.png'}", soft_wrap=True, markup=False)
+
+
+def _evaluation_folder(data: str) -> Path:
+    """``evaluation/`` and the name of the data: of the file or folder, of the folder that a pattern looks into."""
+    path = Path(data)
+    while any(sign in path.name for sign in "*?["):
+        path = path.parent
+    return Path("evaluation") / (path.resolve().name.split(".")[0] or "data")
 
 
 @app.command()
@@ -171,11 +187,11 @@ def release(
     Example: `geomol-train release runs/geomformer-organic/model.safetensors
     training/recipes/shipped/geomformer_organic_card.yaml evaluation/organic/evaluation.json`
     """
-    with _training_packages():
+    with _packages("train", "A release"):
         from .release import release as run_release
 
     path = run_release(checkpoint, notes, evaluation, labels, stability)
-    Console().print(f"Shipped: {path} and {path.with_suffix('.md').name}", soft_wrap=True)
+    Console().print(f"Shipped: {path} and {path.with_suffix('.md').name}", soft_wrap=True, markup=False)
 
 
 def main() -> None:
@@ -183,7 +199,7 @@ def main() -> None:
     try:
         app()
     except GeoMolError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

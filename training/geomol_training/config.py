@@ -34,8 +34,13 @@ def validated(kind: type[Settings], fields: dict[str, Any], path: Path) -> Setti
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        )
-        raise ConfigError(f"The recipe {path} is not valid: {faults}.") from error
+        raise ConfigError(f"{path} is not valid: {faults(error)}.") from error
+
+
+def faults(error: ValidationError, parent: str = "") -> str:
+    """Every fault as ``field.path: what is wrong``, the paths below ``parent``."""
+    found = [
+        (".".join(map(str, (*parent.split("."), *fault["loc"]))).strip("."), fault["msg"]) for fault in error.errors()
+    ]
+    texts = [(f"{place}: " if place else "", text.removeprefix("Value error, ")) for place, text in found]
+    return "; ".join(place + text for place, text in texts)

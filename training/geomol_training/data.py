@@ -85,13 +85,13 @@ def load(
     key = fingerprint(files, keys, limits, bad_rows)
     stored = None if cache is None else cache_file(cache, key)
     if stored is not None and stored.exists():
-        return Loaded(load_frames(stored), Counter(), key)
+        return Loaded(*load_frames(stored), key)
     inspector = Inspector(limits, bad_rows)
     frames = pack(_all_rows(files, keys, inspector, report))
     if len(frames) == 0:
         raise DataError(f"No usable row in {len(files)} files: {describe_skipped(inspector.skipped)}.")
     if stored is not None:
-        save_frames(stored, frames)
+        save_frames(stored, frames, inspector.skipped)
     return Loaded(frames, inspector.skipped, key if stored is not None else None)
 
 

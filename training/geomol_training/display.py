@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -110,7 +111,7 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     """A table of MAE / RMSE with a row for each name in ``rows``."""
     names = [name for row in rows.values() for name in row if "_MAE_" in name]
     quantities = list(dict.fromkeys(names))
-    table = Table(title=title)
+    table = Table(title=escape(title))
     table.add_column("")
     if any("frames" in row for row in rows.values()):
         table.add_column("frames", justify="right")
@@ -125,5 +126,5 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
                 cells.append(f"{row[name]:.2f} / {row[name.replace('_MAE_', '_RMSE_')]:.2f}")
             else:
                 cells.append("-")
-        table.add_row(title_of_row, *cells)
+        table.add_row(escape(title_of_row), *cells)
     return table

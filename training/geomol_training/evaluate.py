@@ -18,6 +18,7 @@ from ase_geomol.potential import Potential
 from .batches import FixedBatches, fill_batches
 from .checks import Limits
 from .data import describe_skipped, load
+from .folders import make_folder
 from .frames import Frames
 from .metrics import Predicted, errors, errors_by, gather
 from .objective import with_volume
@@ -77,7 +78,10 @@ def evaluate(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     potential, metadata, path, digest = load_checkpoint(checkpoint, device)
-    limits = Limits(potential.elements, max_force)
+    make_folder(out)
+    limits = Limits(
+        potential.elements, max_force, metadata.charges, metadata.spins, periodic=potential.cutoff is not None
+    )
     frames, skipped, _ = load(data, keys, limits, bad_rows=bad_rows)
     frames = _of_split(frames, split)
     predicted = predict_frames(potential, frames, report)
@@ -89,7 +93,8 @@ def evaluate(
         skipped=describe_skipped(skipped) if skipped else "",
     )
     about = {"checkpoint": path.name, "sha256": digest, "name": metadata.name, "theory": metadata.theory}
-    _write(out, {**about, "data": data, "split": split, **result._asdict()})
+    content = {**about, "data": data, "split": split, **result._asdict()}
+    write_atomically(out / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
     plot_parity(out / "parity.png", frames, predicted, potential, metadata.name)
     return result
 
@@ -117,18 +122,10 @@ def predict_frames(
     ):
         batch = batch.to(device)
         graph = with_volume(batch.graph) if stress else batch.graph
-        parts.append((batch, potential(graph, stress=stress)))
+        parts.append((batch, potential(graph, stress=stress), None))
         done += graph.n_systems
         report(done, len(frames))
     return gather(frames, parts)
-
-
-def _write(out: Path, content: dict[str, Any]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot make the folder {out}: {error.strerror}.") from error
-    write_atomically(out / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
 def plot_parity(path: Path, frames: Frames, predicted: Predicted, potential: Potential, name: str) -> None:
@@ -142,7 +139,7 @@ def plot_parity(path: Path, frames: Frames, predicted: Predicted, potential: Pot
     left, right = figure.subplots(1, 2)
     labels, values = ((energy - known) / frames.n_atoms for energy in (frames.energy, predicted.energy))
     _parity(left, labels, values, "energy per atom − references (eV)")
-    if atoms.any():
+    if atoms.any() and predicted.forces is not None:
         _parity(right, frames.forces[atoms].ravel(), predicted.forces[atoms].ravel(), "force component (eV/Å)")
     else:
         right.set_axis_off()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
+import math
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint
-from ase_geomol.errors import ConfigError, DataError, OutputError
+from ase_geomol.errors import ConfigError, DataError, GeoMolError, OutputError
 from ase_geomol.files import write_atomically
 from ase_geomol.models import build_model
 from ase_geomol.potential import Potential
@@ -29,6 +29,7 @@ from .checks import Limits
 from .data import Loaded, cache_file, describe_skipped, find_files, load
 from .display import Display, errors_table
 from .evaluate import predict_frames
+from .folders import make_folder
 from .frames import Frames, load_frames
 from .keeper import LAST, MODEL, Keeper, Run, read_state
 from .memory import keep_freed_memory
@@ -40,8 +41,10 @@ from .references import fit_references, force_scale
 from .schedule import Extent, Standing
 from .splits import split_frames
 
-FIXED_SECTIONS = ("seed", "data", "model", "potential")
-"""Parts of a recipe that must not change when a run is resumed."""
+FIXED_SECTIONS = ("seed", "data", "model", "potential", "loss")
+FIXED_TRAINING = ("valid_frames", "batch_edges", "batch_atoms")
+"""Parts of a recipe, and fields of its ``training``, that must not change when a run is resumed."""
+SPLITS = "splits.json"
 
 
 class Fitted(NamedTuple):
@@ -63,10 +66,11 @@ class Fitted(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Frames to learn and to validate, and the keys under which they are cached."""
+    """Frames to learn, to validate and, where ``train`` is divided so, to test; the keys of what is cached."""
 
     train: Frames
     valid: Frames
+    test: Frames | None
     keys: dict[str, str]
 
 
@@ -102,35 +106,50 @@ def fit(
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
+    _check_end(recipe, time_budget)
     state = _open(out, recipe, resume)
     if recipe.data.test is not None:
         find_files(recipe.data.test)  # say now, not after hours, that it is missing
     parts = _frames(recipe, out, state, console)
-    potential, sizes = _prepare(recipe, parts.train, state, console)
+    metadata = _metadata(recipe, parts.train)
+    potential, sizes = _prepare(recipe, parts, state, console)
     plan = Plan(sizes, _target(recipe), recipe.seed)
     extent = _extent(recipe, plan, time_budget)
     fitting = PotentialFitting(recipe, potential, parts.valid, extent, standing)
     if state is not None:
         fitting.restore(state)
-    run = Run(out, _metadata(recipe, parts.train), {"recipe": _fixed(recipe), "data": parts.keys})
+    if not (out / MODEL).exists():
+        standing.best = math.inf  # killed between the checkpoint and the weights
+    run = Run(out, metadata, {"recipe": _fixed(recipe), "data": parts.keys})
     keeper, display = Keeper(run), Display(console)
     if extent.progress(standing.step, standing.elapsed) < 1:
         _train(fitting, parts, plan, keeper, display)
-    card = _measured(recipe, out, console)
+    elif not (out / MODEL).exists():
+        raise ConfigError(
+            "Nothing was learned: the time budget (or the number of steps) was used up before a first validation. Run "
+            f"again with a larger --time-budget{' and --resume' if (out / LAST).exists() else ''}."
+        )
+    card = _measured(recipe, parts, out, console, stopped=keeper.stopped_by in ("interrupted", "terminated"))
     console.print(errors_table(f"{recipe.name}, best weights", _by_part(card.errors)))
     reason = keeper.stopped_by or "nothing was left to do"
     console.print(
-        f"{standing.step} steps, {standing.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}", soft_wrap=True
+        f"{standing.step} steps, {standing.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}",
+        soft_wrap=True,
+        markup=False,
     )
     return Fitted(out / MODEL, standing.step, standing.elapsed, reason, card.errors)
 
 
-def _measured(recipe: Recipe, out: Path, console: Console) -> Metadata:
-    """The card of the exported weights, with the errors on the test frames if the recipe names any."""
+def _measured(recipe: Recipe, parts: Parts, out: Path, console: Console, *, stopped: bool) -> Metadata:
+    """The card of the exported weights; with the errors on the test frames, if there are any and time for them."""
     potential, card, path, _ = load_checkpoint(out / MODEL)
-    if recipe.data.test is None:
+    if stopped:
         return card
-    frames = _load(recipe.data.test, recipe, out, None, console).frames
+    frames = parts.test
+    if recipe.data.test is not None:
+        frames = _load(recipe.data.test, recipe, potential.elements, out, None, console).frames
+    if frames is None:
+        return card
     found = errors(frames, predict_frames(potential, frames))
     card = card.model_copy(update={"errors": {**card.errors, **{f"test_{k}": v for k, v in found.items()}}})
     save_checkpoint(path, potential, card)
@@ -151,30 +170,30 @@ def _by_part(found: dict[str, float]) -> dict[str, dict[str, float]]:
 
 def _open(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
     """Make the folder, write the recipe there; return the state to resume, if any."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot make the folder {out}: {error.strerror}.") from error
-    if not os.access(out, os.W_OK):
-        raise OutputError(f"No permission to write into {out}.")
+    make_folder(out)
     if resume:
         state = read_state(out / LAST)
         _same(state["identity"]["recipe"], _fixed(recipe))
     else:
         state = None
-        if (out / LAST).exists() or (out / MODEL).exists():
+        if (out / LAST).exists():
             raise ConfigError(f"{out} holds a run: go on with --resume, or choose another folder with --out.")
+        if (out / MODEL).exists():
+            raise ConfigError(
+                f"{out} holds {MODEL}, but no {LAST} to go on with: choose another folder with --out, or move it away."
+            )
     write_atomically(out / "recipe.json", recipe.model_dump_json(indent=1).encode())
     return state
 
 
 def _fixed(recipe: Recipe) -> dict[str, Any]:
     content = recipe.model_dump(mode="json")
-    return {section: content[section] for section in FIXED_SECTIONS}
+    training = {f"training.{name}": content["training"][name] for name in FIXED_TRAINING}
+    return {section: content[section] for section in FIXED_SECTIONS} | training
 
 
 def _same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [section for section in FIXED_SECTIONS if before.get(section) != now[section]]
+    changed = [name for name, value in before.items() if value != now[name]]
     if changed:
         raise ConfigError(
             f"The run was started with another '{changed[0]}' in its recipe: start anew in another folder, or "
@@ -186,33 +205,50 @@ def _same(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _frames(recipe: Recipe, out: Path, state: dict[str, Any] | None, console: Console) -> Parts:
-    """Frames for training and validation; a resumed run keeps those it began with."""
+    """Frames for training, validation and test; a resumed run keeps those it began with."""
     known = {} if state is None else state["identity"]["data"]
-    loaded = _load(recipe.data.train, recipe, out, known.get("train"), console)
-    keys = {"train": loaded.key or ""}
+    loaded = _load(recipe.data.train, recipe, recipe.elements, out, known.get("train"), console)
+    train, test, keys = loaded.frames, None, {"train": loaded.key or ""}
     if recipe.data.valid is None:
-        splits = split_frames(loaded.frames, recipe.data.split, recipe.seed)
-        train, valid = loaded.frames.take(splits.train), loaded.frames.take(splits.valid)
+        train, valid, test = _divided(recipe, loaded, out)
     else:
-        other = _load(recipe.data.valid, recipe, out, known.get("valid"), console)
-        train, valid, keys["valid"] = loaded.frames, other.frames, other.key or ""
+        elements = recipe.elements or train.elements
+        other = _load(recipe.data.valid, recipe, elements, out, known.get("valid"), console)
+        valid, keys["valid"] = other.frames, other.key or ""
     limit = recipe.training.valid_frames
     if limit is not None and limit < len(valid):
         valid = valid.take(np.sort(np.random.default_rng(recipe.seed).permutation(len(valid))[:limit]))
     console.print(
         f"{len(train)} frames ({len(train.numbers)} atoms) to learn, {len(valid)} to validate.", highlight=False
     )
-    return Parts(train, valid, keys)
+    return Parts(train, valid, test, keys)
 
 
-def _load(sources: str | tuple[str, ...], recipe: Recipe, out: Path, known: str | None, console: Console) -> Loaded:
+def _divided(recipe: Recipe, loaded: Loaded, out: Path) -> tuple[Frames, Frames, Frames | None]:
+    """Frames of the training source for training, validation and test; who is where is written down."""
+    splits = split_frames(loaded.frames, recipe.data.split, recipe.seed)
+    content = {"data": cache_file(out, loaded.key or "").name}
+    content |= {name: index.tolist() for name, index in splits._asdict().items()}
+    write_atomically(out / SPLITS, json.dumps(content).encode())
+    train, valid, test = (loaded.frames.take(index) for index in splits)
+    return train, valid, test if len(test) else None
+
+
+def _load(
+    sources: str | tuple[str, ...],
+    recipe: Recipe,
+    elements: tuple[int, ...] | None,
+    out: Path,
+    known: str | None,
+    console: Console,
+) -> Loaded:
     if known and cache_file(out, known).exists():
-        return Loaded(load_frames(cache_file(out, known)), Counter(), known)
+        return Loaded(*load_frames(cache_file(out, known)), known)
     with console.status("reading data") as status:
         loaded = load(
             sources,
             keys_of(recipe.data),
-            Limits(recipe.elements, recipe.data.max_force),
+            Limits(elements, recipe.data.max_force, periodic=recipe.model.built.cutoff is not None),
             bad_rows=recipe.data.bad_rows,
             cache=out,
             report=lambda done, files: status.update(f"reading data: {done} of {files} files"),
@@ -239,15 +275,16 @@ def keys_of(data: Data) -> Keys:
 
 
 def _prepare(
-    recipe: Recipe, train: Frames, state: dict[str, Any] | None, console: Console
+    recipe: Recipe, parts: Parts, state: dict[str, Any] | None, console: Console
 ) -> tuple[Potential, np.ndarray]:
     """An untrained potential with its references, and the size of each training frame in a batch."""
+    train = parts.train
     torch.manual_seed(recipe.seed)
     config = {"elements": train.elements, **recipe.model.config}
     model = build_model(recipe.model.architecture, config)
     physics = recipe.potential
     potential = Potential(model, repulsion=physics.repulsion)  # type: ignore[arg-type]
-    _check_elements(potential, train)
+    _check_elements(potential, parts)
     with console.status("looking at the neighbours") as status:
         seen = survey(
             train,
@@ -261,10 +298,14 @@ def _prepare(
     return potential, sizes
 
 
-def _check_elements(potential: Potential, train: Frames) -> None:
-    missing = sorted(set(train.elements) - set(potential.elements))
-    if missing:
-        raise ConfigError(f"model.config.elements lacks the atomic numbers {missing}, which the data has.")
+def _check_elements(potential: Potential, parts: Parts) -> None:
+    for part, frames in (("validation", parts.valid), ("test", parts.test)):
+        missing = sorted(set() if frames is None else set(frames.elements) - set(potential.elements))
+        if missing:
+            raise DataError(
+                f"The {part} frames have the atomic numbers {missing}, which no training frame has: divide the data "
+                "in another way, e.g. with another seed."
+            )
 
 
 def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey, console: Console) -> None:
@@ -291,13 +332,19 @@ def _target(recipe: Recipe) -> int:
     return target
 
 
+def _check_end(recipe: Recipe, time_budget: float | None) -> None:
+    """Refuse a training without an end, or without time."""
+    if time_budget is None and recipe.training.max_steps is None and recipe.training.max_epochs is None:
+        raise ConfigError("Nothing ends this training: give training.max_steps, max_epochs or --time-budget.")
+    if time_budget is not None and time_budget <= 0:
+        raise ConfigError(f"A time budget of {time_budget:g} s leaves no time: give a longer one.")
+
+
 def _extent(recipe: Recipe, plan: Plan, time_budget: float | None) -> Extent:
     """Steps and seconds after which a training is over."""
     steps = [recipe.training.max_steps] if recipe.training.max_steps is not None else []
     if recipe.training.max_epochs is not None:
         steps.append(plan.steps(recipe.training.max_epochs))
-    if not steps and time_budget is None:
-        raise ConfigError("Nothing ends this training: give training.max_steps, max_epochs or --time-budget.")
     return Extent(min(steps, default=None), time_budget)
 
 
@@ -337,7 +384,7 @@ def _train(fitting: PotentialFitting, parts: Parts, plan: Plan, keeper: Keeper, 
     valid = parts.valid
     batches = fill_batches(np.arange(len(valid)), valid.n_atoms, 512)
     out = keeper.run.out
-    with _quiet():
+    with _quiet(), _logs_are_writable(out):
         loggers = [CSVLogger(out, name="logs", flush_logs_every_n_steps=1), TensorBoardLogger(out, name="tensorboard")]
         trainer = lightning.Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
@@ -356,6 +403,17 @@ def _train(fitting: PotentialFitting, parts: Parts, plan: Plan, keeper: Keeper, 
             DataLoader(stream, batch_size=None),
             DataLoader(FixedBatches(valid, batches, cutoff), batch_size=None),
         )
+
+
+@contextmanager
+def _logs_are_writable(out: Path) -> Iterator[None]:
+    """What the loggers inside cannot write becomes a sentence."""
+    try:
+        yield
+    except GeoMolError:
+        raise
+    except OSError as error:
+        raise OutputError(f"Cannot write the logs into {out}: {error.strerror or error}.") from error
 
 
 @contextmanager

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
+
+SKIPPED = "skipped"
+"""Name, in a file of packed frames, of the counts of rows that were left out."""
 
 
 class Row(NamedTuple):
@@ -162,17 +167,23 @@ def _coded(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([codes[name] for name in names], dtype=np.int64), np.array(list(codes), dtype=np.str_)
 
 
-def save_frames(path: Path, frames: Frames) -> None:
-    """Write an .npz without pickles, whole or not at all; raises :class:`OutputError`."""
+def save_frames(path: Path, frames: Frames, skipped: Mapping[str, int] | None = None) -> None:
+    """Write an .npz without pickles, whole or not at all; raises :class:`OutputError`.
+
+    ``skipped`` tells how many rows were left out for which reason.
+    """
+    arrays: dict[str, Any] = {field.name: getattr(frames, field.name) for field in dataclasses.fields(frames)}
+    arrays[SKIPPED] = np.array(json.dumps(dict(skipped or {})))
     buffer = io.BytesIO()
-    np.savez(buffer, **{field.name: getattr(frames, field.name) for field in dataclasses.fields(frames)})
+    np.savez(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
 
 
-def load_frames(path: Path) -> Frames:
-    """Read what `save_frames` wrote; raises :class:`DataError` where the file is damaged."""
+def load_frames(path: Path) -> tuple[Frames, Counter[str]]:
+    """Read the frames and the counts that `save_frames` wrote; raises :class:`DataError` where they are damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Frames(**{field.name: arrays[field.name] for field in dataclasses.fields(Frames)})
+            frames = Frames(**{field.name: arrays[field.name] for field in dataclasses.fields(Frames)})
+            return frames, Counter(json.loads(str(arrays[SKIPPED]))) if SKIPPED in arrays else Counter()
     except Exception as error:  # numpy and zipfile have a dozen ways to say that a file is damaged
         raise DataError(f"The packed data {path} is damaged: delete it and start again ({error}).") from error

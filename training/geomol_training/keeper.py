@@ -50,7 +50,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"There is nothing to resume: {path} does not exist.") from error
+        raise CheckpointError(f"There is nothing to resume: {path} does not exist. Leave --resume out.") from error
     except Exception as error:  # torch and pickle have many ways to say that a file is damaged
         raise CheckpointError(f"{path} is damaged: start the run anew in another folder ({error}).") from error
 
@@ -61,12 +61,14 @@ class Keeper(lightning.Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.stopped_by = ""
-        self._written = time.monotonic()
+        self._written = self._began = time.monotonic()
+        self._atoms = 0
         self._validation_began = 0.0
-        self._validation_seconds = 0.0
+        self._validation_seconds: float | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Catch Ctrl-C and termination; Lightning puts the former handlers back at the end."""
+        self._began = time.monotonic()
         try:
             signal.signal(signal.SIGINT, self._on_signal)
             signal.signal(signal.SIGTERM, self._on_signal)
@@ -89,12 +91,22 @@ class Keeper(lightning.Callback):
         """Stop where steps or time are over (a last validation follows)."""
         fitting = _fitting(pl_module)
         standing, extent = fitting.standing, fitting.extent
+        self._atoms += batch.graph.n_atoms
         # Callbacks are called before the module counts the step.
         if extent.steps is not None and standing.step + 1 >= extent.steps:
             self.stopped_by = self.stopped_by or "all steps done"
-        if extent.seconds is not None and standing.elapsed + 1.2 * self._validation_seconds >= extent.seconds:
+        if extent.seconds is not None and standing.elapsed + self._reserve(fitting) >= extent.seconds:
             self.stopped_by = self.stopped_by or "time budget used"
         trainer.should_stop = bool(self.stopped_by)
+
+    def _reserve(self, fitting: PotentialFitting) -> float:
+        """Seconds for one more validation: somewhat more than the last one took, before it half of what training on
+        as many atoms takes (it needs one derivative less).
+        """
+        if self._validation_seconds is not None:
+            return 1.2 * self._validation_seconds
+        seconds_per_atom = (time.monotonic() - self._began) / self._atoms
+        return 0.5 * seconds_per_atom * len(fitting.valid.numbers)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
@@ -105,7 +117,9 @@ class Keeper(lightning.Callback):
             self.save(fitting)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock: the end of a time budget leaves room for one more validation."""
+        """Start the clock for `_reserve`; what must survive a second Ctrl-C is written before the last validation."""
+        if trainer.should_stop:
+            self.save(_fitting(pl_module))
         self._validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -114,9 +128,9 @@ class Keeper(lightning.Callback):
         self._validation_seconds = time.monotonic() - self._validation_began
         regular = fitting.standing.step % fitting.recipe.training.validate_every == 0
         if note_score(fitting.standing, fitting.score, fitting.recipe.schedule, regular=regular):
-            card = self.run.metadata.model_copy(
-                update={"errors": fitting.named_errors}
-            )
+            card = self.run.metadata.model_copy(update={"errors": fitting.named_errors})
+            if not (self.run.out / LAST).exists():
+                self.save(fitting)  # a folder with weights can always be resumed
             save_checkpoint(self.run.out / MODEL, fitting.averaged, card)
         if trainer.should_stop:
             self.save(fitting)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
 
 from ase_geomol.potential import Prediction
@@ -18,32 +19,50 @@ MILLI = 1000.0
 
 
 class Predicted(NamedTuple):
-    """What a potential says about F frames of N atoms: (F,) eV, (N, 3) eV/Å, (F, 3, 3) eV/Å³ or None."""
+    """What a potential says about F frames of N atoms; None where it was not asked.
+
+    Attributes:
+        energy: (F,) eV.
+        forces: (N, 3) eV/Å, gradients of the energy.
+        stress: (F, 3, 3) eV/Å³.
+        direct_forces: (N, 3) eV/Å, of the direct head.
+    """
 
     energy: np.ndarray
-    forces: np.ndarray
+    forces: np.ndarray | None = None
     stress: np.ndarray | None = None
+    direct_forces: np.ndarray | None = None
 
 
-def gather(frames: Frames, parts: Iterable[tuple[Batch, Prediction]]) -> Predicted:
-    """Put the predictions of batches that cover ``frames`` in the frames' order."""
-    energy, forces, stress = np.zeros(len(frames)), np.zeros_like(frames.forces), None
-    for batch, prediction in parts:
-        index = batch.frame.cpu().numpy()
-        energy[index] = prediction.energy.detach().cpu().numpy()
-        if prediction.forces is not None:
-            forces[frames.atoms_of(index)] = prediction.forces.detach().cpu().numpy()
-        if prediction.stress is not None:
-            stress = np.zeros_like(frames.stress) if stress is None else stress
-            stress[index] = prediction.stress.detach().cpu().numpy()
-    return Predicted(energy, forces, stress)
+def gather(frames: Frames, parts: Sequence[tuple[Batch, Prediction, Tensor | None]]) -> Predicted:
+    """Put the predictions, and the direct forces if any, of batches that cover ``frames`` in the frames' order."""
+    indices = [batch.frame.cpu().numpy() for batch, _, _ in parts]
+    atoms = [frames.atoms_of(index) for index in indices]
+    energy = _placed(np.zeros_like(frames.energy), indices, [prediction.energy for _, prediction, _ in parts])
+    assert energy is not None
+    return Predicted(
+        energy,
+        _placed(np.zeros_like(frames.forces), atoms, [prediction.forces for _, prediction, _ in parts]),
+        _placed(np.zeros_like(frames.stress), indices, [prediction.stress for _, prediction, _ in parts]),
+        _placed(np.zeros_like(frames.forces), atoms, [direct for _, _, direct in parts]),
+    )
+
+
+def _placed(table: np.ndarray, places: list[np.ndarray], values: Sequence[Tensor | None]) -> np.ndarray | None:
+    """Put each of ``values`` at its places of ``table``; None where there are none."""
+    for index, value in zip(places, values, strict=True):
+        if value is None:
+            return None
+        table[index] = value.detach().cpu().numpy()
+    return table
 
 
 def errors(frames: Frames, predicted: Predicted, index: np.ndarray | None = None) -> dict[str, float]:
     """MAE and RMSE over the frames ``index`` (default: all).
 
     Keys are ``quantity_MAE_unit``: energies of whole frames in meV and per atom in meV/atom, force components
-    in meV/Å, stress components in meV/Å³; a quantity that no frame has a label for is left out.
+    in meV/Å (also of the direct head), stress components in meV/Å³; a quantity that was not predicted, or that no
+    frame has a label for, is left out.
     """
     index = np.arange(len(frames)) if index is None else index
     atoms = frames.atoms_of(index[frames.has_forces[index]])
@@ -52,8 +71,11 @@ def errors(frames: Frames, predicted: Predicted, index: np.ndarray | None = None
     pairs = {
         ("energy", "meV"): (predicted.energy[index], frames.energy[index]),
         ("energy", "meV_per_atom"): (predicted.energy[index] / n_atoms, frames.energy[index] / n_atoms),
-        ("forces", "meV_per_A"): (predicted.forces[atoms], frames.forces[atoms]),
     }
+    if predicted.forces is not None:
+        pairs["forces", "meV_per_A"] = predicted.forces[atoms], frames.forces[atoms]
+    if predicted.direct_forces is not None:
+        pairs["direct_forces", "meV_per_A"] = predicted.direct_forces[atoms], frames.forces[atoms]
     if predicted.stress is not None:
         pairs["stress", "meV_per_A3"] = predicted.stress[stressed], frames.stress[stressed]
     found = {}

@@ -6,8 +6,9 @@ import gzip
 import lzma
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ase.io import iread
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import kcal, mol
 
+from ase_geomol.checks import has_volume
 from ase_geomol.errors import DataError
 
 from .frames import Row
@@ -105,10 +107,15 @@ def read_database(path: Path, keys: Keys) -> Iterator[Row]:
 def row_of_atoms(atoms: Atoms, keys: Keys) -> Row:
     """Make a row of ``Atoms`` with labels in its calculator's results, its info or its arrays."""
     results = {} if atoms.calc is None else atoms.calc.results
-    formula = atoms.get_chemical_formula()
+    formula = _formula(atoms.get_chemical_symbols())
     return _row(
         atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, results, atoms.info, atoms.arrays, keys, formula
     )
+
+
+def _formula(symbols: Iterable[str]) -> str:
+    """The same text for the same composition, whichever reader asks."""
+    return "".join(sorted(symbols))
 
 
 def _row(
@@ -131,7 +138,7 @@ def _row(
         pbc=np.asarray(pbc, dtype=bool),
         energy=None if energy is None else float(energy),
         forces=None if forces is None else np.asarray(forces, dtype=float),
-        stress=_stress(results.get(keys.stress, info.get(keys.stress))),
+        stress=_stress(results.get(keys.stress, info.get(keys.stress)), cell),
         charge=round(float(info.get("charge", 0))),
         spin=round(float(info.get("spin", 1))),
         group=str(info.get(keys.group, formula)),
@@ -140,9 +147,12 @@ def _row(
     )
 
 
-def _stress(values: Any) -> np.ndarray | None:
-    """Full tensor (3, 3) of six Voigt or nine components; another number of them is left to the checks."""
-    if values is None:
+def _stress(values: Any, cell: np.ndarray) -> np.ndarray | None:
+    """Full tensor (3, 3) of six Voigt or nine components; another number of them is left to the checks.
+
+    A cell without a volume has no stress, whatever the file says.
+    """
+    if values is None or (np.isfinite(cell).all() and not has_volume(Atoms(cell=cell))):
         return None
     values = np.asarray(values, dtype=float)
     if values.size == 6:
@@ -185,7 +195,7 @@ def _columns(info: Mapping[str, str]) -> dict[str, slice] | None:
 
 
 def read_plain_extxyz(path: Path, keys: Keys) -> Iterator[Row]:
-    """Yield the rows of an extended XYZ file whose columns are ``species`` and real numbers."""
+    """Yield the rows of an extended XYZ file whose columns are ``species`` and real numbers; others go through ASE."""
     with _open_text(path) as file:
         lines = file.read().split("\n")
     start, end = 0, len(lines)
@@ -197,18 +207,19 @@ def read_plain_extxyz(path: Path, keys: Keys) -> Iterator[Row]:
             n = int(lines[start])
             if start + 2 + n > end:
                 raise ValueError(f"the file ends inside it: {end - start - 2} of {n} atoms")
-            yield _plain_row(lines[start + 1], lines[start + 2 : start + 2 + n], keys)
+            info = _comment_pairs(lines[start + 1])
+            columns = _columns(info)
+            if columns is None:
+                yield from islice(read_ase(path, keys), frame, None)
+                return
+            yield _plain_row(info, columns, lines[start + 2 : start + 2 + n], keys)
         except (ValueError, KeyError, IndexError) as error:
             raise DataError(f"{path}, row {frame}, line {start + 1}: not a whole frame: {error}.") from error
         start += 2 + n
         frame += 1
 
 
-def _plain_row(comment: str, body: list[str], keys: Keys) -> Row:
-    info = _comment_pairs(comment)
-    columns = _columns(info)
-    if columns is None:
-        raise ValueError(f"its columns are '{info.get('Properties')}'")
+def _plain_row(info: Mapping[str, str], columns: Mapping[str, slice], body: list[str], keys: Keys) -> Row:
     symbols, numbers = zip(*(line.split(None, 1) for line in body), strict=True)
     width = max(column.stop for column in columns.values())
     with warnings.catch_warnings():
@@ -229,7 +240,7 @@ def _plain_row(comment: str, body: list[str], keys: Keys) -> Row:
         info,
         {name: table[:, column] for name, column in columns.items()},
         keys,
-        "".join(sorted(symbols)),
+        _formula(symbols),
     )
 
 

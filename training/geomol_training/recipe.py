@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ase_geomol.errors import ConfigError
+from ase_geomol.models import ARCHITECTURES, GeoMFormerConfig
 
-from .config import read_yaml, validated
+from .config import faults, read_yaml, validated
+
+AtomicNumber = Annotated[int, Field(ge=1, le=118)]
+Energy = Annotated[float, Field(allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -40,7 +45,8 @@ class Data(Section):
     Attributes:
         train: file, folder or pattern, or a list of them.
         valid: likewise; None divides ``train`` by ``split``.
-        test: likewise; the best weights are measured on it at the end, outside the time budget.
+        test: likewise; None is the test part of ``split``, if any. The best weights are measured on it at the end,
+            outside the time budget.
         split: how ``train`` is divided.
         labels: which labels of an rMD17 file.
         energy_key: name of the energy in the files (eV); likewise for the others.
@@ -65,10 +71,25 @@ class Data(Section):
 
 
 class Model(Section):
-    """The network: ``config`` goes to `ase_geomol.models.build_model`."""
+    """The network: ``config`` goes to `ase_geomol.models.build_model`; its elements default to those of the data."""
 
     architecture: str = "geomformer"
     config: dict[str, Any]
+
+    @property
+    def built(self) -> GeoMFormerConfig:
+        """The architecture's configuration; elements that are left to the data stand as hydrogen."""
+        return ARCHITECTURES[self.architecture][0].model_validate({"elements": (1,), **self.config})
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Model:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture: this version knows {', '.join(ARCHITECTURES)}")
+        try:
+            _ = self.built
+        except ValidationError as error:
+            raise ValueError(faults(error, "config")) from error
+        return self
 
 
 class Physics(Section):
@@ -81,8 +102,8 @@ class Physics(Section):
     """
 
     repulsion: bool = True
-    reference_energies: Literal["fit"] | dict[int, float] = "fit"
-    scale: Literal["fit"] | float = "fit"
+    reference_energies: Literal["fit"] | dict[AtomicNumber, Energy] = "fit"
+    scale: Literal["fit"] | Annotated[Energy, Field(gt=0)] = "fit"
 
 
 class Loss(Section):
@@ -119,7 +140,7 @@ class Optimiser(Section):
     name: Literal["adam", "adamw"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
 
 
 class Schedule(Section):
@@ -201,8 +222,17 @@ class Recipe(Section):
     @property
     def elements(self) -> tuple[int, ...] | None:
         """Atomic numbers that the network will know, if its configuration names them."""
-        elements = self.model.config.get("elements")
-        return None if elements is None else tuple(elements)
+        return self.model.built.elements if "elements" in self.model.config else None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        if self.loss.direct_forces > 0 and not self.model.built.direct_forces:
+            raise ValueError("loss.direct_forces trains a head that the network has with model.config.direct_forces")
+        given = self.potential.reference_energies
+        missing = [] if given == "fit" else sorted(set(self.elements or ()) - set(given))
+        if missing:
+            raise ValueError(f"potential.reference_energies lacks the atomic numbers {missing}")
+        return self
 
 
 def load_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ase.data import chemical_symbols
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from ase_geomol.checkpoint import WEIGHTS, Metadata, load_checkpoint, register, save_checkpoint
+from ase_geomol.checkpoint import WEIGHTS, Checkpoint, Metadata, load_checkpoint, register, save_checkpoint
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
 
@@ -69,11 +69,43 @@ class Notes(BaseModel):
 
 
 class Measured(BaseModel):
-    """What of ``evaluation.json`` goes into a card."""
+    """What of ``evaluation.json`` goes into a card; ``sha256`` is of the weights that were evaluated."""
 
+    sha256: str
+    split: str | None
     errors: dict[str, float]
     by_source: dict[str, dict[str, float]]
     n_frames: int
+
+
+class Counts(BaseModel):
+    """Frames by source and by split; rejections by reason."""
+
+    source: dict[str, int]
+    split: dict[str, int]
+    rejected: dict[str, int]
+
+
+class Manifest(BaseModel):
+    """What of the labels' ``manifest.json`` goes into a card."""
+
+    frames: int
+    counts: Counts
+
+
+class Hardware(BaseModel):
+    """Where a benchmark ran."""
+
+    processor: str
+
+
+class Stability(BaseModel):
+    """What of ``stability.json`` goes into a card: the last row is about all molecules."""
+
+    command: str
+    hardware: Hardware
+    date: str
+    rows: list[dict[str, Any]] = Field(min_length=1)
 
 
 def release(
@@ -89,18 +121,19 @@ def release(
         stability: result of ``tests/benchmarks/stability.py``.
 
     Raises:
-        ConfigError: the notes or the evaluation lack a field.
-        DataError: a JSON file cannot be read.
+        ConfigError: a file lacks a field.
+        DataError: a JSON file cannot be read; the evaluation is of other weights, or not of the test split.
         OutputError: the weights folder cannot be written.
     """
     loaded = load_checkpoint(checkpoint)
     words = validated(Notes, read_yaml(notes), notes)
     measured = validated(Measured, _json(evaluation), evaluation)
+    _check_measured(measured, evaluation, loaded)
+    counts, survival = _counts(labels), _stability(stability)
     errors = {f"test_{name}": round(value, 2) for name, value in measured.errors.items()}
     metadata = Metadata.model_validate({**loaded.metadata.model_dump(), "errors": errors})
     path = WEIGHTS / f"{metadata.name}.safetensors"
     save_checkpoint(path, loaded.potential, metadata)
-    register(path)
     config: Any = loaded.potential.model.config  # type: ignore[attr-defined]
     card = CARD.format(
         name=metadata.name,
@@ -114,13 +147,21 @@ def release(
         cutoff=config.cutoff,
         parameters=f"{sum(p.numel() for p in loaded.potential.parameters()):,}",
         licence=metadata.licence,
-        counts=_counts(labels),
+        counts=counts,
         errors=_table({"all": {"frames": measured.n_frames, **measured.errors}, **measured.by_source}),
-        stability=_stability(stability),
+        stability=survival,
         **words.model_dump(),
     )
     write_atomically(path.with_suffix(".md"), card.encode())
+    register(path)
     return path
+
+
+def _check_measured(measured: Measured, evaluation: Path, loaded: Checkpoint) -> None:
+    if measured.sha256 != loaded.sha256:
+        raise DataError(f"{evaluation} is about other weights than {loaded.path}: evaluate these first.")
+    if measured.split != "test":
+        raise DataError(f"{evaluation} is not about the test split alone: evaluate with --split test.")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -137,12 +178,12 @@ def _listed(values: tuple[int, ...]) -> str:
 def _counts(labels: Path | None) -> str:
     if labels is None:
         return ""
-    manifest = _json(labels)
-    counts = manifest["counts"]
-    lines = [f"{manifest['frames']:,} frames:", "", "| source | frames |", "|---|---|"]
-    lines += [f"| {source} | {count:,} |" for source, count in counts["source"].items()]
-    split = ", ".join(f"{name} {count:,}" for name, count in counts["split"].items())
-    rejected = ", ".join(f"{reason} {count:,}" for reason, count in counts["rejected"].items()) or "none"
+    manifest = validated(Manifest, _json(labels), labels)
+    counts = manifest.counts
+    lines = [f"{manifest.frames:,} frames:", "", "| source | frames |", "|---|---|"]
+    lines += [f"| {source} | {count:,} |" for source, count in counts.source.items()]
+    split = ", ".join(f"{name} {count:,}" for name, count in counts.split.items())
+    rejected = ", ".join(f"{reason} {count:,}" for reason, count in counts.rejected.items()) or "none"
     return "\n".join([*lines, "", f"By molecule: {split}. Rejected: {rejected}."])
 
 
@@ -162,11 +203,10 @@ def _table(errors: dict[str, dict[str, float]]) -> str:
 def _stability(result: Path | None) -> str:
     if result is None:
         return "Not measured."
-    record = _json(result)
-    row = record["rows"][-1]
-    lines = [f"`{record['command']}` on {record['hardware']['processor']}, {record['date']}:", "", "| | |", "|---|---|"]
+    record = validated(Stability, _json(result), result)
+    lines = [f"`{record.command}` on {record.hardware.processor}, {record.date}:", "", "| | |", "|---|---|"]
     lines += [
         f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
-        for name, value in row.items()
+        for name, value in record.rows[-1].items()
     ]
     return "\n".join(lines)

@@ -17,7 +17,8 @@ class Standing:
         step: optimiser steps done.
         earlier: s that earlier runs took.
         best: lowest validation score, eV.
-        waited: validations since then, or since the plateau schedule acted last.
+        best_regular: the same among regular validations: what the plateau schedule compares with.
+        waited: regular validations since then, or since the plateau schedule acted last.
         rate_factor: what the plateau schedule multiplies the rate with.
         skipped: steps without an update, because a gradient was not finite.
         started: monotonic time at which this run began.
@@ -26,6 +27,7 @@ class Standing:
     step: int = 0
     earlier: float = 0.0
     best: float = math.inf
+    best_regular: float = math.inf
     waited: int = 0
     rate_factor: float = 1.0
     skipped: int = 0
@@ -42,6 +44,7 @@ class Standing:
             "step": self.step,
             "elapsed": self.elapsed,
             "best": self.best,
+            "best_regular": self.best_regular,
             "waited": self.waited,
             "rate_factor": self.rate_factor,
             "skipped": self.skipped,
@@ -51,6 +54,7 @@ class Standing:
         """Continue from what `saved` gave; the clock of this run goes on."""
         self.step, self.waited, self.skipped = int(saved["step"]), int(saved["waited"]), int(saved["skipped"])
         self.earlier, self.best, self.rate_factor = saved["elapsed"], saved["best"], saved["rate_factor"]
+        self.best_regular = saved.get("best_regular", self.best)  # older checkpoints lack it
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,9 @@ def note_score(standing: Standing, score: float, schedule: Schedule, *, regular:
     """
     better = score < standing.best
     if better:
-        standing.best, standing.waited = score, 0
+        standing.best = score
+    if regular and score < standing.best_regular:
+        standing.best_regular, standing.waited = score, 0
     elif regular:
         standing.waited += 1
         if schedule.kind == "plateau" and standing.waited >= schedule.patience:

@@ -45,11 +45,15 @@ def split_frames(frames: Frames, rule: Split, seed: int) -> Splits:
     if n_train < 1 or n_train + n_valid + n_test > len(names):
         raise DataError(
             f"{len(names)} {rule.by}s cannot be divided into {n_train} for training, {n_valid} for validation and "
-            f"{n_test} for the test."
+            f"{n_test} for the test: {_advice(rule)}."
         )
     bounds = np.cumsum([n_train, n_valid, n_test])
     parts = (names[: bounds[0]], names[bounds[0] : bounds[1]], names[bounds[1] : bounds[2]])
     return Splits(*(np.flatnonzero(np.isin(units, part)) for part in parts))
+
+
+def _advice(rule: Split) -> str:
+    return "divide by frame, with split: {by: frame}" if rule.by == "group" else "ask for fewer, or give more data"
 
 
 def _by_key(frames: Frames) -> Splits:

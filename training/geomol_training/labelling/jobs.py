@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.io import write
+
+from ase_geomol.errors import OutputError
+from ase_geomol.files import write_atomically
 
 from .complexes import cluster, pair_scan, push_together, settled
 from .molecules import ELEMENTS, first_geometry
@@ -94,8 +97,27 @@ def shard_path(folder: Path, job: Job) -> Path:
     return folder / f"{job.name}.extxyz"
 
 
+def counts_of(folder: Path, job: Job) -> dict | None:
+    """What a finished ``job`` has written about its frames; None while it is not done.
+
+    A job without a frame leaves its counts only: an empty file would be none that a reader takes.
+    """
+    shard = shard_path(folder, job)
+    try:
+        counts = json.loads(shard.with_suffix(".json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{shard.with_suffix('.json')} is damaged: delete it and run again ({error}).") from error
+    return counts if shard.exists() or counts["frames"] == 0 else None
+
+
 def run_and_write(job: Job, recipe: LabelRecipe, folder: Path) -> int:
-    """Run ``job``, write its counts and then its shard under their final names; return its frames."""
+    """Run ``job``, write its counts and then its shard, if it has frames; return their number.
+
+    Raises:
+        OutputError: no permission, no space.
+    """
     started = time.monotonic()
     frames, rejected = run_job(job, recipe)
     counts = {
@@ -106,15 +128,14 @@ def run_and_write(job: Job, recipe: LabelRecipe, folder: Path) -> int:
         "seconds": round(time.monotonic() - started, 3),
     }
     shard = shard_path(folder, job)
-    partial = shard.with_suffix(".partial")
     write_json(shard.with_suffix(".json"), counts)
-    write(partial, frames, format="extxyz")
-    os.replace(partial, shard)
+    if frames:
+        text = io.StringIO()
+        write(text, frames, format="extxyz")
+        write_atomically(shard, text.getvalue().encode())
     return len(frames)
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write ``content`` so that ``path`` is either the old file or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    """Write ``content``, whole or not at all; raises :class:`OutputError`."""
+    write_atomically(path, json.dumps(content, indent=1).encode())

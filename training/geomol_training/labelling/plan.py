@@ -6,7 +6,7 @@ import hashlib
 import lzma
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -33,6 +33,8 @@ JOB_SIZES = {
 EXTRA_QM9 = 2.0  # the pool is larger than the trajectories need: other jobs draw from all of it
 EXTRA_DRUGLIKE = 1.6
 SPLIT_SHARES = (0.90, 0.05, 0.05)
+ATTEMPTS = 5000
+"""Drug-like molecules in a row that are not wanted before the search ends."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,7 @@ class _Pools:
         wanted = round(recipe.trajectories.qm9_molecules * EXTRA_QM9)
         self.qm9 = _take_new(sample_qm9(round(wanted * 1.05) + 5 if wanted else 0, rng), wanted, seen)
         wanted = round(recipe.trajectories.druglike_molecules * EXTRA_DRUGLIKE)
-        self.druglike = _take_new(
-            _endless(lambda: _sized(random_druglike(rng, recipe.druglike_atoms), recipe, rng)), wanted, seen
-        )
+        self.druglike = _take_new(_druglike(recipe, seen, rng), wanted, seen)
         self._by_split: dict[tuple[str, str], list[Molecule]] = defaultdict(list)
         for kind in ("small", "qm9", "druglike"):
             for molecule in getattr(self, kind):
@@ -147,11 +147,20 @@ def _sized(molecule: Molecule | None, recipe: LabelRecipe, rng: np.random.Genera
     return None if large and rng.random() < 0.5 else molecule
 
 
-def _endless(draw: Callable[[], Molecule | None]) -> Iterable[Molecule]:
-    while True:
-        molecule = draw()
-        if molecule is not None:
-            yield molecule
+def _druglike(recipe: LabelRecipe, seen: set[str], rng: np.random.Generator) -> Iterator[Molecule]:
+    """Molecules that are not in ``seen``, endlessly; raises :class:`DataError` where there seem to be no more."""
+    missed = 0
+    while missed < ATTEMPTS:
+        molecule = _sized(random_druglike(rng, recipe.druglike_atoms), recipe, rng)
+        if molecule is None or molecule.key in seen:
+            missed += 1
+            continue
+        missed = 0
+        yield molecule
+    raise DataError(
+        f"{ATTEMPTS} drug-like molecules in a row were too small, too large or known already: widen druglike_atoms "
+        f"{list(recipe.druglike_atoms)}, or ask for fewer druglike_molecules."
+    )
 
 
 def _take_new(candidates: Iterable[Molecule], count: int, seen: set[str]) -> list[Molecule]:

@@ -5,13 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ..config import read_yaml, validated
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Length = Annotated[float, Field(gt=0)]
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _ascending(values: tuple) -> tuple:
+    if list(values) != sorted(values):
+        raise ValueError(f"must be given from the lowest to the highest, not {list(values)}")
+    return values
+
+
+Range = Annotated[tuple[Length, Length], AfterValidator(_ascending)]
 
 
 class _Section(BaseModel):
@@ -32,7 +41,9 @@ class Trajectories(_Section):
     full_length_atoms: Positive = Field(description="above this size, heating and intervals shrink with 1/atoms")
     step_fs: Length = Field(description="fs; all atoms move with 12 u")
     friction_per_fs: Length
-    temperature: tuple[Length, Length, Length] = Field(description="K: lowest, end of the common range, highest")
+    temperature: Annotated[tuple[Length, Length, Length], AfterValidator(_ascending)] = Field(
+        description="K: lowest, end of the common range, highest"
+    )
     hot_share: float = Field(ge=0, le=1, description="share of molecules above the common range")
 
 
@@ -49,8 +60,8 @@ class Distortions(_Section):
     molecules: Count
     stretches: Count = Field(description="frames a molecule")
     rattles: Count = Field(description="frames a molecule")
-    scale: tuple[Length, Length] = Field(description="range of the bond's length, relative")
-    rattle: tuple[Length, Length] = Field(description="Å: range of the standard deviation of a coordinate")
+    scale: Range = Field(description="range of the bond's length, relative")
+    rattle: Range = Field(description="Å: range of the standard deviation of a coordinate")
 
 
 class Complexes(_Section):
@@ -59,7 +70,7 @@ class Complexes(_Section):
     pairs: Count
     orientations: Positive
     distances: Positive = Field(description="distances for each orientation")
-    contact: tuple[Length, Length] = Field(description="Å: range of the closest contact")
+    contact: Range = Field(description="Å: range of the closest contact")
     clusters: Count
     max_atoms: Positive
 
@@ -69,7 +80,7 @@ class Contacts(_Section):
 
     repeats: Count = Field(description="approaches for each pair of elements")
     distances: Positive = Field(description="distances for each approach")
-    reach: tuple[Length, Length] = Field(description="range of the distance / sum of covalent radii")
+    reach: Range = Field(description="range of the distance / sum of covalent radii")
 
 
 class LabelRecipe(_Section):
@@ -83,10 +94,10 @@ class LabelRecipe(_Section):
     name: str
     description: str = ""
     method: Literal["GFN2-xTB"] = "GFN2-xTB"
-    seed: int = 0
+    seed: Count = 0
     max_force: Length = Field(default=50.0, description="eV/Å: frames above it are rejected")
     exclude: Path | None = None
-    druglike_atoms: tuple[Positive, Positive] = (15, 50)
+    druglike_atoms: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (15, 50)
     common_druglike_atoms: Positive = Field(default=30, description="every second larger one is left out")
     trajectories: Trajectories
     torsions: Torsions

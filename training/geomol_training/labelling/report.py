@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -57,7 +58,7 @@ class Display:
 
     def summary(self, manifest: dict, folder: Path) -> None:
         """Print the manifest's counts."""
-        table = Table("group", "name", "frames", title=f"{manifest['frames']} frames in {folder}")
+        table = Table("group", "name", "frames", title=escape(f"{manifest['frames']} frames in {folder}"))
         for group, counts in manifest["counts"].items():
             for name, count in counts.items():
                 table.add_row(group, name, str(count))
@@ -65,5 +66,6 @@ class Display:
         shards = manifest["shards"]
         self._console.print(
             f"{shards['done']} of {shards['planned']} jobs done in {manifest['wall_seconds']:.0f} s; "
-            f"left out: {manifest['left_out']}."
+            f"left out: {manifest['left_out']}.",
+            markup=False,
         )

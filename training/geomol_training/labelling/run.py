@@ -19,7 +19,7 @@ from pathlib import Path
 from ase_geomol.errors import DataError, OutputError
 
 from .engine import import_tblite
-from .jobs import run_and_write, shard_path, write_json
+from .jobs import counts_of, run_and_write, write_json
 from .plan import Job, Plan, make_plan
 from .recipe import LabelRecipe
 
@@ -50,14 +50,14 @@ def make_labels(
     ``time_budget`` is in seconds of wall time: no job starts after it. ``first`` ends the plan after that many
     jobs; they are interleaved, so that any beginning is a balanced sample. A KeyboardInterrupt leaves the folder
     valid and is raised again. Raises :class:`OutputError` when the folder cannot be written or holds the
-    shards of another recipe, and :class:`DataError` when a worker process dies.
+    shards of another recipe, and :class:`DataError` when a worker process dies or the recipe cannot be filled.
     """
     started = time.monotonic()
     import_tblite()
     plan = make_plan(recipe)
     plan = replace(plan, jobs=plan.jobs[:first])
     _open_folder(folder, plan)
-    todo = [job for job in plan.jobs if not shard_path(folder, job).exists()]
+    todo = [job for job in plan.jobs if counts_of(folder, job) is None]
     record = _Record(recipe, plan, folder, started)
     record.write()
     try:
@@ -81,7 +81,7 @@ def _run_jobs(
     running: set[Future[int]] = set()
     with _single_threaded():
         pool = ProcessPoolExecutor(workers, get_context("spawn"), _ignore_interrupt)
-        for job in _first(waiting, 2 * workers, stop):
+        for job in _first(waiting, workers, stop):  # none waits in a queue, to start after the time
             running.add(pool.submit(run_and_write, job, recipe, folder))
     try:
         while running:
@@ -161,12 +161,8 @@ class _Record:
     def write(self) -> dict:
         self._written = time.monotonic()
         totals = {"source": Counter(), "split": Counter(), "rejected": Counter()}
-        shards = [shard_path(self._folder, job) for job in self._plan.jobs]
-        done = [shard for shard in shards if shard.exists()]
-        frames = 0
-        for shard in done:
-            counts = json.loads(shard.with_suffix(".json").read_text(encoding="utf-8"))
-            frames += counts["frames"]
+        done = [counts for job in self._plan.jobs if (counts := counts_of(self._folder, job)) is not None]
+        for counts in done:
             for name, total in totals.items():
                 total.update(counts[name])
         manifest = {
@@ -174,9 +170,9 @@ class _Record:
             "fingerprint": self._plan.fingerprint,
             "left_out": self._plan.excluded,
             "versions": {name: version(name) for name in ("tblite", "rdkit", "ase", "qm9pack", "numpy")},
-            "frames": frames,
+            "frames": sum(counts["frames"] for counts in done),
             "counts": {name: dict(sorted(total.items())) for name, total in totals.items()},
-            "shards": {"done": len(done), "planned": len(shards)},
+            "shards": {"done": len(done), "planned": len(self._plan.jobs)},
             "wall_seconds": round(self._earlier + time.monotonic() - self._started, 1),
         }
         write_json(self._folder / MANIFEST, manifest)
