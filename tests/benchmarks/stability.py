@@ -9,6 +9,8 @@ learned: from each minimum a relaxation with GFN2-xTB goes on.
 
 from __future__ import annotations
 
+import io
+import lzma
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -61,7 +63,9 @@ def _unseen() -> Iterator[Atoms]:
     if not BENCHMARK.exists():
         raise DataError(f"There is no {BENCHMARK}: run from the repository's root with the data beside it, or --smoke.")
     first: dict[str, Atoms] = {}
-    for atoms in iread(BENCHMARK):
+    with lzma.open(BENCHMARK, "rt") as file:
+        text = io.StringIO(file.read())  # ASE's reader jumps to and fro, which is slow in a compressed file
+    for atoms in iread(text, format="extxyz"):
         if int(atoms.info.get("charge", 0)) == 0:
             first.setdefault(str(atoms.info["molecule"]), atoms)
     names = sorted(first)
