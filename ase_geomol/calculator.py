@@ -43,6 +43,7 @@ class GeoMolCalculator(Calculator):
         ConfigError: unknown model, dtype, device or skin; no direct head; a committee whose members do not fit
             together.
         InputError: on calculation, a structure that the potential cannot compute.
+        GeoMolError: on calculation, a result that is not finite.
     """
 
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012 (ASE's class attribute)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -49,7 +49,7 @@ class Metadata(BaseModel):
     licence: str = "MIT"
     charges: tuple[int, ...] = (0,)
     spins: tuple[int, ...] = (1,)
-    errors: dict[str, float] = Field(default_factory=dict)
+    errors: dict[str, FiniteFloat] = Field(default_factory=dict)
 
 
 class Header(BaseModel):

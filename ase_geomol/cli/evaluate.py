@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..files import make_folder
 from . import common
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def evaluate(
     frames = simulate.load_labelled(data, index)
     folder = out or Path(f"{Path(data).stem}-evaluate")
     simulate.see_free(folder / "errors.csv", overwrite=overwrite)
-    simulate.make_folder(folder)
+    make_folder(folder)
     calculator = common.calculator(model, dtype, device, skin)
     with common.progress() as bar:
         task = bar.add_task("Evaluating", total=len(frames))

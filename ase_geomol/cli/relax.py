@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from ..files import make_folder
 from . import common
 
 EPILOG = common.examples(
@@ -24,7 +25,7 @@ def relax(
     model: common.ModelOption = common.DEFAULT_MODEL,
     fmax: Annotated[float, typer.Option(help="eV/Å; stop when no force is larger.")] = 0.01,
     steps: Annotated[int, typer.Option(help="Stop after this many.")] = 1000,
-    optimizer: Annotated[str, typer.Option(help="BFGS, LBFGS, FIRE or BFGSLineSearch.")] = "BFGS",
+    optimizer: Annotated[str, typer.Option(help="BFGS, LBFGS or FIRE.")] = "BFGS",
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
     out: Annotated[
         Path | None,
@@ -48,7 +49,7 @@ def relax(
     trajectory = folder and folder / "trajectory.extxyz"
     for path in filter(None, (relaxed, trajectory)):
         simulate.see_free(path, overwrite=overwrite)
-    simulate.make_folder(relaxed.parent)
+    make_folder(relaxed.parent)
     atoms.calc = common.calculator(model, dtype, device, skin)
     begin = time.perf_counter()
     with common.progress("live") as bar:

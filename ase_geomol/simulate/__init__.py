@@ -1,7 +1,7 @@
 """Simulations as thin functions over ASE: they take Atoms with any calculator and give frozen results."""
 
 from .evaluation import Evaluation, evaluate, load_labelled
-from .files import make_folder, names_structure_file, see_free, write_structure
+from .files import names_structure_file, see_free, write_structure
 from .md import MDResult, MDSettings, degrees_of_freedom, draw_velocities, run_md
 from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
@@ -23,7 +23,6 @@ __all__ = [
     "interpret",
     "load_labelled",
     "load_structure",
-    "make_folder",
     "md_picture",
     "names_structure_file",
     "parity_picture",

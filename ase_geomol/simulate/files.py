@@ -114,24 +114,11 @@ def names_structure_file(path: Path) -> bool:
 def _with_results(atoms: Atoms, info: Mapping[str, Any]) -> Atoms:
     frame = atoms.copy()
     frame.info.update(info)
-    results = atoms.calc.results if atoms.calc is not None else {}
+    calc = atoms.calc
+    results = calc.results if calc is not None and not calc.check_state(atoms) else {}  # never of another structure
     known = {key: results[key] for key in ("energy", "forces", "stress") if key in results}
     frame.calc = SinglePointCalculator(frame, **known)
     return frame
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder for results.
-
-    Raises:
-        OutputError: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"Cannot write into the folder {folder}: Permission denied.")
 
 
 def see_free(path: Path, *, overwrite: bool) -> None:

@@ -219,8 +219,9 @@ class _Run:
             self._keep(recorder, now=False)
             if on_step is not None:
                 on_step(row)
+        row = self.row()  # the last structure's results, also if there was nothing left to do
         if self.step % self.settings.interval:
-            self._record(self.row(), recorder)
+            self._record(row, recorder)
 
     def _record(self, row: Row, recorder: Recorder | None) -> None:
         self.bonds.look(self.atoms, row["time_fs"])

@@ -14,8 +14,8 @@ from ase import Atoms
 from ase.io import read
 
 from ..errors import DataError, OutputError
-from ..files import write_atomically
-from .files import GrowingFile, frame_text, make_folder
+from ..files import make_folder, write_atomically
+from .files import GrowingFile, frame_text
 
 TRAJECTORY, LOG, STATE = "trajectory.extxyz", "log.csv", "state.json"
 SAVE_EVERY = 2.0
@@ -80,6 +80,7 @@ def load_snapshot(folder: Path, identity: Mapping[str, Any], numbers: np.ndarray
     try:
         content = json.loads(path.read_text())
         snapshot = Snapshot(**content["snapshot"])
+        sizes = [int(size) for size in snapshot.sizes]
         old, old_numbers = content["identity"], content["numbers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
@@ -91,7 +92,7 @@ def load_snapshot(folder: Path, identity: Mapping[str, Any], numbers: np.ndarray
                 f"The run in {folder} was made with {key} {old.get(key)}, not {value}: give the same, or start "
                 "another run."
             )
-    for name, size in zip((TRAJECTORY, LOG), snapshot.sizes, strict=True):
+    for name, size in zip((TRAJECTORY, LOG), sizes, strict=False):
         if not (folder / name).is_file() or (folder / name).stat().st_size < size:
             raise DataError(f"{folder / name} is missing or shorter than the run that {STATE} describes.")
     return snapshot

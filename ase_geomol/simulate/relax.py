@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 from ase import Atoms
 from ase.filters import FrechetCellFilter
-from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
+from ase.optimize import BFGS, FIRE, LBFGS
 
 from ..errors import ConfigError, GeoMolError, InputError
 from .files import GrowingFile, frame_text
 
-OPTIMIZERS = {"BFGS": BFGS, "LBFGS": LBFGS, "FIRE": FIRE, "BFGSLineSearch": BFGSLineSearch}
+OPTIMIZERS = {"BFGS": BFGS, "LBFGS": LBFGS, "FIRE": FIRE}
 OnStep = Callable[[int, float, float], object]
 """Called with step, energy (eV) and largest force (eV/Å)."""
 
@@ -47,7 +47,7 @@ def relax(
     *,
     fmax: float = 0.01,
     steps: int = 1000,
-    optimizer: Literal["BFGS", "LBFGS", "FIRE", "BFGSLineSearch"] = "BFGS",
+    optimizer: Literal["BFGS", "LBFGS", "FIRE"] = "BFGS",
     cell: bool = False,
     trajectory: Path | None = None,
     on_step: OnStep | None = None,

@@ -14,7 +14,7 @@ from geomol_training.evaluate import evaluate
 from typer.testing import CliRunner
 
 from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint
-from ase_geomol.errors import DataError, OutputError
+from ase_geomol.errors import DataError, GeoMolError, OutputError
 from ase_geomol.graph import from_atoms
 from ase_geomol.models import build_model
 from ase_geomol.potential import Potential
@@ -127,3 +127,12 @@ def test_command(checkpoint, xyz, tmp_path):
     assert result.exit_code == 0, result.output
     assert "MAE / RMSE" in result.output
     assert (tmp_path / "parity.png").exists()
+
+
+def test_predictions_that_are_not_finite_are_no_result(checkpoint, xyz, tmp_path):
+    loaded = load_checkpoint(checkpoint)
+    loaded.potential.model.readout.out.bias.data.fill_(float("nan"))
+    save_checkpoint(tmp_path / "broken.safetensors", loaded.potential, loaded.metadata)
+    with pytest.raises(GeoMolError, match="A prediction is not finite"):
+        evaluate(tmp_path / "broken.safetensors", str(xyz), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())

@@ -339,6 +339,23 @@ def test_elements_that_are_not_learned(make_recipe, structures, tmp_path, part):
         fit(recipe, tmp_path / "run", console=quiet())
 
 
+def test_the_network_knows_no_more_than_the_data(make_recipe, tmp_path):
+    recipe = make_recipe(model={"elements": [1, 6, 7, 8]})
+    with pytest.raises(ConfigError, match=r"elements has the atomic numbers \[7\], which no training frame has"):
+        fit(recipe, tmp_path, console=quiet())
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_ions_are_not_measured_with_what_learned_neutral_molecules(make_recipe, structures, tmp_path, part):
+    ions = [atoms.copy() for atoms in structures[:3]]
+    for ion, atoms in zip(ions, structures, strict=False):
+        ion.calc = atoms.calc
+        ion.info["charge"] = 1
+    write(tmp_path / "ions.extxyz", ions)
+    with pytest.raises(DataError, match=r"frames have charges \[1\] and spins \[\] that no training frame has"):
+        fit(make_recipe(data={part: str(tmp_path / "ions.extxyz")}), tmp_path / "run", console=quiet())
+
+
 def test_global_form_refuses_periodic_data(make_recipe, structures, tmp_path):
     periodic = structures[0].copy()
     periodic.calc = structures[0].calc

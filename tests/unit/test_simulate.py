@@ -466,3 +466,22 @@ def test_labels_that_are_not_finite(what, wrong, ethanol):
     frames[1].calc = SinglePointCalculator(frames[1], **labels)
     with pytest.raises(DataError, match=r"Structure 1 has an? (energy|force) that is not finite"):
         evaluate(frames, ethanol.calc)
+
+
+def test_results_of_another_structure_are_never_written(ethanol, tmp_path):
+    energy = ethanol.get_potential_energy()
+    write_structure(tmp_path / "own.extxyz", ethanol)
+    assert read(tmp_path / "own.extxyz").get_potential_energy() == pytest.approx(energy)
+    ethanol.rattle(0.2)
+    write_structure(tmp_path / "moved.extxyz", ethanol)
+    assert read(tmp_path / "moved.extxyz").calc is None
+
+
+def test_a_finished_run_has_its_own_results(ethanol, tmp_path):
+    done = run_md(ethanol, time=20, folder=tmp_path)
+    energy = done.atoms.get_potential_energy()
+    ethanol.rattle(0.2)
+    ethanol.get_potential_energy()
+    again = run_md(ethanol, time=20, folder=tmp_path, resume=True)
+    assert again.atoms.calc.results["energy"] == pytest.approx(energy)
+    assert not again.atoms.calc.check_state(again.atoms)

@@ -12,15 +12,13 @@ import torch
 from ase import Atoms
 from scipy.spatial import KDTree
 
-from ase_geomol.checks import check_atoms
+from ase_geomol.checks import COINCIDENT, check_atoms
 from ase_geomol.errors import DataError, InputError
 from ase_geomol.neighbors import neighbor_pairs
 
 from .frames import Row
 
 ELEMENTS = range(1, 119)
-CLOSEST = 0.05
-"""Å; atoms closer than this are one atom that was written twice."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,12 @@ def _foreign_state(row: Row, limits: Limits) -> tuple[str, str] | None:
         return None
     state = {"charge": row.charge} if row.spin == 1 else {"charge": row.charge, "spin": row.spin}
     try:
-        check_atoms(Atoms(row.numbers, row.positions, info=state), ELEMENTS, limits.charges, limits.spins)
+        check_atoms(
+            Atoms(row.numbers, row.positions, cell=row.cell, pbc=row.pbc, info=state),
+            ELEMENTS,
+            limits.charges,
+            limits.spins,
+        )
     except InputError as error:
         return "unknown charge or spin", str(error).rstrip(".")
     return None
@@ -136,9 +139,9 @@ def _too_close(row: Row) -> tuple[str, str] | None:
         return None
     if row.pbc.any():
         cell, pbc = torch.from_numpy(np.array(row.cell)), torch.from_numpy(np.array(row.pbc))
-        pairs = neighbor_pairs(torch.from_numpy(row.positions), cell, pbc, CLOSEST).edge_index.T.numpy()
+        pairs = neighbor_pairs(torch.from_numpy(row.positions), cell, pbc, COINCIDENT).edge_index.T.numpy()
     else:
-        pairs = KDTree(row.positions).query_pairs(CLOSEST, output_type="ndarray")
+        pairs = KDTree(row.positions).query_pairs(COINCIDENT, output_type="ndarray")
     if not len(pairs):
         return None
     return "atoms on top of each other", f"atoms {pairs[0][0]} and {pairs[0][1]}"

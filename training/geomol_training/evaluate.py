@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from ase_geomol.checkpoint import load_checkpoint
-from ase_geomol.errors import DataError, OutputError
-from ase_geomol.files import write_atomically
+from ase_geomol.errors import DataError, GeoMolError, OutputError
+from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.potential import Potential
 
 from .batches import FixedBatches, fill_batches
 from .checks import Limits
 from .data import describe_skipped, load
-from .folders import make_folder
 from .frames import Frames
 from .metrics import Predicted, errors, errors_by, gather
 from .objective import with_volume
@@ -113,7 +112,11 @@ def _of_split(frames: Frames, split: str | None) -> Frames:
 def predict_frames(
     potential: Potential, frames: Frames, report: Callable[[int, int], None] = lambda done, frames: None
 ) -> Predicted:
-    """Energies, forces and, where frames have a stress, stresses of all frames."""
+    """Energies, forces and, where frames have a stress, stresses of all frames.
+
+    Raises:
+        GeoMolError: one of them is not finite.
+    """
     device = next(potential.parameters()).device
     stress = bool(frames.has_stress.any())
     parts, done = [], 0
@@ -125,7 +128,10 @@ def predict_frames(
         parts.append((batch, potential(graph, stress=stress), None))
         done += graph.n_systems
         report(done, len(frames))
-    return gather(frames, parts)
+    predicted = gather(frames, parts)
+    if not all(np.isfinite(values).all() for values in predicted if values is not None):
+        raise GeoMolError("A prediction is not finite: the weights are broken, or a structure is far from all known.")
+    return predicted
 
 
 def plot_parity(path: Path, frames: Frames, predicted: Predicted, potential: Potential, name: str) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint
 from ase_geomol.errors import ConfigError, DataError, GeoMolError, OutputError
-from ase_geomol.files import write_atomically
+from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.models import build_model
 from ase_geomol.potential import Potential
 
@@ -29,7 +29,6 @@ from .checks import Limits
 from .data import Loaded, cache_file, describe_skipped, find_files, load
 from .display import Display, errors_table
 from .evaluate import predict_frames
-from .folders import make_folder
 from .frames import Frames, load_frames
 from .keeper import LAST, MODEL, Keeper, Run, read_state
 from .memory import keep_freed_memory
@@ -109,9 +108,12 @@ def fit(
     _check_end(recipe, time_budget)
     state = _open(out, recipe, resume)
     if recipe.data.test is not None:
-        find_files(recipe.data.test)  # say now, not after hours, that it is missing
+        find_files(recipe.data.test)  # before the training data are read
     parts = _frames(recipe, out, state, console)
     metadata = _metadata(recipe, parts.train)
+    for name, frames in (("validation", parts.valid), ("test", parts.test)):
+        if frames is not None:
+            _check_part(name, frames, parts.train, metadata)
     potential, sizes = _prepare(recipe, parts, state, console)
     plan = Plan(sizes, _target(recipe), recipe.seed)
     extent = _extent(recipe, plan, time_budget)
@@ -129,7 +131,7 @@ def fit(
             "Nothing was learned: the time budget (or the number of steps) was used up before a first validation. Run "
             f"again with a larger --time-budget{' and --resume' if (out / LAST).exists() else ''}."
         )
-    card = _measured(recipe, parts, out, console, stopped=keeper.stopped_by in ("interrupted", "terminated"))
+    card = _measured(parts.test, out, stopped=keeper.stopped_by in ("interrupted", "terminated"))
     console.print(errors_table(f"{recipe.name}, best weights", _by_part(card.errors)))
     reason = keeper.stopped_by or "nothing was left to do"
     console.print(
@@ -140,15 +142,10 @@ def fit(
     return Fitted(out / MODEL, standing.step, standing.elapsed, reason, card.errors)
 
 
-def _measured(recipe: Recipe, parts: Parts, out: Path, console: Console, *, stopped: bool) -> Metadata:
+def _measured(frames: Frames | None, out: Path, *, stopped: bool) -> Metadata:
     """The card of the exported weights; with the errors on the test frames, if there are any and time for them."""
     potential, card, path, _ = load_checkpoint(out / MODEL)
-    if stopped:
-        return card
-    frames = parts.test
-    if recipe.data.test is not None:
-        frames = _load(recipe.data.test, recipe, potential.elements, out, None, console).frames
-    if frames is None:
+    if stopped or frames is None:
         return card
     found = errors(frames, predict_frames(potential, frames))
     card = card.model_copy(update={"errors": {**card.errors, **{f"test_{k}": v for k, v in found.items()}}})
@@ -215,6 +212,9 @@ def _frames(recipe: Recipe, out: Path, state: dict[str, Any] | None, console: Co
         elements = recipe.elements or train.elements
         other = _load(recipe.data.valid, recipe, elements, out, known.get("valid"), console)
         valid, keys["valid"] = other.frames, other.key or ""
+    if recipe.data.test is not None:
+        other = _load(recipe.data.test, recipe, recipe.elements or train.elements, out, known.get("test"), console)
+        test, keys["test"] = other.frames, other.key or ""
     limit = recipe.training.valid_frames
     if limit is not None and limit < len(valid):
         valid = valid.take(np.sort(np.random.default_rng(recipe.seed).permutation(len(valid))[:limit]))
@@ -284,7 +284,9 @@ def _prepare(
     model = build_model(recipe.model.architecture, config)
     physics = recipe.potential
     potential = Potential(model, repulsion=physics.repulsion)  # type: ignore[arg-type]
-    _check_elements(potential, parts)
+    unlearned = sorted(set(potential.elements) - set(train.elements))
+    if unlearned:
+        raise ConfigError(f"model.config.elements has the atomic numbers {unlearned}, which no training frame has.")
     with console.status("looking at the neighbours") as status:
         seen = survey(
             train,
@@ -296,16 +298,6 @@ def _prepare(
     potential.set_dtype(getattr(torch, recipe.training.precision))
     sizes = seen.edges if recipe.training.batch_atoms is None else train.n_atoms
     return potential, sizes
-
-
-def _check_elements(potential: Potential, parts: Parts) -> None:
-    for part, frames in (("validation", parts.valid), ("test", parts.test)):
-        missing = sorted(set() if frames is None else set(frames.elements) - set(potential.elements))
-        if missing:
-            raise DataError(
-                f"The {part} frames have the atomic numbers {missing}, which no training frame has: divide the data "
-                "in another way, e.g. with another seed."
-            )
 
 
 def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey, console: Console) -> None:
@@ -365,6 +357,20 @@ def _metadata(recipe: Recipe, train: Frames) -> Metadata:
         charges=(int(charges[0]),),
         spins=(int(spins[0]),) if _spins_are_told(train, many) else (),
     )
+
+
+def _check_part(name: str, frames: Frames, train: Frames, metadata: Metadata) -> None:
+    """Refuse frames to validate or to test that are not of the kind that is learned."""
+    missing = sorted(set(frames.elements) - set(train.elements))
+    if missing:
+        raise DataError(
+            f"The {name} frames have the atomic numbers {missing}, which no training frame has: divide the data in "
+            "another way, e.g. with another seed."
+        )
+    charges = sorted(set(frames.charge[frames.n_atoms > 1].tolist()) - set(metadata.charges))
+    spins = sorted(set(frames.spin[frames.n_atoms > 1].tolist()) - set(metadata.spins or frames.spin.tolist()))
+    if charges or spins:
+        raise DataError(f"The {name} frames have charges {charges} and spins {spins} that no training frame has.")
 
 
 def _spins_are_told(train: Frames, many: np.ndarray) -> bool:

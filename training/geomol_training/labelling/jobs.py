@@ -105,11 +105,12 @@ def counts_of(folder: Path, job: Job) -> dict | None:
     shard = shard_path(folder, job)
     try:
         counts = json.loads(shard.with_suffix(".json").read_text(encoding="utf-8"))
+        empty = counts["frames"] == 0
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{shard.with_suffix('.json')} is damaged: delete it and run again ({error}).") from error
-    return counts if shard.exists() or counts["frames"] == 0 else None
+    return counts if shard.exists() or empty else None
 
 
 def run_and_write(job: Job, recipe: LabelRecipe, folder: Path) -> int:

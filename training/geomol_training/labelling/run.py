@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ase_geomol.errors import DataError, OutputError
+from ase_geomol.files import make_folder
 
 from .engine import import_tblite
 from .jobs import counts_of, run_and_write, write_json
@@ -130,9 +131,13 @@ def _open_folder(folder: Path, plan: Plan) -> None:
     """Create ``folder``, or check that its shards come from the same plan."""
     manifest = folder / MANIFEST
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         before = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else None
-    except (OSError, json.JSONDecodeError) as error:
+        if before is not None:
+            float(before["wall_seconds"])
+    except OutputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"The folder {folder} cannot be used for labels: {error}") from error
     if before is None and any(folder.glob("*.extxyz")):
         raise OutputError(f"{folder} holds .extxyz files but no {MANIFEST}: choose an empty folder with --out.")
