@@ -19,9 +19,9 @@ class EquivariantNorm(nn.Module):
     * ``whiten``: ``(S + floor I)^(-1/2) Z`` by 12 coupled Newton-Schulz steps.
 
     ``floor`` is absolute. At sites whose symmetry forbids vectors (perfect crystals, linear molecules) every norm
-    stretches what appears when the symmetry breaks by ``floor ** -0.5``, and the norms of all layers multiply: with
-    0.05 a trained network of seven norms had force constants of -6600 eV/Å² at the centre of CO2. With 1, what
-    potentials use, no norm amplifies, and large vectors are scaled down to RMS 1 as before.
+    stretches what appears when the symmetry breaks by ``floor ** -0.5``, and the norms of all layers multiply: a
+    small floor makes a crease of the energy there (measured in training/README.md). With 1, what potentials use, no
+    norm amplifies, and large vectors are scaled down to RMS 1 as before.
     """
 
     STEPS = 12

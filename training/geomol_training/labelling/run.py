@@ -130,13 +130,11 @@ def _single_threaded() -> Iterator[None]:
 def _open_folder(folder: Path, plan: Plan) -> None:
     """Create ``folder``, or check that its shards come from the same plan."""
     manifest = folder / MANIFEST
+    make_folder(folder)
     try:
-        make_folder(folder)
         before = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else None
         if before is not None:
             float(before["wall_seconds"])
-    except OutputError:
-        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"The folder {folder} cannot be used for labels: {error}") from error
     if before is None and any(folder.glob("*.extxyz")):
