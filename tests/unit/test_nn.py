@@ -15,9 +15,11 @@ from ase_geomol.nn import (
     ScalarReadout,
     VectorReadout,
     attention_weights,
+    log_envelope,
     segment_sum,
     smooth_cutoff,
 )
+from ase_geomol.nn.attention import NOBODY
 
 
 def _random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -78,15 +80,29 @@ def test_envelope_is_never_negative_in_float32(power: int) -> None:
 
 # Sums and attention
 
-RECEIVER = torch.tensor([0, 0, 0, 1, 1, 3, 0, 1, 2, 3])
-"""Four atoms; the last four edges are self tokens. Atom 2 has nothing else."""
-SELF = slice(6, None)
+HEADS, RECEIVERS, SENDERS = 3, 4, 5
+NEIGHBOURS = [(0, 1), (0, 2), (0, 4), (1, 0), (3, 2)]
+"""Receiver and sender; atom 2 has nobody but itself, and all other slots are empty."""
+SELVES = [(0, 0), (1, 1), (2, 2), (3, 3)]
+NORMS = ["softmax", "silu", "sum"]
+
+
+def _slots(pairs: list[tuple[int, int]]) -> Tensor:
+    """Mask (n, M) of the pairs' slots."""
+    mask = torch.zeros(RECEIVERS, SENDERS, dtype=torch.bool)
+    mask[tuple(torch.tensor(pairs).T)] = True
+    return mask
 
 
 def _attention_input(seed: int = 0) -> tuple[Tensor, Tensor]:
-    logits, envelope = 2 * _random(10, 3, seed=seed), torch.rand(10, dtype=torch.float64)
-    envelope[SELF] = 1.0
-    return logits, envelope
+    """Logits (H, n, M), and an envelope (n, M) that is 1 for an atom with itself and 0 in empty slots."""
+    generator = torch.Generator().manual_seed(seed)
+    envelope = torch.rand(RECEIVERS, SENDERS, dtype=torch.float64, generator=generator) * _slots(NEIGHBOURS)
+    return 2 * _random(HEADS, RECEIVERS, SENDERS, seed=seed), envelope + _slots(SELVES)
+
+
+def _weights(logits: Tensor, envelope: Tensor, norm: str = "softmax") -> Tensor:
+    return attention_weights(logits, envelope, log_envelope(envelope), norm)  # type: ignore[arg-type]
 
 
 def test_segment_sum_is_a_loop() -> None:
@@ -98,71 +114,136 @@ def test_segment_sum_is_a_loop() -> None:
     assert segment_sum(values[:0], index[:0], 2).shape == (2, 2, 3)
 
 
+def test_log_envelope_is_the_logarithm_and_ends_at_nobody() -> None:
+    envelope = torch.tensor([1.0, 0.5, 1e-30, 0.0], dtype=torch.float64, requires_grad=True)
+    values = log_envelope(envelope)
+    assert torch.allclose(values[:3], envelope[:3].log(), rtol=1e-15)
+    assert values[3] == NOBODY
+    (slope,) = torch.autograd.grad(values.sum(), envelope, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), envelope)
+    assert torch.allclose(slope[:3], 1 / envelope[:3], rtol=1e-14)
+    assert torch.allclose(curvature[:3], -1 / envelope[:3].square(), rtol=1e-14)
+    assert slope[3] == curvature[3] == 0
+
+
 def test_softmax_is_the_printed_formula() -> None:
     logits, envelope = _attention_input()
-    weights = attention_weights(logits, envelope, RECEIVER, 4)
-    for edge in range(10):
-        row = RECEIVER[edge] == RECEIVER
-        denominator = (envelope[row, None] * logits[row].exp()).sum(0)
-        assert torch.allclose(weights[edge], envelope[edge] * logits[edge].exp() / denominator, rtol=1e-13)
+    weights = _weights(logits, envelope)
+    for head in range(HEADS):
+        for i in range(RECEIVERS):
+            terms = [envelope[i, j] * math.exp(logits[head, i, j]) for j in range(SENDERS)]
+            for j in range(SENDERS):
+                assert weights[head, i, j].item() == pytest.approx(terms[j].item() / sum(terms).item(), rel=1e-13)
 
 
 def test_softmax_rows_sum_to_one_and_nothing_is_negative() -> None:
-    weights = attention_weights(*_attention_input(), RECEIVER, 4)
-    assert torch.allclose(segment_sum(weights, RECEIVER, 4), torch.ones(4, 3, dtype=torch.float64), atol=1e-14)
+    weights = _weights(*_attention_input())
+    assert torch.allclose(weights.sum(-1), torch.ones(HEADS, RECEIVERS, dtype=torch.float64), atol=1e-14)
     assert (weights >= 0).all()
 
 
 def test_other_norms_have_no_denominator() -> None:
     logits, envelope = _attention_input()
-    silu = attention_weights(logits, envelope, RECEIVER, 4, "silu")
-    plain = attention_weights(logits, envelope, RECEIVER, 4, "sum")
-    assert torch.allclose(silu, envelope[:, None] * logits * torch.sigmoid(logits), atol=1e-15)
-    assert torch.allclose(plain, envelope[:, None] * logits.exp(), atol=1e-14)
+    assert torch.allclose(_weights(logits, envelope, "silu"), envelope * logits * torch.sigmoid(logits), atol=1e-15)
+    assert torch.allclose(_weights(logits, envelope, "sum"), envelope * logits.exp(), atol=1e-14)
 
 
-@pytest.mark.parametrize("norm", ["softmax", "silu", "sum"])
-def test_a_leaving_neighbour_takes_nothing_with_it(norm: str) -> None:
-    """With its envelope at zero an edge may as well not be listed, however large its logit."""
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_empty_slot_has_no_weight_and_no_slope_whatever_it_holds(norm: str) -> None:
     logits, envelope = _attention_input()
-    logits[3] = 12.0
-    envelope[3] = 0.0
-    kept = torch.arange(10) != 3
-    with_it = attention_weights(logits, envelope, RECEIVER, 4, norm)
-    without = attention_weights(logits[kept], envelope[kept], RECEIVER[kept], 4, norm)
-    assert torch.allclose(with_it[kept], without, rtol=1e-13)
-    assert (with_it[3] == 0).all()
+    empty = ~_slots([*NEIGHBOURS, *SELVES])
+    other = torch.where(empty, 50 * _random(*logits.shape, seed=5), logits).requires_grad_()
+    weights = _weights(other, envelope, norm)
+    assert (weights[:, empty] == 0).all()
+    assert torch.equal(weights, _weights(logits, envelope, norm))
+    (slope,) = torch.autograd.grad(weights.square().sum(), other, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.square().sum(), other)
+    assert (slope[:, empty] == 0).all()
+    assert (curvature[:, empty] == 0).all()
+    assert (slope[:, _slots(NEIGHBOURS)] != 0).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_leaving_neighbour_takes_nothing_with_it(norm: str) -> None:
+    """With its envelope at zero a neighbour may as well not be listed, however large its logit."""
+    logits, envelope = _attention_input()
+    logits[:, 0, 4] = 12.0
+    envelope[0, 4] = 0.0  # nobody else has sender 4
+    with_it = _weights(logits, envelope, norm)
+    without = _weights(logits[..., :4], envelope[:, :4], norm)
+    assert torch.allclose(with_it[..., :4], without, rtol=1e-13)
+    assert (with_it[..., 4] == 0).all()
 
 
 def test_weights_of_the_last_neighbour_vanish_with_its_envelope() -> None:
-    """Atom 3 has one neighbour: with a self token its weight falls as the envelope, without it would stay 1."""
+    """Atom 3 has one neighbour: beside the atom itself its weight falls as the envelope, alone it would stay 1."""
     logits, envelope = _attention_input()
-    sizes = []
+    ratios = []
     for u in (1e-2, 1e-4, 1e-6):
-        envelope[5] = u
-        sizes.append((attention_weights(logits, envelope, RECEIVER, 4)[5] / u).clone())
-    assert torch.allclose(sizes[1], sizes[2], rtol=1e-2)
-    assert (sizes[2] * 1e-6 < 1e-3).all()
+        envelope[3, 2] = u
+        ratios.append(_weights(logits, envelope)[:, 3, 2] / u)
+    assert torch.allclose(ratios[1], ratios[2], rtol=1e-2)
+    assert (ratios[2] * 1e-6 < 1e-3).all()
 
 
 def test_softmax_survives_large_logits_in_float32() -> None:
     logits, envelope = _attention_input()
     logits = (logits * 500).float().requires_grad_()
-    weights = attention_weights(logits, envelope.float(), RECEIVER, 4)
+    weights = _weights(logits, envelope.float())
     assert torch.isfinite(weights).all()
     (slope,) = torch.autograd.grad(weights.square().sum(), logits)
     assert torch.isfinite(slope).all()
 
 
-@pytest.mark.parametrize("norm", ["softmax", "silu", "sum"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_attention_derivatives(norm: str) -> None:
-    logits, envelope = (tensor.requires_grad_() for tensor in _attention_input())
+    """By logits and envelopes, of the slots that hold somebody (a negative envelope has no meaning)."""
+    logits, envelope = _attention_input()
+    somebody = _slots([*NEIGHBOURS, *SELVES])
 
-    def function(logits: Tensor, envelope: Tensor) -> Tensor:
-        return attention_weights(logits, envelope, RECEIVER, 4, norm)
+    def function(logits: Tensor, inside: Tensor) -> Tensor:
+        return _weights(logits, envelope.masked_scatter(somebody, inside), norm)
 
-    assert gradcheck(function, (logits, envelope))
-    assert gradgradcheck(function, (logits, envelope))
+    inputs = (logits.requires_grad_(), envelope[somebody].requires_grad_())
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs)
+
+
+CROSSING = [1.3, 4.9999, 5.0, 5.3, 4.0]
+"""Å, of `NEIGHBOURS` under a cutoff of 5 Å: within, about to leave, just there, gone, within."""
+
+
+def _crossing(distance: Tensor) -> Tensor:
+    """Envelope (n, M) of the neighbours' distances; the rest as in `_attention_input`."""
+    zeros = torch.zeros(RECEIVERS, SENDERS, dtype=distance.dtype)
+    return zeros.masked_scatter(_slots(NEIGHBOURS), smooth_cutoff(distance, 5.0)) + _slots(SELVES)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_attention_derivatives_at_the_cutoff_and_in_empty_slots(norm: str) -> None:
+    def function(logits: Tensor, distance: Tensor) -> Tensor:
+        return _weights(logits, _crossing(distance), norm)
+
+    distance = torch.tensor(CROSSING, dtype=torch.float64, requires_grad=True)
+    inputs = (_attention_input()[0].requires_grad_(), distance)
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_second_derivatives_next_to_the_cutoff_are_finite_in_float32(norm: str) -> None:
+    """As in training, where the loss holds first derivatives: however close a neighbour is to leaving."""
+    below = torch.nextafter(torch.tensor(5.0), torch.tensor(0.0)).item()
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        distance = torch.tensor([1.3, below, 5.0, 4.9999, 4.0], dtype=dtype, requires_grad=True)
+        logits = _attention_input()[0].to(dtype).requires_grad_()
+        energy = (_weights(logits, _crossing(distance), norm) * _random(HEADS, RECEIVERS, SENDERS, seed=7)).sum()
+        (force,) = torch.autograd.grad(energy, distance, create_graph=True)
+        found.append([slope.double() for slope in torch.autograd.grad((force - 1).square().sum(), (logits, distance))])
+    for rounded, exact in zip(*found, strict=True):
+        assert torch.isfinite(rounded).all()
+        assert (rounded - exact).abs().max() < 1e-4 * max(1.0, exact.abs().max().item())
 
 
 # Equivariant norm
@@ -295,7 +376,15 @@ def test_gaussian_basis_is_the_printed_formula() -> None:
             width = abs(basis.width[k].item()) + 1e-5
             x = basis.scale[kind[e]] * distance[e] + basis.offset[kind[e]] - basis.centre[k]
             expected = math.exp(-0.5 * (x.item() / width) ** 2) / (math.sqrt(2 * math.pi) * width)
-            assert values[e, k].item() == pytest.approx(expected, rel=1e-12)
+            assert values[k, e].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_gaussian_basis_puts_kernels_first() -> None:
+    basis = GaussianBasis(6, 5.0, 3).double()
+    distance, kind = _random(2, 4, 3).abs(), torch.arange(24).view(2, 4, 3) % 3
+    values = basis(distance, kind)
+    assert values.shape == (6, 2, 4, 3)
+    assert torch.equal(values[:, 1, 2], basis(distance[1, 2], kind[1, 2]))
 
 
 def test_gaussian_basis_starts_on_a_grid() -> None:
