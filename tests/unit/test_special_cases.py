@@ -1,14 +1,18 @@
 """PaiNN and TorchMD-Net as special cases of GeoMFormer's modules (GeoMFormer, App. C.1).
 
+Both filter by distance in every channel, GeoMFormer in every head: bias and filters are one number per head and
+pair. So there are as many heads as channels here, each head one channel wide; a filter per head is then a filter
+per channel. The attention of TorchMD-Net has the same heads, one channel wide as well.
+
 **PaiNN** (Schütt, Unke, Gastegger, arXiv 2102.03150, eqs. 7-10). With the maps of queries and keys and the bias set
-to zero, ``attention_norm="sum"`` gives every edge its envelope as weight, and then
+to zero, ``attention_norm="sum"`` gives every pair its envelope as weight, and then
 
 * the scalar message ``sum_j phi_s(s_j) * W_s(r_ij)`` is `InvariantSelf`, the second layer of the atom-wise network
   ``phi`` being its value map and ``W_s`` its radial filter;
 * the vector message ``sum_j v_j * phi_vv(s_j) * W_vv(r_ij) + phi_vs(s_j) * W_vs(r_ij) r̂_ij`` is `EquivariantCross`:
   value gate and value filter, direction gate and direction filter;
-* the update's scalar product ``<U v_i, V v_i>`` of an atom with itself is `InvariantCross` on edges that are self
-  tokens only;
+* the update's scalar product ``<U v_i, V v_i>`` of an atom with itself is `InvariantCross` where every atom has no
+  pair but with itself;
 * the update's ``a_vv * U v_i`` is `EquivariantFeedForward`. Its gate is GELU(x); two hidden units of opposite sign
   make it linear exactly, since ``GELU(x) - GELU(-x) = x``.
 
@@ -21,9 +25,9 @@ So its message is two blocks with one module each, equivariant cross first.
 
 **TorchMD-Net ET** (Thölke, De Fabritiis, arXiv 2202.02541). Its attention ``sum_j u_ij SiLU(q_i · k_j) (v_j * D^V_ij)``
 is `InvariantSelf` with ``attention_norm="silu"`` and no bias, where the filter of the keys D^K is one (GeoMFormer puts
-the distance into an additive bias instead) and that of the values is linear; the module's 1/sqrt(d_h) goes into the
-query map. Its vector message, which attention does not weigh, is `EquivariantCross` with all logits at the constant c
-for which SiLU(c) = 1.
+the distance into an additive bias instead) and that of the values is linear; the module's 1/sqrt(d_h) is 1 here. Its
+vector message, which attention does not weigh, is `EquivariantCross` with the bias at the constant c for which
+SiLU(c) = 1.
 """
 
 from __future__ import annotations
@@ -36,22 +40,25 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from ase_geomol.models import GeoMFormerConfig
-from ase_geomol.models.geomformer import (
-    Block,
-    Edges,
+from ase_geomol.models.geomformer.modules import (
+    Attention,
     EquivariantCross,
     EquivariantFeedForward,
+    Geometry,
     InvariantCross,
     InvariantSelf,
+    degree_two,
 )
+from ase_geomol.models.geomformer.network import Block
+from ase_geomol.nn import log_envelope, make_blocks
 
-N, D, H, K, CUTOFF = 6, 8, 2, 5, 4.0
+N, D, K, CUTOFF = 6, 8, 5, 4.0
 TOLERANCE = 1e-10
 
 
 def _config(**options: object) -> GeoMFormerConfig:
-    sizes = {"elements": (1,), "channels": D, "heads": H, "ffn_channels": 2 * D, "kernels": K, "cutoff": CUTOFF}
-    return GeoMFormerConfig.model_validate({**sizes, **options})
+    sizes = {"elements": (1,), "channels": D, "heads": D, "ffn_channels": 2 * D, "kernels": K, "cutoff": CUTOFF}
+    return GeoMFormerConfig.model_validate({**sizes, "bond_products": False, **options})
 
 
 @pytest.fixture
@@ -78,29 +85,34 @@ def _fcut(r: Tensor) -> Tensor:
     return 0.5 * (torch.cos(math.pi * r / CUTOFF) + 1)
 
 
-def _edges(positions: Tensor, pairs: list[tuple[int, int]], bias: float = 0.0) -> Edges:
-    receiver, sender = torch.tensor(pairs).T
-    vectors = positions[sender] - positions[receiver]
+def _geometry(positions: Tensor, pairs: list[tuple[int, int]]) -> Geometry:
+    """One block with all atoms; PaiNN's radial basis and cosine envelope in the place of ours."""
+    edge_index = torch.tensor(pairs).T
+    blocks = make_blocks(torch.zeros(N, dtype=torch.long), edge_index, whole=True)
+    vectors = positions[edge_index[1]] - positions[edge_index[0]]
     distance = vectors.norm(dim=-1)
-    return Edges(
-        receiver=receiver,
-        sender=sender,
-        envelope=_fcut(distance),
-        direction=vectors / distance[:, None],
-        radial=torch.stack([_rbf(r) for r in distance]),
-        bias=torch.full((len(pairs), H), bias, dtype=torch.float64),
+    envelope = blocks.place_pairs(_fcut(distance), 0.0).view(1, N, N)
+    direction = blocks.place_pairs(vectors / distance[:, None], 0.0).view(1, N, N, 3).movedim(-1, 1).contiguous()
+    return Geometry(
+        blocks=blocks,
+        envelope=envelope,
+        log_envelope=log_envelope(envelope),
+        radial=blocks.place_pairs(torch.stack([_rbf(r) for r in distance]), 0.0).T,
+        direction=direction,
+        quadrupole=degree_two(direction),
     )
 
 
-def _self_edges(random) -> Edges:
-    atoms = torch.arange(N)
-    return Edges(
-        receiver=atoms,
-        sender=atoms,
-        envelope=torch.ones(N, dtype=torch.float64),
-        direction=torch.zeros(N, 3, dtype=torch.float64),
-        radial=random(N, K),
-        bias=torch.zeros(N, H, dtype=torch.float64),
+def _only_selves(random) -> Geometry:
+    """N blocks of one atom, which has nobody but itself."""
+    blocks = make_blocks(torch.arange(N), torch.zeros(2, 0, dtype=torch.long), whole=True)
+    return Geometry(
+        blocks=blocks,
+        envelope=torch.ones(N, 1, 1, dtype=torch.float64),
+        log_envelope=torch.zeros(N, 1, 1, dtype=torch.float64),
+        radial=random(K, N),
+        direction=torch.zeros(N, 3, 1, 1, dtype=torch.float64),
+        quadrupole=torch.zeros(N, 5, 1, 1, dtype=torch.float64),
     )
 
 
@@ -117,6 +129,16 @@ def _set(layer: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:
 EYE = torch.eye(D, dtype=torch.float64)
 ZERO = torch.zeros(D, D, dtype=torch.float64)
 NONE = torch.zeros(D, dtype=torch.float64)
+
+
+def _set_radial(module: Attention, weight: Tensor, offset: Tensor, bias: float = 0.0) -> None:
+    """Write the filters (functions D, K) of a module; its attention bias is constant."""
+    constant = torch.full((D,), bias, dtype=torch.float64)
+    assert module.radial is not None
+    _set(module.radial, torch.cat([torch.zeros(D, K, dtype=torch.float64), weight]), torch.cat([constant, offset]))
+
+
+NO_FILTER = torch.zeros(0, K, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
 
 
 class PaiNN:
@@ -174,19 +196,20 @@ def painn(random) -> PaiNN:
 def _scalar_message(module: InvariantSelf, painn: PaiNN) -> None:
     phi, bias = painn.phi2[:D], painn.phi2_bias[:D]
     _set(module.query_key_value, torch.cat([ZERO, ZERO, phi]), torch.cat([NONE, NONE, bias]))
-    _set(module.filter, painn.filter[:D], painn.filter_bias[:D])
+    _set_radial(module, painn.filter[:D], painn.filter_bias[:D])
     _set(module.out, EYE)
 
 
 def _vector_message(module: EquivariantCross, painn: PaiNN) -> None:
     _set(module.from_vectors, torch.cat([ZERO, ZERO, EYE]))
     _set(module.from_scalars, torch.cat([ZERO, painn.phi2[D:]]), torch.cat([NONE, painn.phi2_bias[D:]]))
-    _set(module.filter, painn.filter[D:], painn.filter_bias[D:])
+    _set_radial(module, painn.filter[D:], painn.filter_bias[D:])
     _set(module.out, EYE)
 
 
 def _scalar_product(module: InvariantCross, painn: PaiNN, *, after_the_sum: bool) -> None:
     _set(module.query, ZERO)
+    _set_radial(module, *NO_FILTER)
     values, products = torch.cat([painn.u, painn.v]), torch.zeros(0, D, dtype=torch.float64)
     if module.query_products:
         products = torch.zeros_like(values)
@@ -218,8 +241,8 @@ def test_painn_block(random, cloud, painn: PaiNN, query_products: bool, after_th
     s, v = random(N, D), random(N, 3, D)
 
     ds, dv = painn.message(s, v, positions, pairs)
-    hidden, edges = torch.stack([painn.hidden(row) for row in s]), _edges(positions, pairs)
-    ours_s, ours_v = scalar_message(hidden, edges), vector_message(hidden, v, edges)
+    hidden, geometry = torch.stack([painn.hidden(row) for row in s]), _geometry(positions, pairs)
+    ours_s, ours_v = scalar_message(hidden, geometry), vector_message(hidden, v, geometry)
     assert (ours_s - ds).abs().max() < TOLERANCE
     assert (ours_v - dv).abs().max() < TOLERANCE
     s, v = s + ds, v + dv
@@ -227,7 +250,7 @@ def test_painn_block(random, cloud, painn: PaiNN, query_products: bool, after_th
     ds, dv = painn.update(s, v)
     hidden, gates = (torch.stack(x) for x in zip(*(painn.gates(s[i], v[i]) for i in range(N)), strict=True))
     _, a_sv, a_ss = gates.split(D, dim=1)
-    ours_s = a_ss + a_sv * scalar_product(s, v, _self_edges(random))
+    ours_s = a_ss + a_sv * scalar_product(s, v, _only_selves(random))
     assert (ours_s - ds).abs().max() < TOLERANCE
     assert (gated(hidden, v) - dv).abs().max() < TOLERANCE
 
@@ -236,7 +259,7 @@ def test_painn_message_as_whole_blocks(random, cloud, painn: PaiNN) -> None:
     """Two blocks with one module each are PaiNN's message with a linear phi."""
     positions, pairs = cloud
     attention = ("invariant_self", "invariant_cross", "equivariant_self", "equivariant_cross")
-    others = ("invariant_ffn", "equivariant_ffn", "invariant_norm", "equivariant_norm")
+    others = ("invariant_ffn", "equivariant_ffn", "invariant_norm", "equivariant_norm", "quadrupole")
     first, second = (
         Block(_config(attention_norm="sum", without=(*(a for a in attention if a != kept), *others))).double()
         for kept in ("equivariant_cross", "invariant_self")
@@ -245,35 +268,33 @@ def test_painn_message_as_whole_blocks(random, cloud, painn: PaiNN) -> None:
     _scalar_message(second.parts["invariant_self"], painn)
     s, v = random(N, D), random(N, 3, D)
     ds, dv = painn.message(s, v, positions, pairs, hidden=lambda row: row)
-    ours_s, ours_v = second(*first(s, v, _edges(positions, pairs)), _edges(positions, pairs))
+    geometry = _geometry(positions, pairs)
+    ours_s, ours_v = second(*first(s, v, geometry), geometry)
     assert (ours_s - (s + ds)).abs().max() < TOLERANCE
     assert (ours_v - (v + dv)).abs().max() < TOLERANCE
 
 
 def test_torchmd_net_attention(random, cloud) -> None:
-    """``x_i = O sum_j SiLU(q_i · k_j) u_ij (v_j * D^V_ij)``, head by head."""
+    """``x_i = O sum_j SiLU(q_i · k_j) u_ij (v_j * D^V_ij)``, head by head, that is channel by channel."""
     positions, pairs = cloud
     q, k, v, o = (random(D, D) / 2 for _ in range(4))
     q_bias, k_bias, v_bias, o_bias = (random(D) for _ in range(4))
     dv, dv_bias = random(D, K), random(D)
-    s, width = random(N, D), D // H
+    s = random(N, D)
     expected = torch.zeros(N, D, dtype=torch.float64)
     for i, j in pairs:
         r = (positions[j] - positions[i]).norm()
         query, key, value = q @ s[i] + q_bias, k @ s[j] + k_bias, v @ s[j] + v_bias
         value = value * (dv @ _rbf(r) + dv_bias)
-        for head in range(H):
-            own = slice(head * width, (head + 1) * width)
-            attention = silu(query[own] @ key[own]) * _fcut(r)
-            expected[i, own] += attention * value[own]
+        for head in range(D):
+            expected[i, head] += silu(query[head] * key[head]) * _fcut(r) * value[head]
     expected = expected @ o.T + o_bias
 
     module = InvariantSelf(_config(attention_norm="silu")).double()
-    scale = math.sqrt(width)
-    _set(module.query_key_value, torch.cat([scale * q, k, v]), torch.cat([scale * q_bias, k_bias, v_bias]))
-    _set(module.filter, dv, dv_bias)
+    _set(module.query_key_value, torch.cat([q, k, v]), torch.cat([q_bias, k_bias, v_bias]))
+    _set_radial(module, dv, dv_bias)
     _set(module.out, o, o_bias)
-    assert (module(s, _edges(positions, pairs)) - expected).abs().max() < TOLERANCE
+    assert (module(s, _geometry(positions, pairs)) - expected).abs().max() < TOLERANCE
 
 
 def _silu_is_one() -> float:
@@ -300,7 +321,7 @@ def test_torchmd_net_vector_message(random, cloud) -> None:
     module = EquivariantCross(_config(attention_norm="silu")).double()
     _set(module.from_vectors, torch.cat([ZERO, ZERO, EYE]))
     _set(module.from_scalars, torch.cat([ZERO, value]), torch.cat([NONE, value_bias]))
-    _set(module.filter, dv, dv_bias)
+    _set_radial(module, dv, dv_bias, bias=_silu_is_one())
     _set(module.out, EYE)
-    ours = module(s, vec, _edges(positions, pairs, bias=_silu_is_one()))
+    ours = module(s, vec, _geometry(positions, pairs))
     assert (ours - expected).abs().max() < TOLERANCE
