@@ -262,8 +262,11 @@ class PotentialPhysics:
 
     # Computation
 
-    def test_batch_equals_single(self, potential: Potential, make_structure: Build) -> None:
-        names = (*self.molecules, *(name for name in self.crystals if name != "chain"))
+    @pytest.mark.parametrize("kinds", ["molecules", "molecules and crystals"])
+    def test_batch_equals_single(self, potential: Potential, make_structure: Build, kinds: str) -> None:
+        """Whatever the sizes, and whether or not a crystal among them changes how the others are computed."""
+        crystals = self.crystals if "crystals" in kinds else ()
+        names = (*self.molecules, *(name for name in crystals if name != "chain"))
         rows = [make_structure(name) for name in names]
         graph = collate([from_atoms(atoms, potential.cutoff) for atoms in rows])
         batch = potential(graph, stress=False)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from physics.mixin import PotentialPhysics, assert_smooth_crossing
 
+from ase_geomol.models.geomformer.modules import Attention
 from ase_geomol.potential import Potential
 
 
 class TestLocal(PotentialPhysics):
-    """Softmax attention and RMS norm: what is shipped."""
+    """SiLU attention and RMS norm, the default: what is shipped."""
 
     options: dict[str, object] = {}  # noqa: RUF012
 
@@ -27,41 +28,70 @@ class TestLocal(PotentialPhysics):
 
 @torch.no_grad()
 def _favour_far_neighbours(model: torch.nn.Module) -> None:
-    """Set the structural bias to rise from about 0 to about 5 over the outer third of the cutoff."""
+    """Set the structural bias of every module to rise from about 0 to about 5 over the outer third of the cutoff."""
     kernels = torch.arange(len(model.radial.centre)) / (len(model.radial.centre) - 1) * model.cutoff
     model.radial.centre.copy_(kernels)
     model.radial.width.fill_(kernels[1])
     model.radial.scale.fill_(1.0)
     model.radial.offset.fill_(0.0)
-    first, _, last = model.bias
-    torch.nn.init.eye_(first.weight)
-    torch.nn.init.zeros_(first.bias)
-    torch.nn.init.zeros_(last.bias)
-    torch.nn.init.zeros_(last.weight)
-    last.weight[:, -3:] = 6.0
+    if model.radial_hidden is not None:
+        torch.nn.init.eye_(model.radial_hidden.weight)
+        torch.nn.init.zeros_(model.radial_hidden.bias)
     radius = torch.tensor([0.5, 0.999], dtype=torch.float64) * model.cutoff
-    near, far = model.bias(model.radial(radius, torch.zeros(2, dtype=torch.long)))
-    assert (far > near + 3).all()
+    functions = model.radial(radius, torch.zeros(2, dtype=torch.long)).T
+    if model.radial_hidden is not None:
+        functions = torch.nn.functional.gelu(model.radial_hidden(functions))
+    modules = [module for module in model.modules() if isinstance(module, Attention)]
+    assert len(modules) == 4 * model.config.layers
+    for module in modules:
+        bias = slice(0, module.heads)  # filters come behind it
+        module.radial.weight[bias] = 0.0
+        module.radial.bias[bias] = 0.0
+        module.radial.weight[bias, len(kernels) - 3 : len(kernels)] = 6.0
+        near, far = module.radial(functions)[:, bias]
+        assert (far > near + 3).all()
 
 
-class TestWhiten(TestLocal):
-    options = {"equivariant_norm": "whiten"}  # noqa: RUF012
-
-
-class TestSilu(TestLocal):
-    options = {"attention_norm": "silu"}  # noqa: RUF012
+class TestSoftmax(TestLocal):
+    options = {"attention_norm": "softmax"}  # noqa: RUF012
 
 
 class TestSum(TestLocal):
     options = {"attention_norm": "sum"}  # noqa: RUF012
 
 
+class TestWhiten(TestLocal):
+    options = {"equivariant_norm": "whiten"}  # noqa: RUF012
+
+
 class TestSteepEnvelope(TestLocal):
-    options = {"envelope_power": 6}  # noqa: RUF012
+    """Under softmax, which reads the envelope's logarithm."""
+
+    options = {"envelope_power": 6, "attention_norm": "softmax"}  # noqa: RUF012
+
+
+class TestRadialNetwork(TestLocal):
+    options = {"radial_channels": 12}  # noqa: RUF012
 
 
 class TestWithoutQueryProducts(TestLocal):
     options = {"query_products": False}  # noqa: RUF012
+
+
+class TestWithoutBondProducts(TestLocal):
+    options = {"bond_products": False}  # noqa: RUF012
+
+
+class TestWithoutQuadrupole(TestLocal):
+    options = {"quadrupole": False}  # noqa: RUF012
+
+
+class TestSingleAtoms(TestLocal):
+    """Molecules, too, are computed as single atoms with their neighbours, like everything periodic."""
+
+    @pytest.fixture(autouse=True)
+    def single_atoms(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ase_geomol.nn.blocks.LARGEST_BLOCK", 0)
 
 
 class TestGlobal(PotentialPhysics):
