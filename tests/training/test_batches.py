@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from geomol_training.batches import FixedBatches, Plan, TrainingStream, make_batch, survey
+from geomol_training.batches import PORTION_BATCHES, FixedBatches, Plan, TrainingStream, make_batch, survey
 from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.frames import Frames, pack
@@ -67,7 +67,7 @@ def test_split_by_key(frames):
 @pytest.mark.parametrize("target", [1, 100, 500, 10**6])
 def test_every_frame_once_per_epoch(frames, target):
     sizes = survey(frames, 4.0).edges
-    plan = Plan(sizes, target, seed=0)
+    plan = Plan(sizes, frames.n_atoms, target, seed=0)
     for epoch in range(2):
         batches = plan.epoch(epoch)
         assert sorted(np.concatenate(batches)) == list(range(len(frames)))
@@ -76,17 +76,55 @@ def test_every_frame_once_per_epoch(frames, target):
 
 
 def test_order_follows_from_seed_and_epoch(frames):
-    plan = Plan(survey(frames, 4.0).edges, 300, seed=5)
+    plan = Plan(survey(frames, 4.0).edges, frames.n_atoms, 300, seed=5)
     whole = list(islice(plan.from_step(0), 40))
     for step in (1, 7, 23):
         rest = islice(plan.from_step(step), 40 - step)
         assert all(np.array_equal(a, b) for a, b in zip(whole[step:], rest, strict=True))
     assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(plan.epoch(1)))
-    assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(Plan(plan.sizes, 300, 6).epoch(0)))
+    other = Plan(plan.sizes, plan.atoms, 300, seed=6)
+    assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(other.epoch(0)))
+
+
+def test_a_batch_holds_frames_of_similar_size(frames):
+    """All frames are one portion here: sorted by atoms, the batches are runs; their order is not sorted."""
+    plan = Plan(survey(frames, 4.0).edges, frames.n_atoms, 100, seed=2)
+    batches = plan.epoch(0)
+    assert len(batches) > 5
+    ranges = [(frames.n_atoms[batch].min(), frames.n_atoms[batch].max()) for batch in batches]
+    ordered = sorted(ranges)
+    assert all(before[1] <= after[0] for before, after in pairwise(ordered))
+    assert ordered not in (ranges, ranges[::-1])
+
+
+def test_batches_stay_random_and_full_over_many_portions():
+    """Hardly any empty places, hardly any pair of frames that meets twice, no order of sizes."""
+    atoms = np.random.default_rng(0).integers(3, 40, 4000)
+    plan = Plan(30 * atoms, atoms, 6000, seed=0)
+    assert plan.sizes.sum() > 5 * plan.target * PORTION_BATCHES
+    batches, later = plan.epoch(0), plan.epoch(1)
+    places = sum(len(batch) * atoms[batch].max() for batch in batches)
+    assert places < 1.15 * atoms.sum()
+    assert np.mean([plan.sizes[batch].sum() for batch in batches]) > 0.9 * plan.target
+    largest = np.array([atoms[batch].max() for batch in batches])
+    assert abs(np.corrcoef(largest, np.arange(len(batches)))[0, 1]) < 0.2
+    where = np.zeros(len(atoms), dtype=int)
+    for number, batch in enumerate(later):
+        where[batch] = number
+    meetings = [np.bincount(where[batch]).max() for batch in batches]
+    assert np.mean(meetings) < 0.3 * np.mean([len(batch) for batch in batches])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_fewer_frames_than_portions(monkeypatch, count):
+    monkeypatch.setattr("geomol_training.batches.PORTION_BATCHES", 0.01)
+    batches = Plan(np.full(count, 50), np.full(count, 5), 10, seed=0).epoch(0)
+    assert sorted(np.concatenate(batches)) == list(range(count))
+    assert len(batches) == count
 
 
 def test_epochs_before_a_step_are_made_once(frames, monkeypatch):
-    plan, made, epoch = Plan(survey(frames, 4.0).edges, 300, seed=5), [], Plan.epoch
+    plan, made, epoch = Plan(survey(frames, 4.0).edges, frames.n_atoms, 300, seed=5), [], Plan.epoch
     first = next(plan.from_step(50))
     monkeypatch.setattr(Plan, "epoch", lambda self, number: made.append(number) or epoch(self, number))
     assert np.array_equal(next(plan.from_step(50)), first)
@@ -94,7 +132,7 @@ def test_epochs_before_a_step_are_made_once(frames, monkeypatch):
 
 
 def test_stream_ends_at_the_next_validation(frames):
-    plan = Plan(survey(frames, 4.0).edges, 100, seed=0)
+    plan = Plan(survey(frames, 4.0).edges, frames.n_atoms, 100, seed=0)
     step = 13
     stream = TrainingStream(frames, plan, 4.0, 8, lambda: step)
     batches = list(stream)

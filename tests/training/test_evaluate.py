@@ -58,6 +58,20 @@ def test_agrees_with_hand(checkpoint, xyz, structures, tmp_path):
     assert (tmp_path / "new/folder/parity.png").read_bytes()[:8] == PNG
 
 
+def test_errors_of_a_direct_head_stand_beside_those_of_the_gradient(structures, xyz, tmp_path):
+    config = {"elements": (1, 6, 8), "cutoff": 3.5, "layers": 1, "channels": 8, "direct_forces": True}
+    potential = Potential(build_model("geomformer", config)).eval()  # type: ignore[arg-type]
+    path = tmp_path / "direct.safetensors"
+    save_checkpoint(path, potential, Metadata(name="direct", theory="EMT", training_data="none"))
+    result = evaluate(path, str(xyz), tmp_path / "out")
+    found = [potential(from_atoms(atoms, 3.5)).direct_forces.numpy() - atoms.get_forces() for atoms in structures]
+    error = 1e3 * np.concatenate(found)
+    assert result.errors["direct_forces_MAE_meV_per_A"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
+    assert result.errors["direct_forces_RMSE_meV_per_A"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-4)
+    expected = by_hand(path, structures)
+    assert result.errors["forces_MAE_meV_per_A"] == pytest.approx(expected["forces_MAE_meV_per_A"], rel=1e-4)
+
+
 def test_one_split(checkpoint, xyz, structures, tmp_path):
     result = evaluate(checkpoint, str(xyz), tmp_path, split="validation")
     held_out = [atoms for atoms in structures if atoms.info["split"] == "valid"]

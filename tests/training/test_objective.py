@@ -75,22 +75,26 @@ def test_loss_by_hand(kind):
     prediction = Prediction(torch.tensor(energy), torch.zeros(0), torch.tensor(forces))
     weights = Loss(kind=kind.split()[0], force_norm=kind == "l1", energy=3.0, forces=0.5, huber_delta=0.7)  # type: ignore[arg-type]
     de, df = (energy - frames.energy) / frames.n_atoms, forces - frames.forces
-    if kind == "l1":
-        expected = 3 * np.abs(de).mean() + 0.5 * np.linalg.norm(df, axis=1).mean()
-    else:
-        function = {
-            "l1 components": np.abs,
-            "l2": np.square,
-            "huber": lambda x: np.where(abs(x) < 0.7, 0.5 * x**2, 0.7 * (abs(x) - 0.35)),
-        }[kind]
-        expected = 3 * function(de).mean() + 0.5 * function(df).mean()
-    assert total_loss(prediction, None, batch, weights).item() == pytest.approx(expected, rel=1e-6)
+    function = {
+        "l1": np.abs,
+        "l1 components": np.abs,
+        "l2": np.square,
+        "huber": lambda x: np.where(abs(x) < 0.7, 0.5 * x**2, 0.7 * (abs(x) - 0.35)),
+    }[kind]
+    of_forces = np.linalg.norm(df, axis=1).mean() if kind == "l1" else function(df).mean()
+    expected = 3 * function(de).mean() + 0.5 * of_forces
+    assert total_loss(prediction, batch, weights).item() == pytest.approx(expected, rel=1e-6)
+    of_head = prediction._replace(forces=None, direct_forces=prediction.forces)
+    assert total_loss(of_head, batch, weights).item() == pytest.approx(3 * function(de).mean(), rel=1e-6)
+    both = prediction._replace(forces=prediction.forces * 0, direct_forces=prediction.forces)
+    trained = weights.model_copy(update={"forces": 0.0, "direct_forces": weights.forces})
+    assert total_loss(both, batch, trained).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_loss_of_perfect_prediction_has_a_finite_slope():
     frames, batch = random_batch()
     forces = torch.tensor(frames.forces, requires_grad=True)
-    loss = total_loss(Prediction(batch.energy, torch.zeros(0), forces), None, batch, Loss())
+    loss = total_loss(Prediction(batch.energy, torch.zeros(0), forces), batch, Loss())
     assert torch.isfinite(torch.autograd.grad(loss, forces)[0]).all()
 
 
@@ -99,8 +103,8 @@ def test_stress_of_molecules_is_left_out():
     config = {"elements": (1, 6, 8), "cutoff": 3.0, "layers": 1, "channels": 8}
     potential = Potential(build_model("geomformer", config)).set_dtype(torch.float64).train()  # type: ignore[arg-type]
     weights = Loss(stress=2.0, energy=0.0, forces=0.0)
-    prediction, direct = predict(potential, batch, weights)
-    loss = total_loss(prediction, direct, batch, weights)
+    prediction = predict(potential, batch, weights)
+    loss = total_loss(prediction, batch, weights)
     assert prediction.stress is not None
     expected = 2 * np.abs(prediction.stress[2].detach().numpy() - frames.stress[2]).mean()
     assert loss.item() == pytest.approx(expected)
@@ -115,9 +119,10 @@ def test_direct_head_is_trained():
     config = {"elements": (1, 6, 8), "cutoff": 3.0, "layers": 1, "channels": 8, "direct_forces": True}
     potential = Potential(build_model("geomformer", config)).set_dtype(torch.float64).train()  # type: ignore[arg-type]
     weights = Loss(energy=0.0, forces=0.0, direct_forces=1.0)
-    prediction, direct = predict(potential, batch, weights)
+    prediction = predict(potential, batch, weights)
     assert prediction.forces is None
-    total_loss(prediction, direct, batch, weights).backward()
+    assert prediction.direct_forces is not None
+    total_loss(prediction, batch, weights).backward()
     head = potential.model.force_readout  # type: ignore[attr-defined]
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in head.first.parameters())
 
@@ -225,8 +230,9 @@ def test_frames_without_forces_do_not_count():
 def test_forces_that_were_not_predicted_have_no_errors(xyz):
     frames = load(str(xyz), Keys(), Limits()).frames.take(np.arange(2))
     batch = make_batch(frames, np.arange(2), 3.0)
-    predicted = gather(frames, [(batch, Prediction(batch.energy, torch.zeros(0)), None)])
+    predicted = gather(frames, [(batch, Prediction(batch.energy, torch.zeros(0)))])
     assert predicted.forces is None
+    assert predicted.direct_forces is None
     assert not any("forces" in name for name in errors(frames, predicted))
 
 
@@ -240,7 +246,8 @@ def test_gather_puts_batches_in_the_order_of_frames(xyz):
     parts = []
     for index in (np.array([4, 1]), np.array([5, 0, 3, 2])):
         batch = make_batch(frames, index, 3.0)
-        parts.append((batch, Prediction(batch.energy, torch.zeros(0), batch.forces), 2 * batch.forces))
+        forces, direct = batch.forces, 2 * batch.forces
+        parts.append((batch, Prediction(batch.energy, torch.zeros(0), forces, direct_forces=direct)))
     predicted = gather(frames, parts)
     assert predicted.forces is not None
     assert predicted.direct_forces is not None
