@@ -110,9 +110,12 @@ class GeoMolCalculator(Calculator):
         if "stress" in properties and not volume:
             raise PropertyNotImplementedError("Stress needs a cell of finite volume; this structure has none.")
         stress = volume and ("stress" in properties or bool(self.atoms.pbc.any()))
-        results = _results(
-            [member.potential(graph, stress=stress, direct=self.direct_forces) for member in self.checkpoints]
-        )
+        predictions = [
+            member.potential(graph, forces=not self.direct_forces, stress=stress) for member in self.checkpoints
+        ]
+        if self.direct_forces:
+            predictions = [prediction._replace(forces=prediction.direct_forces) for prediction in predictions]
+        results = _results(predictions)
         self.results = {name: _finite(name, values) for name, values in results.items()}
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:

@@ -22,12 +22,14 @@ class Prediction(NamedTuple):
         energies: (N,) eV, they sum up to ``energy``.
         forces: (N, 3) eV/Å, or None if not asked for.
         stress: (S, 3, 3) eV/Å³ in ASE's sign (positive under tension), or None if not asked for.
+        direct_forces: (N, 3) eV/Å of the model's direct head (no gradient, not conservative), or None if it has none.
     """
 
     energy: Tensor
     energies: Tensor
     forces: Tensor | None = None
     stress: Tensor | None = None
+    direct_forces: Tensor | None = None
 
 
 class Potential(nn.Module):
@@ -86,9 +88,7 @@ class Potential(nn.Module):
         self.model.to(dtype)  # type: ignore[attr-defined]
         return self
 
-    def forward(
-        self, graph: AtomGraph, *, forces: bool = True, stress: bool = False, direct: bool = False
-    ) -> Prediction:
+    def forward(self, graph: AtomGraph, *, forces: bool = True, stress: bool = False) -> Prediction:
         """Evaluate a batch.
 
         Forces are exact gradients of the energy; in training mode they can be differentiated once more.
@@ -97,24 +97,22 @@ class Potential(nn.Module):
             graph: made with this potential's cutoff.
             forces: return forces.
             stress: return stress; every structure needs a cell of finite volume.
-            direct: take forces from the model's direct head instead of the gradient (not conservative).
         """
-        gradient = (forces and not direct) or stress
-        with torch.set_grad_enabled(gradient or self.training):
-            positions = graph.positions.detach().requires_grad_(gradient)
+        with torch.set_grad_enabled(forces or stress or self.training):
+            positions = graph.positions.detach().requires_grad_(forces or stress)
             strain = torch.zeros_like(graph.cell, requires_grad=stress)
             output, energies = self._energies(graph, *_strained(graph, positions, strain))
             energy = segment_sum(energies, graph.system, graph.n_systems)
             inputs = [tensor for tensor in (positions, strain) if tensor.requires_grad]
             slopes = _gradient(energy.sum(), inputs, create_graph=self.training)
-            force = stress_tensor = None
-            if forces:
-                force = self._direct_forces(output) if direct else -slopes[0]
-            if stress:
-                stress_tensor = slopes[-1] / torch.linalg.det(graph.cell).abs()[:, None, None]
-        if not self.training:
-            energy, energies = energy.detach(), energies.detach()
-        return Prediction(energy, energies, force, stress_tensor)
+            prediction = Prediction(
+                energy=energy,
+                energies=energies,
+                forces=-slopes[0] if forces else None,
+                stress=slopes[-1] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None,
+                direct_forces=None if output.forces is None else self.scale * output.forces.double(),
+            )
+        return prediction if self.training else Prediction(*(x if x is None else x.detach() for x in prediction))
 
     def features(self, graph: AtomGraph) -> ModelOutput:
         """The model's own output, with invariant and equivariant features of each atom; no derivatives."""
@@ -133,17 +131,11 @@ class Potential(nn.Module):
 
     def _energies(self, graph: AtomGraph, positions: Tensor, cell: Tensor) -> tuple[ModelOutput, Tensor]:
         vectors = edge_vectors(graph, positions, cell)
-        output = self.model(graph.numbers, graph.edge_index, vectors.to(self.dtype))
+        output = self.model(graph.numbers, graph.system, graph.edge_index, vectors.to(self.dtype))
         energies = self.scale * output.energies.double() + self.reference_energies[graph.numbers]
         if self.repulsion is not None:
             energies = energies + self.repulsion(graph.numbers, graph.edge_index, vectors)
         return output, energies
-
-    def _direct_forces(self, output: ModelOutput) -> Tensor:
-        if output.forces is None:
-            raise ValueError("this model has no direct force head: build it with direct_forces=true")
-        forces = self.scale * output.forces.double()
-        return forces if self.training else forces.detach()
 
 
 def _strained(graph: AtomGraph, positions: Tensor, strain: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,6 @@ class EnergyModel(Protocol):
     cutoff: float | None
     has_direct_forces: bool
 
-    def __call__(self, numbers: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> ModelOutput:
-        """Map numbers (N,), receiver and sender (2, E) and vectors receiver → sender (E, 3) in Å."""
+    def __call__(self, numbers: Tensor, system: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> ModelOutput:
+        """Map numbers (N,), structure (N,), receiver and sender (2, E) and vectors receiver → sender (E, 3) in Å."""
         ...

@@ -1,17 +1,22 @@
 """Layers that the architectures share. Tensors in, tensors out; nothing here knows a model."""
 
+from .attention import attention_weights, log_envelope
+from .blocks import Blocks, make_blocks
 from .cutoff import smooth_cutoff
 from .norm import EquivariantNorm
 from .radial import GaussianBasis
 from .readout import ScalarReadout, VectorReadout
-from .segment import attention_weights, segment_sum
+from .segment import segment_sum
 
 __all__ = [
+    "Blocks",
     "EquivariantNorm",
     "GaussianBasis",
     "ScalarReadout",
     "VectorReadout",
     "attention_weights",
+    "log_envelope",
+    "make_blocks",
     "segment_sum",
     "smooth_cutoff",
 ]

@@ -35,8 +35,8 @@ class EquivariantNorm(nn.Module):
         """Normalise (N, 3, d)."""
         centred = vectors - vectors.mean(-1, keepdim=True)
         if self.mode == "rms":
-            mean_square = centred.square().sum(-2, keepdim=True).mean(-1, keepdim=True) / 3
-            return centred * torch.rsqrt(mean_square + self.floor) * self.weight
+            mean_square = centred.square().mean((-2, -1), keepdim=True)
+            return centred * (torch.rsqrt(mean_square + self.floor) * self.weight)
         return self._inverse_square_root(centred) @ centred * self.weight
 
     def _inverse_square_root(self, centred: Tensor) -> Tensor:

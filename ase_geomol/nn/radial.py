@@ -29,7 +29,8 @@ class GaussianBasis(nn.Module):
         self.offset = nn.Parameter(torch.zeros(n_kinds))
 
     def forward(self, distance: Tensor, kind: Tensor) -> Tensor:
-        """Return (E, K) for distances (E,) in Å of the kinds (E,)."""
-        width = self.width.abs() + 1e-5
-        argument = (self.scale[kind] * distance + self.offset[kind])[:, None]
-        return torch.exp(-0.5 * ((argument - self.centre) / width) ** 2) / (math.sqrt(2 * math.pi) * width)
+        """Return (K, …) for distances (…) in Å of the kinds (…)."""
+        column = (-1, *[1] * distance.dim())
+        inverse = 1 / (self.width.abs() + 1e-5).view(column)
+        argument = (self.scale[kind] * distance + self.offset[kind] - self.centre.view(column)) * inverse
+        return torch.exp(-0.5 * argument.square()) * (inverse / math.sqrt(2 * math.pi))

@@ -20,6 +20,8 @@ from ase_geomol.repulsion import ZBLRepulsion
 from .frames import Frames
 
 SURVEY_FRAMES = 256
+PORTION_BATCHES = 50
+"""Batches of similar sizes are made within portions of the frames of about so many batches."""
 
 
 @dataclass(frozen=True)
@@ -130,21 +132,32 @@ def fill_batches(order: np.ndarray, sizes: np.ndarray, target: int) -> list[np.n
 class Plan:
     """Which frames make up which step: a pure function of the seed.
 
+    A batch holds frames of similar numbers of atoms, since smaller ones are filled up with empty places. So that
+    batches stay random, this is arranged within random portions of the frames, and the batches are shuffled.
+
     Attributes:
         sizes: (F,) pairs (or atoms) of each frame.
+        atoms: (F,) atoms of each frame.
         target: pairs (or atoms) in a batch.
         seed: of all epochs' orders.
     """
 
     sizes: np.ndarray
+    atoms: np.ndarray
     target: int
     seed: int
     _first_steps: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)  # of epochs seen so far
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
         """Batches of one pass: every frame once, in an order of its own."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.sizes))
-        return fill_batches(order, self.sizes, self.target)
+        random = np.random.default_rng((self.seed, epoch))
+        order = random.permutation(len(self.sizes))
+        portions = np.array_split(order, max(1, round(self.sizes.sum() / (self.target * PORTION_BATCHES))))
+        batches = []
+        for portion in portions:
+            by_atoms = portion[np.argsort(self.atoms[portion], kind="stable")]
+            batches += fill_batches(by_atoms, self.sizes, self.target)
+        return [batches[number] for number in random.permutation(len(batches))]
 
     def steps(self, epochs: int) -> int:
         """Number of batches of the first ``epochs`` passes."""

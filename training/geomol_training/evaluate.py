@@ -125,7 +125,7 @@ def predict_frames(
     ):
         batch = batch.to(device)
         graph = with_volume(batch.graph) if stress else batch.graph
-        parts.append((batch, potential(graph, stress=stress), None))
+        parts.append((batch, potential(graph, stress=stress)))
         done += graph.n_systems
         report(done, len(frames))
     predicted = gather(frames, parts)

@@ -115,7 +115,7 @@ def fit(
         if frames is not None:
             _check_part(name, frames, parts.train, metadata)
     potential, sizes = _prepare(recipe, parts, state, console)
-    plan = Plan(sizes, _target(recipe), recipe.seed)
+    plan = Plan(sizes, parts.train.n_atoms, _target(recipe), recipe.seed)
     extent = _extent(recipe, plan, time_budget)
     fitting = PotentialFitting(recipe, potential, parts.valid, extent, standing)
     if state is not None:

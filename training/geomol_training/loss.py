@@ -12,21 +12,20 @@ from .batches import Batch
 from .recipe import Loss
 
 
-def total_loss(prediction: Prediction, direct: Tensor | None, batch: Batch, weights: Loss) -> Tensor:
+def total_loss(prediction: Prediction, batch: Batch, weights: Loss) -> Tensor:
     """Weighted sum of the mean errors in eV/atom, eV/Å and eV/Å³.
 
     Energies are averaged over structures, forces over atoms, stress over structures that have one.
 
     Args:
         prediction: of the potential.
-        direct: (N, 3) forces of the direct head, if it is trained.
         batch: the labels.
         weights: the recipe's loss.
     """
     atoms = torch.bincount(batch.graph.system, minlength=batch.graph.n_systems)
     per_atom = (prediction.energy - batch.energy) / atoms
     loss = weights.energy * _mean_error(per_atom, weights)
-    for forces, weight in ((prediction.forces, weights.forces), (direct, weights.direct_forces)):
+    for forces, weight in ((prediction.forces, weights.forces), (prediction.direct_forces, weights.direct_forces)):
         if forces is not None and weight > 0:
             labelled = batch.has_forces[batch.graph.system]
             loss = loss + weight * _force_error((forces - batch.forces)[labelled], weights)

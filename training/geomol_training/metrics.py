@@ -32,17 +32,17 @@ class Predicted(NamedTuple):
     direct_forces: np.ndarray | None = None
 
 
-def gather(frames: Frames, parts: Sequence[tuple[Batch, Prediction, Tensor | None]]) -> Predicted:
-    """Put the predictions, and the direct forces if any, of batches that cover ``frames`` in the frames' order."""
-    indices = [batch.frame.cpu().numpy() for batch, _, _ in parts]
+def gather(frames: Frames, parts: Sequence[tuple[Batch, Prediction]]) -> Predicted:
+    """Put the predictions of batches that cover ``frames`` in the frames' order."""
+    indices = [batch.frame.cpu().numpy() for batch, _ in parts]
     atoms = [frames.atoms_of(index) for index in indices]
-    energy = _placed(np.zeros_like(frames.energy), indices, [prediction.energy for _, prediction, _ in parts])
+    energy = _placed(np.zeros_like(frames.energy), indices, [prediction.energy for _, prediction in parts])
     assert energy is not None
     return Predicted(
         energy,
-        _placed(np.zeros_like(frames.forces), atoms, [prediction.forces for _, prediction, _ in parts]),
-        _placed(np.zeros_like(frames.stress), indices, [prediction.stress for _, prediction, _ in parts]),
-        _placed(np.zeros_like(frames.forces), atoms, [direct for _, _, direct in parts]),
+        _placed(np.zeros_like(frames.forces), atoms, [prediction.forces for _, prediction in parts]),
+        _placed(np.zeros_like(frames.stress), indices, [prediction.stress for _, prediction in parts]),
+        _placed(np.zeros_like(frames.forces), atoms, [prediction.direct_forces for _, prediction in parts]),
     )
 
 

@@ -48,7 +48,7 @@ class PotentialFitting(lightning.LightningModule):
         self.errors: dict[str, float] = {}
         self.score = math.inf
         self.recent: dict[str, float] = {}
-        self._parts: list[tuple[Batch, Prediction, Tensor | None]] = []
+        self._parts: list[tuple[Batch, Prediction]] = []
         self._saved_optimiser: dict[str, Any] | None = None
         self._losses: list[Tensor] = []
         self._skipped_in_a_row = 0
@@ -62,14 +62,13 @@ class PotentialFitting(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
-        prediction, direct = predict(self.potential, batch, self.recipe.loss)
-        loss = total_loss(prediction, direct, batch, self.recipe.loss)
+        loss = total_loss(predict(self.potential, batch, self.recipe.loss), batch, self.recipe.loss)
         self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict one batch with the mean weights."""
-        self._parts.append((batch, *predict(self.averaged, batch, self.recipe.loss)))
+        self._parts.append((batch, predict(self.averaged, batch, self.recipe.loss)))
 
     def on_validation_epoch_end(self) -> None:
         """Errors of all validation frames, logged by source too, and their score."""
@@ -187,14 +186,10 @@ class PotentialFitting(lightning.LightningModule):
             logger.log_metrics(values, self.standing.step)
 
 
-def predict(potential: Potential, batch: Batch, weights: Loss) -> tuple[Prediction, Tensor | None]:
-    """What the loss needs: a prediction, and the direct head's forces where these are trained."""
+def predict(potential: Potential, batch: Batch, weights: Loss) -> Prediction:
+    """What the loss needs of a potential."""
     graph = with_volume(batch.graph) if weights.stress > 0 else batch.graph
-    prediction = potential(graph, forces=weights.forces > 0, stress=weights.stress > 0)
-    direct = None
-    if weights.direct_forces > 0:
-        direct = potential(graph, direct=True).forces
-    return prediction, direct
+    return potential(graph, forces=weights.forces > 0, stress=weights.stress > 0)
 
 
 def with_volume(graph: AtomGraph) -> AtomGraph:

@@ -1,0 +1,97 @@
+"""What a GeoMFormer is made of: its sizes and options."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ...nn.attention import AttentionNorm
+from ...nn.norm import EquivariantNormMode
+
+Part = Literal[
+    "invariant_self",
+    "invariant_cross",
+    "equivariant_self",
+    "equivariant_cross",
+    "invariant_ffn",
+    "equivariant_ffn",
+    "invariant_norm",
+    "equivariant_norm",
+    "structural_bias",
+    "quadrupole",
+]
+
+class GeoMFormerConfig(BaseModel):
+    """Architecture of a GeoMFormer.
+
+    Attributes:
+        elements: atomic numbers that the model knows.
+        cutoff: Å, local form; None, global form.
+        layers: number of blocks.
+        channels: width d of both streams.
+        heads: attention heads H; divides ``channels``.
+        ffn_channels: hidden width of the feed-forward networks.
+        kernels: number K of Gaussian kernels.
+        kernel_reach: Å, largest kernel centre of the global form (the local form uses its cutoff).
+        envelope_power: 3 or higher; see `ase_geomol.nn.smooth_cutoff`.
+        attention_norm: softmax (paper), silu (TorchMD-Net) or sum (PaiNN); only under softmax does an atom attend
+            to itself. Default: softmax in the global form, silu in the local one, where it learns better (measured
+            in training/README.md).
+        equivariant_norm: "rms" for potentials, "whiten" for the paper's EquLN.
+        norm_floor: absolute floor under the variance in `ase_geomol.nn.EquivariantNorm`; default 1 for "rms",
+            which amplifies nothing, and 0.05 for "whiten", which then whitens.
+        radial_channels: hidden width of the network that makes biases and filters from the kernels, as in the
+            paper; default: they are linear in the kernels, which learns as well (training/README.md).
+        query_products: let invariant cross-attention see products of the receiver's and sender's vectors.
+        bond_products: let it see the senders' vectors along the bond, too (local form).
+        quadrupole: add a sum over neighbours of degree 2, the module "quadrupole" (local form).
+        centrality: start scalars with a sum over radial kernels.
+        direct_forces: add a head that predicts forces without a gradient (not conservative).
+        attention_dropout: probability that an attention weight is dropped in training.
+        hidden_dropout: probability that a channel of a residual update is dropped in training; of vectors
+            all three rows go together.
+        without: parts to leave out, for ablations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    elements: tuple[int, ...] = Field(min_length=1)
+    cutoff: float | None = Field(default=5.0, gt=0, allow_inf_nan=False)
+    layers: int = Field(default=3, ge=1)
+    channels: int = Field(default=96, ge=1)
+    heads: int = Field(default=8, ge=1)
+    ffn_channels: int = Field(default=96, ge=1)
+    kernels: int = Field(default=32, ge=2)
+    radial_channels: int | None = Field(default=None, ge=1)
+    kernel_reach: float = Field(default=10.0, gt=0)
+    envelope_power: int = Field(default=3, ge=3)
+    attention_norm: AttentionNorm | None = None
+    equivariant_norm: EquivariantNormMode = "rms"
+    norm_floor: float | None = Field(default=None, gt=0)
+    query_products: bool = True
+    bond_products: bool = True
+    quadrupole: bool = True
+    centrality: bool = True
+    direct_forces: bool = False
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    hidden_dropout: float = Field(default=0.0, ge=0, lt=1)
+    without: tuple[Part, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GeoMFormerConfig:
+        if self.channels % self.heads:
+            raise ValueError(f"channels ({self.channels}) must be a multiple of heads ({self.heads})")
+        if len(set(self.elements)) != len(self.elements) or not all(1 <= z <= 118 for z in self.elements):
+            raise ValueError("elements must be different atomic numbers from 1 to 118")
+        return self
+
+    @property
+    def attention(self) -> AttentionNorm:
+        """``attention_norm``, or the default of the form."""
+        return self.attention_norm or ("softmax" if self.cutoff is None else "silu")
+
+    @property
+    def floor(self) -> float:
+        """``norm_floor``, or the default of ``equivariant_norm``."""
+        return self.norm_floor or {"rms": 1.0, "whiten": 0.05}[self.equivariant_norm]
