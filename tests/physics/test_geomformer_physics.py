@@ -78,10 +78,6 @@ class TestWithoutQueryProducts(TestLocal):
     options = {"query_products": False}  # noqa: RUF012
 
 
-class TestWithoutBondProducts(TestLocal):
-    options = {"bond_products": False}  # noqa: RUF012
-
-
 class TestWithoutQuadrupole(TestLocal):
     options = {"quadrupole": False}  # noqa: RUF012
 

@@ -204,7 +204,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "softmax": {"attention_norm": "softmax"},
     "sum": {"attention_norm": "sum"},
     "whiten": {"equivariant_norm": "whiten"},
-    "bare": {"query_products": False, "bond_products": False, "quadrupole": False},
+    "bare": {"query_products": False, "quadrupole": False},
     "radial network": {"radial_channels": 6},
 }
 

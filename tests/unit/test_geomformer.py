@@ -87,7 +87,7 @@ def _expected_loss(config: GeoMFormerConfig, part: str) -> int:
     per_layer = {
         "invariant_self": 4 * d * d + 4 * d + (2 if local else 1) * radial,
         "equivariant_self": 4 * d * d + radial,
-        "invariant_cross": (9 if local else 6) * d * d + 2 * d + (2 if local else 1) * radial,
+        "invariant_cross": (8 if local else 6) * d * d + 2 * d + radial,
         "equivariant_cross": 4 * d * d + (3 if local else 2) * (d * d + d) + (3 if local else 1) * radial,
         "quadrupole": 6 * d * d + 2 * d + radial,
         "invariant_ffn": 2 * d * r + r + d,
@@ -100,7 +100,7 @@ def _expected_loss(config: GeoMFormerConfig, part: str) -> int:
 
 def test_the_global_form_has_no_quadrupole(make_potential, make_structure) -> None:
     """Nor anything else that needs neighbours: these options change nothing there."""
-    options = {"quadrupole": False, "query_products": False, "bond_products": False}
+    options = {"quadrupole": False, "query_products": False}
     full, bare = make_potential(seed=2, cutoff=None).model, make_potential(seed=2, cutoff=None, **options).model
     left_out = make_potential(seed=2, cutoff=None, without=("quadrupole",)).model
     assert full.state_dict().keys() == bare.state_dict().keys() == left_out.state_dict().keys()
@@ -111,23 +111,14 @@ def test_the_global_form_has_no_quadrupole(make_potential, make_structure) -> No
     assert torch.equal(energies, _run(left_out, atoms).energies)
 
 
-@pytest.mark.parametrize("option", ["query_products", "bond_products", "quadrupole"])
+@pytest.mark.parametrize("option", ["query_products", "quadrupole"])
 def test_what_the_local_form_adds_can_be_left_out_and_matters(make_potential, make_structure, option: str) -> None:
     full, bare = make_potential(seed=2).model, make_potential(seed=2, **{option: False}).model
     d, radial = full.config.channels, (full.config.kernels + 1) * full.config.heads
-    per_layer = {
-        "query_products": 2 * d * d,
-        "bond_products": d * d + radial,
-        "quadrupole": 6 * d * d + 2 * d + radial,
-    }
+    per_layer = {"query_products": 2 * d * d, "quadrupole": 6 * d * d + 2 * d + radial}
     assert _count(full) - _count(bare) == full.config.layers * per_layer[option]
     weights = full.state_dict()
-    for key, value in bare.state_dict().items():
-        if ".invariant_cross.factors" in key:  # keys and values, query products, bond products
-            kept = {"query_products": [*range(4), 6], "bond_products": range(6), "quadrupole": range(7)}[option]
-            weights[key] = torch.cat([weights[key].chunk(7)[i] for i in kept])
-        weights[key] = weights[key][: len(value)]
-    bare.load_state_dict({key: weights[key] for key in bare.state_dict()})
+    bare.load_state_dict({key: weights[key][: len(value)] for key, value in bare.state_dict().items()})
     atoms = make_structure("ethanol")
     difference = (_run(full, atoms).energies - _run(bare, atoms).energies).abs().max()
     assert difference > 1e-4, f"the energy does not notice {option}"
@@ -135,8 +126,8 @@ def test_what_the_local_form_adds_can_be_left_out_and_matters(make_potential, ma
 
 @pytest.mark.parametrize("channels", [16, 96])
 def test_a_layer_of_the_global_form_has_25_d_squared_weights(channels: int) -> None:
-    """The local form adds a gate of directions, query and bond products, and the quadrupole: 1 + 2 + 1 + 6."""
-    for cutoff, expected in [(None, 25), (5.0, 35)]:
+    """The local form adds a gate of directions, query products, and the quadrupole: 1 + 2 + 6."""
+    for cutoff, expected in [(None, 25), (5.0, 34)]:
         sizes = {"channels": channels, "ffn_channels": channels, "heads": 8}
         config = GeoMFormerConfig.model_validate({"elements": (1, 6), "cutoff": cutoff, **sizes})
         named = Block(config).named_parameters()
@@ -145,11 +136,11 @@ def test_a_layer_of_the_global_form_has_25_d_squared_weights(channels: int) -> N
 
 
 def test_radial_functions_cost_one_number_per_head_and_kernel() -> None:
-    """Four biases, five filters; through a hidden layer they are made from that instead."""
+    """Four biases, four filters; through a hidden layer they are made from that instead."""
     for radial_channels, width in [(None, 32), (20, 20)]:
         config = GeoMFormerConfig(elements=(1, 6), radial_channels=radial_channels)
         radial = [p for name, p in Block(config).named_parameters() if ".radial." in name]
-        assert sum(p.numel() for p in radial) == 9 * config.heads * (width + 1)
+        assert sum(p.numel() for p in radial) == 8 * config.heads * (width + 1)
     options = {"elements": [1, 6], "layers": 2, "kernels": 20}
     with_hidden = _count(build_model("geomformer", {**options, "radial_channels": 20}))
     assert with_hidden - _count(build_model("geomformer", options)) == 20 * 21
@@ -367,13 +358,10 @@ def _dense(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor, Tenso
 
     def invariant_cross(at: str, s: Tensor, v: Tensor) -> Tensor:
         k1, k2, v1, v2, *more = linear(f"{at}.factors", v).split(d, -1)
-        bias, *filters = radial(at)
-        a = weights(linear(f"{at}.query", s)[:, None], product(k1, k2)[:, None], bias)
-        update = torch.einsum("ijd,jd->id", by_channel(a), product(v1, v2))
+        a = by_channel(weights(linear(f"{at}.query", s)[:, None], product(k1, k2)[:, None], radial(at)[0]))
+        update = torch.einsum("ijd,jd->id", a, product(v1, v2))
         if local and config.query_products:
-            update = update + torch.einsum("ijd,iad,jad->id", by_channel(a), more[0], more[1]) / math.sqrt(3)
-        if local and config.bond_products:
-            update = update + torch.einsum("ijd,ija,jad->id", by_channel(a * filters[0]), direction, more[-1])
+            update = update + torch.einsum("ijd,iad,jad->id", a, *more) / math.sqrt(3)
         return linear(f"{at}.out", update)
 
     def equivariant_cross(at: str, s: Tensor, v: Tensor) -> Tensor:
@@ -430,7 +418,6 @@ FORMS: dict[str, dict[str, object]] = {
     "local radial network": {**LOCAL, "radial_channels": 5},
     "local softmax radial network": {**LOCAL, "attention_norm": "softmax", "radial_channels": 5},
     "local without query products": {**LOCAL, "query_products": False},
-    "local without bond products": {**LOCAL, "bond_products": False},
     "local without quadrupole": {**LOCAL, "quadrupole": False},
     "local with one head": {**LOCAL, "heads": 1},
     "local with as many heads as channels": {**LOCAL, "heads": 16},

@@ -58,7 +58,7 @@ TOLERANCE = 1e-10
 
 def _config(**options: object) -> GeoMFormerConfig:
     sizes = {"elements": (1,), "channels": D, "heads": D, "ffn_channels": 2 * D, "kernels": K, "cutoff": CUTOFF}
-    return GeoMFormerConfig.model_validate({**sizes, "bond_products": False, **options})
+    return GeoMFormerConfig.model_validate({**sizes, **options})
 
 
 @pytest.fixture
