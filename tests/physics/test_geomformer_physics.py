@@ -6,6 +6,7 @@ import pytest
 import torch
 from physics.mixin import PotentialPhysics, assert_smooth_crossing
 
+from ase_geomol.models import GeoMFormer
 from ase_geomol.models.geomformer.modules import Attention
 from ase_geomol.potential import Potential
 
@@ -27,8 +28,9 @@ class TestLocal(PotentialPhysics):
 
 
 @torch.no_grad()
-def _favour_far_neighbours(model: torch.nn.Module) -> None:
+def _favour_far_neighbours(model: GeoMFormer) -> None:
     """Set the structural bias of every module to rise from about 0 to about 5 over the outer third of the cutoff."""
+    assert model.cutoff is not None
     kernels = torch.arange(len(model.radial.centre)) / (len(model.radial.centre) - 1) * model.cutoff
     model.radial.centre.copy_(kernels)
     model.radial.width.fill_(kernels[1])
@@ -44,6 +46,7 @@ def _favour_far_neighbours(model: torch.nn.Module) -> None:
     modules = [module for module in model.modules() if isinstance(module, Attention)]
     assert len(modules) == 4 * model.config.layers
     for module in modules:
+        assert module.radial is not None
         bias = slice(0, module.heads)  # filters come behind it
         module.radial.weight[bias] = 0.0
         module.radial.bias[bias] = 0.0

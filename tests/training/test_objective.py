@@ -86,7 +86,7 @@ def test_loss_by_hand(kind):
     assert total_loss(prediction, batch, weights).item() == pytest.approx(expected, rel=1e-6)
     of_head = prediction._replace(forces=None, direct_forces=prediction.forces)
     assert total_loss(of_head, batch, weights).item() == pytest.approx(3 * function(de).mean(), rel=1e-6)
-    both = prediction._replace(forces=prediction.forces * 0, direct_forces=prediction.forces)
+    both = prediction._replace(forces=torch.zeros_like(batch.forces), direct_forces=prediction.forces)
     trained = weights.model_copy(update={"forces": 0.0, "direct_forces": weights.forces})
     assert total_loss(both, batch, trained).item() == pytest.approx(expected, rel=1e-6)
 

@@ -407,7 +407,8 @@ def _dense(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor, Tenso
     return energies, scalars, vectors
 
 
-GLOBAL, LOCAL = {"cutoff": None}, {"cutoff": 2.9}
+GLOBAL: dict[str, object] = {"cutoff": None}
+LOCAL: dict[str, object] = {"cutoff": 2.9}
 FORMS: dict[str, dict[str, object]] = {
     "global": GLOBAL,
     "global silu": {**GLOBAL, "attention_norm": "silu"},

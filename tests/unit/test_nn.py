@@ -131,9 +131,9 @@ def test_softmax_is_the_printed_formula() -> None:
     weights = _weights(logits, envelope)
     for head in range(HEADS):
         for i in range(RECEIVERS):
-            terms = [envelope[i, j] * math.exp(logits[head, i, j]) for j in range(SENDERS)]
+            terms = [envelope[i, j].item() * math.exp(logits[head, i, j].item()) for j in range(SENDERS)]
             for j in range(SENDERS):
-                assert weights[head, i, j].item() == pytest.approx(terms[j].item() / sum(terms).item(), rel=1e-13)
+                assert weights[head, i, j].item() == pytest.approx(terms[j] / sum(terms), rel=1e-13)
 
 
 def test_softmax_rows_sum_to_one_and_nothing_is_negative() -> None:
