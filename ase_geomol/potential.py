@@ -112,7 +112,7 @@ class Potential(nn.Module):
                 stress=slopes[-1] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None,
                 direct_forces=None if output.forces is None else self.scale * output.forces.double(),
             )
-        return prediction if self.training else Prediction(*(x if x is None else x.detach() for x in prediction))
+        return prediction if self.training else _detached(prediction)
 
     def features(self, graph: AtomGraph) -> ModelOutput:
         """The model's own output, with invariant and equivariant features of each atom; no derivatives."""
@@ -136,6 +136,10 @@ class Potential(nn.Module):
         if self.repulsion is not None:
             energies = energies + self.repulsion(graph.numbers, graph.edge_index, vectors)
         return output, energies
+
+
+def _detached(prediction: Prediction) -> Prediction:
+    return Prediction(**{name: x if x is None else x.detach() for name, x in prediction._asdict().items()})
 
 
 def _strained(graph: AtomGraph, positions: Tensor, strain: Tensor) -> tuple[Tensor, Tensor]:

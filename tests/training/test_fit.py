@@ -266,6 +266,11 @@ def test_epochs_are_counted_in_steps(make_recipe, tmp_path):
     assert 2 * atoms / 40 <= result.step < 3 * atoms / 40
 
 
+def test_batches_of_frames(make_recipe, tmp_path):
+    recipe = make_recipe(training={"max_steps": None, "max_epochs": 2, "batch_edges": None, "batch_frames": 3})
+    assert fit(recipe, tmp_path, console=quiet()).step == 2 * 24 // 3
+
+
 # --- what a user may get wrong
 
 

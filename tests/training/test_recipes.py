@@ -27,7 +27,7 @@ def test_every_recipe_is_valid(path):
     recipe = load_recipe(path)
     config = {"elements": (1,), **recipe.model.config}
     assert build_model(recipe.model.architecture, config)
-    assert path.stem.replace("_", "-").startswith(recipe.name)
+    assert recipe.name.startswith(path.stem.replace("_", "-"))
 
 
 def write_recipe(path: Path, text: str) -> Path:
@@ -49,7 +49,7 @@ metadata: {theory: EMT, training_data: some}
     [
         ("max_steps: 1", "max_step: 1", "training.max_step: Extra inputs are not permitted"),
         ("max_steps: 1", "max_steps: 0", "training.max_steps: Input should be greater than or equal to 1"),
-        ("batch_edges: 100, ", "", "training: give one of batch_edges and batch_atoms"),
+        ("batch_edges: 100, ", "", "training: give one of batch_edges, batch_atoms and batch_frames"),
         ("metadata: {theory: EMT, training_data: some}", "", "metadata: Field required"),
         ("name: tiny", "name: tiny\nloss: {energy: 0, forces: 0}", "loss: every weight is zero"),
         ("name: tiny", "name: tiny\nloss: {kind: l3}", "loss.kind: Input should be 'l1', 'l2' or 'huber'"),
@@ -98,22 +98,34 @@ def test_changes(tmp_path):
 
 
 @pytest.mark.skipif(not RMD17.exists(), reason="the rMD17 files are not at ../shared/data/rmd17")
-def test_ethanol_recipe_runs(tmp_path):
+@pytest.mark.parametrize("molecule", ["ethanol", "uracil"])
+def test_rmd17_recipe_runs_with_the_molecule_as_its_only_change(tmp_path, molecule):
     recipe = load_recipe(
-        RECIPES / "rmd17_ethanol.yaml",
+        RECIPES / "rmd17.yaml",
         (
-            f"data.train={RMD17 / 'rmd17_ethanol_train_01.npz'}",
-            f"data.test={RMD17 / 'rmd17_ethanol_test_01.npz'}",
+            f"variables.molecule={molecule}",
+            f"data.train={RMD17}/rmd17_{{molecule}}_train_01.npz",
+            f"data.test={RMD17}/rmd17_{{molecule}}_test_01.npz",
             "training.max_steps=3",
             "model.config.channels=8",
             "model.config.layers=1",
         ),
     )
+    assert recipe.name == f"rmd17-{molecule}"
     result = fit(recipe, tmp_path, console=Console(quiet=True))
     assert result.step == 3
     assert {"validation_energy_MAE_meV", "test_energy_MAE_meV"} <= set(result.errors)
     assert load_checkpoint(result.model).metadata.errors == result.errors
-    assert load_checkpoint(result.model).metadata.theory == "PBE/def2-SVP"
+    assert load_checkpoint(result.model).metadata.theory == "PBE/def2-SVP (revised labels) or PBE+TS (original labels)"
+
+
+def test_variables_fill_every_text(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    write_recipe(path, VALID + "variables: {what: water, where: here}")
+    changes = ("name='{what}-1'", "data.train=['a/{what}/{where}', 'b/{other}']", "variables.where=there")
+    recipe = load_recipe(path, changes)
+    assert recipe.name == "water-1"
+    assert recipe.data.train == ("a/water/there", "b/{other}")
 
 
 def test_errors_keep_their_brackets(tmp_path, monkeypatch, capsys):

@@ -92,9 +92,9 @@ def fit(
 
     Examples:
 
-    `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 30min`
+    `geomol-train fit training/recipes/rmd17.yaml --time-budget 30min`
 
-    `geomol-train fit training/recipes/rmd17_ethanol.yaml --time-budget 30min --resume`
+    `geomol-train fit training/recipes/rmd17.yaml --time-budget 30min --resume`
 
     `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --time-budget 65min --threads 1`
     """

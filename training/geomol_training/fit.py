@@ -41,7 +41,7 @@ from .schedule import Extent, Standing
 from .splits import split_frames
 
 FIXED_SECTIONS = ("seed", "data", "model", "potential", "loss")
-FIXED_TRAINING = ("valid_frames", "batch_edges", "batch_atoms")
+FIXED_TRAINING = ("valid_frames", "batch_edges", "batch_atoms", "batch_frames")
 """Parts of a recipe, and fields of its ``training``, that must not change when a run is resumed."""
 SPLITS = "splits.json"
 
@@ -296,8 +296,14 @@ def _prepare(
     if state is None:
         _set_units(potential, recipe, train, seen, console)
     potential.set_dtype(getattr(torch, recipe.training.precision))
-    sizes = seen.edges if recipe.training.batch_atoms is None else train.n_atoms
-    return potential, sizes
+    return potential, _sizes(recipe, train, seen)
+
+
+def _sizes(recipe: Recipe, train: Frames, seen: Survey) -> np.ndarray:
+    """What each frame counts in a batch: pairs, atoms or one."""
+    if recipe.training.batch_edges is not None:
+        return seen.edges
+    return train.n_atoms if recipe.training.batch_atoms is not None else np.ones(len(train), dtype=int)
 
 
 def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey, console: Console) -> None:
@@ -319,7 +325,8 @@ def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey
 
 
 def _target(recipe: Recipe) -> int:
-    target = recipe.training.batch_edges or recipe.training.batch_atoms
+    training = recipe.training
+    target = training.batch_edges or training.batch_atoms or training.batch_frames
     assert target is not None  # the recipe has one of the two
     return target
 

@@ -21,6 +21,7 @@ from .batches import Batch
 from .frames import Frames
 from .loss import total_loss
 from .metrics import MILLI, errors, errors_by, gather
+from .optimiser import Muon, matrices_of
 from .recipe import Loss, Recipe
 from .schedule import Extent, Standing, learning_rate
 
@@ -89,15 +90,20 @@ class PotentialFitting(lightning.LightningModule):
     # --- optimiser
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam or AdamW; matrices decay, vectors (biases, norms, kernels) do not."""
+        """The recipe's optimiser; matrices decay, vectors (biases, norms, kernels) do not."""
         settings = self.recipe.optimiser
-        parameters = list(self.potential.parameters())
+        matrices = matrices_of(self.potential) if settings.name == "muon" else []
+        known = {id(p) for p in matrices}
+        others = [p for p in self.potential.parameters() if id(p) not in known]
         groups = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-        optimiser = kind(groups, lr=settings.lr, betas=settings.betas)
+        if settings.name == "muon":
+            optimiser = Muon(matrices, groups, settings.lr, settings.betas, settings.weight_decay)
+        else:
+            kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+            optimiser = kind(groups, lr=settings.lr, betas=settings.betas)
         if self._saved_optimiser is not None:
             optimiser.load_state_dict(self._saved_optimiser)
             self._saved_optimiser = None

@@ -135,9 +135,9 @@ class Loss(Section):
 
 
 class Optimiser(Section):
-    """Adam or AdamW; weight decay acts on matrices only."""
+    """Adam, AdamW, or Muon (`geomol_training.optimiser.Muon`); weight decay acts on matrices only."""
 
-    name: Literal["adam", "adamw"] = "adamw"
+    name: Literal["adam", "adamw", "muon"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -168,6 +168,7 @@ class Training(Section):
     Attributes:
         batch_edges: neighbour pairs in a batch; structures are added until the next would exceed it.
         batch_atoms: the same in atoms, instead of pairs.
+        batch_frames: the same in structures.
         max_steps: steps in all, over all resumed runs.
         max_epochs: passes over the training data.
         validate_every: steps.
@@ -180,6 +181,7 @@ class Training(Section):
 
     batch_edges: int | None = Field(default=None, ge=1)
     batch_atoms: int | None = Field(default=None, ge=1)
+    batch_frames: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     max_epochs: int | None = Field(default=None, ge=1)
     validate_every: int = Field(default=500, ge=1)
@@ -191,8 +193,8 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _one_size(self) -> Training:
-        if (self.batch_edges is None) == (self.batch_atoms is None):
-            raise ValueError("give one of batch_edges and batch_atoms")
+        if [self.batch_edges, self.batch_atoms, self.batch_frames].count(None) != 2:
+            raise ValueError("give one of batch_edges, batch_atoms and batch_frames")
         return self
 
 
@@ -205,9 +207,14 @@ class Card(Section):
 
 
 class Recipe(Section):
-    """A whole training."""
+    """A whole training.
+
+    ``variables`` are texts that stand as ``{name}`` in other texts of the recipe, so that one recipe serves many
+    molecules: ``--set variables.molecule=uracil``.
+    """
 
     name: str
+    variables: dict[str, str] = {}
     description: str = ""
     seed: int = Field(default=0, ge=0)
     data: Data
@@ -248,7 +255,21 @@ def load_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
     fields = read_yaml(path)
     for change in changes:
         _apply(fields, change)
+    variables = fields.get("variables")
+    if isinstance(variables, dict):
+        fields = {name: _filled(value, variables) for name, value in fields.items()}
     return validated(Recipe, fields, path)
+
+
+def _filled(value: Any, variables: dict[str, Any]) -> Any:
+    """Replace ``{name}`` by the variable in every text below ``value``."""
+    if isinstance(value, str):
+        for name, text in variables.items():
+            value = value.replace(f"{{{name}}}", str(text))
+        return value
+    if isinstance(value, dict):
+        return {key: _filled(part, variables) for key, part in value.items()}
+    return [_filled(part, variables) for part in value] if isinstance(value, list) else value
 
 
 def _apply(fields: dict[str, Any], change: str) -> None:

@@ -22,6 +22,7 @@ Part = Literal[
     "quadrupole",
 ]
 
+
 class GeoMFormerConfig(BaseModel):
     """Architecture of a GeoMFormer.
 
@@ -44,7 +45,6 @@ class GeoMFormerConfig(BaseModel):
         radial_channels: hidden width of the network that makes biases and filters from the kernels, as in the
             paper; default: they are linear in the kernels, which learns as well (training/README.md).
         query_products: let invariant cross-attention see products of the receiver's and sender's vectors.
-        bond_products: let it see the senders' vectors along the bond, too (local form).
         quadrupole: add a sum over neighbours of degree 2, the module "quadrupole" (local form).
         centrality: start scalars with a sum over radial kernels.
         direct_forces: add a head that predicts forces without a gradient (not conservative).
@@ -70,7 +70,6 @@ class GeoMFormerConfig(BaseModel):
     equivariant_norm: EquivariantNormMode = "rms"
     norm_floor: float | None = Field(default=None, gt=0)
     query_products: bool = True
-    bond_products: bool = True
     quadrupole: bool = True
     centrality: bool = True
     direct_forces: bool = False

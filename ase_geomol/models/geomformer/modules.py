@@ -45,7 +45,11 @@ class HeadwiseModule(nn.Module):
     def __init__(self, config: GeoMFormerConfig, radial_functions: int) -> None:
         super().__init__()
         self.heads = config.heads
-        self.radial = nn.Linear(config.radial_channels or config.kernels, radial_functions * config.heads) if radial_functions else None
+        self.radial = (
+            nn.Linear(config.radial_channels or config.kernels, radial_functions * config.heads)
+            if radial_functions
+            else None
+        )
 
     def radial_functions(self, geometry: Geometry) -> list[Tensor]:
         """Bias and filters of the module, each (H B, n, M)."""
@@ -84,13 +88,6 @@ class HeadwiseModule(nn.Module):
         sums = weights @ self.send(features, blocks)
         sums = sums.view(self.heads, blocks.count, rows, blocks.receivers, -1)
         return sums.permute(1, 3, 2, 0, 4).reshape(blocks.count * blocks.receivers, rows, -1)
-
-    def along_bond(self, weights: Tensor, direction: Tensor, vectors: Tensor, blocks: Blocks) -> Tensor:
-        """``sum_j w_ij <r_ij, v_j>``: weights (H B, n, M), direction (B, 3, n, M), v (A, 3, d) to (A, d)."""
-        weights = weights.view(self.heads, blocks.count, 1, blocks.receivers, blocks.senders) * direction
-        weights = weights.transpose(2, 3).reshape(-1, blocks.receivers, 3 * blocks.senders)
-        values = self.send(vectors, blocks).unflatten(-1, (3, -1)).transpose(1, 2)
-        return self.join(weights @ values.reshape(len(values), 3 * blocks.senders, -1), blocks)
 
 
 class Attention(HeadwiseModule):
@@ -155,28 +152,25 @@ class InvariantCross(Attention):
     """Scalars attend to products of vectors: this is where the invariant stream sees angles.
 
     The values are ``<A_j, B_j>``; the local form adds ``<C_i, D_j>`` (``query_products``), taken after the sum as
-    ``<C_i, sum_j D_j>``, which costs nothing per pair, and ``<r_ij, E_j>`` (``bond_products``), filtered by distance.
+    ``<C_i, sum_j D_j>``, which costs nothing per pair.
     """
 
     def __init__(self, config: GeoMFormerConfig) -> None:
-        local = config.cutoff is not None
-        self.query_products, self.bond_products = local and config.query_products, local and config.bond_products
-        super().__init__(config, filters=int(self.bond_products))
+        super().__init__(config)
+        self.query_products = self.local and config.query_products
         d = config.channels
         self.query = nn.Linear(d, d)
-        self.factors = nn.Linear(d, (4 + 2 * self.query_products + self.bond_products) * d, bias=False)
+        self.factors = nn.Linear(d, (6 if self.query_products else 4) * d, bias=False)
         self.out = nn.Linear(d, d)
 
     def forward(self, scalars: Tensor, vectors: Tensor, geometry: Geometry) -> Tensor:
         """Map (A, d), (A, 3, d) to an update (A, d)."""
         blocks = geometry.blocks
         key1, key2, value1, value2, *more = self.factors(vectors).split(self.query.in_features, -1)
-        weights, filters = self.weights(self.query(scalars), _dot(key1, key2), geometry)
+        weights, _ = self.weights(self.query(scalars), _dot(key1, key2), geometry)
         update = self.join(weights @ self.send(_dot(value1, value2), blocks), blocks)
         if self.query_products:
             update = update + _dot(more[0], self.join(weights @ self.send(more[1], blocks), blocks, rows=3))
-        if self.bond_products:
-            update = update + self.along_bond(weights * filters[0], geometry.direction, more[-1], blocks)
         return self.out(update)
 
 

@@ -72,7 +72,9 @@ class Block(nn.Module):
     def _dropped(self, update: Tensor) -> Tensor:
         if not self.training or self.dropout == 0:
             return update
-        return update * functional.dropout(torch.ones_like(update[:, :1] if update.dim() == 3 else update), self.dropout)
+        return update * functional.dropout(
+            torch.ones_like(update[:, :1] if update.dim() == 3 else update), self.dropout
+        )
 
 
 class GeoMFormer(nn.Module):
@@ -143,7 +145,9 @@ class GeoMFormer(nn.Module):
         direction = direction.view(*shape, 3).permute(0, 3, 1, 2).contiguous()
         envelope = torch.ones_like(edge_vectors[:, 0])
         if self.cutoff is not None:
-            envelope = smooth_cutoff(torch.linalg.vector_norm(edge_vectors, dim=-1), self.cutoff, self.config.envelope_power)
+            envelope = smooth_cutoff(
+                torch.linalg.vector_norm(edge_vectors, dim=-1), self.cutoff, self.config.envelope_power
+            )
         envelope = blocks.place_pairs(envelope, 0.0)
         if self.config.attention == "softmax":
             envelope = envelope.index_fill(0, blocks.selves, 1.0)

@@ -1,0 +1,116 @@
+"""Muon: against torch's own, AdamW's share, and its saved state."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from geomol_training.optimiser import Muon, matrices_of, orthogonal
+from torch import nn
+
+SHAPES = [(8, 8), (8, 8), (24, 8), (8, 24)]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(3, 8), nn.Linear(8, 8), nn.Linear(8, 24), nn.Linear(24, 1)).double()
+
+
+def _muon(network: nn.Module, **options: float) -> Muon:
+    matrices = matrices_of(network)
+    others = [p for p in network.parameters() if all(p is not matrix for matrix in matrices)]
+    return Muon(matrices, [{"params": others}], **{"lr": 1e-2, **options})
+
+
+def _learn(network: nn.Module, optimiser: torch.optim.Optimizer, steps: int) -> None:
+    for step in range(steps):
+        optimiser.zero_grad()
+        wanted = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64) * (1 + step)
+        (network(torch.arange(3)).squeeze(-1) - wanted).square().sum().backward()
+        optimiser.step()
+
+
+def test_linear_maps_are_the_matrices_but_not_the_last(network: nn.Module) -> None:
+    assert [tuple(p.shape) for p in matrices_of(network)] == [(8, 8), (24, 8)]
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (24, 8), (3, 8, 24)])
+def test_singular_values_are_near_one_and_vectors_stay(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    matrix = torch.randn(shape, dtype=torch.float64)
+    made = orthogonal(matrix)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = left.mT @ made @ right.mT
+    diagonal = values.diagonal(dim1=-2, dim2=-1)
+    assert diagonal.min() > 0.3
+    assert diagonal.max() < 1.25
+    assert (values - torch.diag_embed(diagonal)).abs().max() < 1e-10
+
+
+def test_matrices_move_as_with_torchs_muon() -> None:
+    """Up to the bfloat16 in which torch's computes the directions."""
+    torch.manual_seed(2)
+    ours = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    options = {"lr": 1e-2, "weight_decay": 0.1}
+    steps = [
+        Muon(ours, [{"params": [nn.Parameter(torch.zeros(1))]}], **options),
+        torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options),
+    ]
+    start = [p.detach().clone() for p in ours]
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimiser in steps:
+            optimiser.step()
+    for one, other, before in zip(ours, theirs, start, strict=True):
+        moved = (other - before).norm()
+        assert (one - other).norm() < 0.05 * moved
+
+
+def test_all_other_parameters_move_as_with_adamw(network: nn.Module) -> None:
+    """Where matrices stand still, as with a learning rate of zero, the rest is AdamW's."""
+    other = copy.deepcopy(network)
+    muon = _muon(network)
+    muon.param_groups[0]["lr"] = 0.0
+    still = matrices_of(other)
+    adamw = torch.optim.AdamW(
+        [p for p in other.parameters() if all(p is not matrix for matrix in still)], lr=1e-2, betas=(0.9, 0.999)
+    )
+    _learn(network, muon, 4)
+    _learn(other, adamw, 4)
+    for ours, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_learns(network: nn.Module) -> None:
+    before = copy.deepcopy(network)
+    _learn(network, _muon(network), 3)
+    for parameter, start in zip(network.parameters(), before.parameters(), strict=True):
+        assert not torch.equal(parameter, start)
+
+
+def test_a_restored_optimiser_goes_on_as_if_nothing_had_happened(network: nn.Module) -> None:
+    other = copy.deepcopy(network)
+    whole = _muon(network)
+    _learn(network, whole, 3)
+    _learn(network, whole, 3)
+    first = _muon(other)
+    _learn(other, first, 3)
+    second = _muon(other, lr=5.0)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    _learn(other, second, 3)
+    for ours, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_learning_rate_set_from_outside_reaches_all(network: nn.Module) -> None:
+    muon, before = _muon(network), copy.deepcopy(network)
+    for group in muon.param_groups:
+        group["lr"] = 0.0
+    _learn(network, muon, 2)
+    for parameter, start in zip(network.parameters(), before.parameters(), strict=True):
+        assert torch.equal(parameter, start)
