@@ -139,7 +139,7 @@ class Potential(nn.Module):
 
 
 def _detached(prediction: Prediction) -> Prediction:
-    return Prediction(**{name: x if x is None else x.detach() for name, x in prediction._asdict().items()})
+    return prediction._replace(**{name: x.detach() for name, x in prediction._asdict().items() if x is not None})
 
 
 def _strained(graph: AtomGraph, positions: Tensor, strain: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...nn import Blocks, EquivariantNorm, attention_weights
+from ...nn.attention import AttentionNorm
 from .config import GeoMFormerConfig
 
 
@@ -96,7 +97,7 @@ class Attention(HeadwiseModule):
     def __init__(self, config: GeoMFormerConfig, filters: int = 0) -> None:
         self.has_bias = "structural_bias" not in config.without
         super().__init__(config, filters * (config.cutoff is not None) + self.has_bias)
-        self.norm = config.attention
+        self.norm: AttentionNorm = config.attention
         self.local = config.cutoff is not None
         self.dropout = nn.Dropout(config.attention_dropout)
 
