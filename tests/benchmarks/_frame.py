@@ -2,7 +2,8 @@
 
 A script calls `answer` with its question and a function that returns rows (dictionaries with equal keys). With
 ``--smoke`` the function is asked for a small version and nothing is written; otherwise the rows go to
-``results/<script>.json`` with versions, hardware and, of a potential that is measured, the SHA-256 of its file.
+``results/<script>.json`` with versions, hardware and, of a potential that is measured, the SHA-256 of its file. What
+else a reader must know to do the same again (seed, data, goals) is given as ``settings``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ase_geomol.checkpoint import load_checkpoint
@@ -31,7 +33,13 @@ RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
 
-def answer(question: str, run: Callable[..., list[Row]], packages: Sequence[str] = (), model: str = "") -> None:
+def answer(
+    question: str,
+    run: Callable[..., list[Row]],
+    packages: Sequence[str] = (),
+    model: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Run a benchmark as a command: parse its options, print a table, keep the result.
 
     ``run`` is called with ``smoke`` and, where a default ``model`` is given, with the value of ``--model``.
@@ -51,7 +59,8 @@ def answer(question: str, run: Callable[..., list[Row]], packages: Sequence[str]
     except GeoMolError as error:
         sys.exit(f"Error: {error}")
     seconds = time.perf_counter() - started
-    _print(question, rows)
+    about = {**measured.get("model", {}), **(settings or {})}
+    _print(question, rows, {**about, "processor": _processor(), "threads": arguments.threads})
     if not arguments.smoke:
         record = {
             "question": question,
@@ -59,6 +68,7 @@ def answer(question: str, run: Callable[..., list[Row]], packages: Sequence[str]
             + (f" --model {arguments.model}" if model else ""),
             **measured,
             "date": datetime.now(UTC).date().isoformat(),
+            **({"settings": dict(settings)} if settings else {}),
             "hardware": {"processor": _processor(), "threads": arguments.threads},
             "versions": {p: version(p) for p in ("ase_geomol", "torch", "ase", *packages)},
             "seconds": round(seconds, 1),
@@ -104,8 +114,9 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _print(title: str, rows: list[Row]) -> None:
-    table = Table(title=title)
+def _print(title: str, rows: list[Row], about: Mapping[str, Any]) -> None:
+    caption = "; ".join(f"{name}: {value}" for name, value in about.items())
+    table = Table(title=escape(title), caption=escape(caption))
     for key in rows[0]:
         table.add_column(key, justify="right")
     for row in rows:
