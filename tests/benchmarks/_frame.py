@@ -89,6 +89,7 @@ def answer(
     rows, summary = found if isinstance(found, Answer) else (found, {})
     left_out = peers.left_out if peers else []
     about = {**measured.get("model", {}), **(settings or {})}
+    about |= {"smoke": "a small part of these settings"} if arguments.smoke else {}
     about |= {"processor": _processor(), "threads": arguments.threads}
     _print(question, rows, about)
     for line in (*(f"{what}: {_text(value)}" for what, value in summary.items()), *left_out):
