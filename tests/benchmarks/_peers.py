@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import select
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rich.console import Console
 
@@ -48,6 +49,8 @@ class Peer:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
             )
+            self._lines: queue.Queue[str] = queue.Queue()
+            threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True).start()
             self.about = self._answer(limit)
 
     def ask(self, name: str, limit: float = TIME_LIMIT) -> float:
@@ -65,23 +68,34 @@ class Peer:
         """End it."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
             self._process = None
 
     def _answer(self, limit: float) -> dict[str, Any]:
-        """The next line; where none comes, the peer is ended."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], limit)
-        line = self._process.stdout.readline() if ready else ""
-        if line:
-            return json.loads(line)
-        self.stop()
-        raise PeerError(self._last_error() if ready else f"no answer within {limit:g} s")
+        """The next line that is an answer, not something that a library prints; without one, the peer is ended."""
+        line = " "
+        try:
+            while line and not line.startswith("{"):
+                line = self._lines.get(timeout=limit)
+        except queue.Empty:
+            self.stop()
+            raise PeerError(f"no answer within {limit:g} s") from None
+        if not line:
+            self.stop()
+            raise PeerError(self._last_error())
+        return json.loads(line)
 
     def _last_error(self) -> str:
         self._errors.seek(0)
         return (self._errors.read().strip().splitlines() or ["it ended without a word"])[-1]
+
+
+def _read(lines: IO[str], into: queue.Queue[str]) -> None:
+    """Hand on what a peer prints, line by line, and an empty text at its end."""
+    with lines:
+        for line in lines:
+            into.put(line)
+    into.put("")
 
 
 class Peers:
