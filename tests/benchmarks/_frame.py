@@ -1,8 +1,9 @@
 """The frame of every benchmark: one question, rows of one run, a table, and the result as last measured.
 
-A script calls `answer` with its question and a function that returns rows (dictionaries with equal keys). With
-``--smoke`` the function is asked for a small version and nothing is written; otherwise the rows go to
-``results/<script>.json`` with versions, hardware and, of a potential that is measured, the SHA-256 of its file.
+A script calls `answer` with its question and a function that returns rows (dictionaries with equal keys), or an
+`Answer` with a summary too. With ``--smoke`` the function is asked for a small version and nothing is written;
+otherwise the rows go to ``results/<script>.json`` with versions, hardware and, of a potential that is measured, the
+SHA-256 of its file. What else a reader must know to do the same again (seed, data, goals) is given as ``settings``.
 """
 
 from __future__ import annotations
@@ -11,30 +12,50 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from _peers import Peers
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
 from ase_geomol.checkpoint import load_checkpoint
 from ase_geomol.errors import GeoMolError
 
 RESULTS = Path(__file__).parent / "results"
+BUSY = 0.5
+"""Mean number of processes at work above which times are not to be trusted."""
 Row = dict[str, Any]
+Item = TypeVar("Item")
 
 
-def answer(question: str, run: Callable[..., list[Row]], packages: Sequence[str] = (), model: str = "") -> None:
+class Answer(NamedTuple):
+    """Rows of the table, and sentences with a number each that stand below it."""
+
+    rows: list[Row]
+    summary: dict[str, float | None]
+
+
+def answer(
+    question: str,
+    run: Callable[..., list[Row] | Answer],
+    packages: Sequence[str] = (),
+    model: str = "",
+    settings: Mapping[str, Any] | None = None,
+    with_peers: bool = False,
+) -> None:
     """Run a benchmark as a command: parse its options, print a table, keep the result.
 
-    ``run`` is called with ``smoke`` and, where a default ``model`` is given, with the value of ``--model``.
+    ``run`` is called with ``smoke``, where a default ``model`` is given with the value of ``--model``, and where it
+    asks for peers with `_peers.Peers` that start them.
     """
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(description=question)
@@ -42,30 +63,65 @@ def answer(question: str, run: Callable[..., list[Row]], packages: Sequence[str]
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the peers (default 2)")
     if model:
         parser.add_argument("--model", default=model, help=f"shipped potential or .safetensors file (default {model})")
+    if with_peers:
+        parser.add_argument(
+            "--environments",
+            type=Path,
+            help="folder of the peers' virtual environments, made if missing; without it those peers are left out",
+        )
     arguments = parser.parse_args()
     _use_threads(arguments.threads)
+    load = os.getloadavg()[0]
+    if load > BUSY and not arguments.smoke:
+        Console(stderr=True).print(f"The machine is busy (load {load:.1f}): these times will not be worth keeping.")
+    peers = Peers(arguments.environments) if with_peers else None
+    given = [arguments.smoke, *([arguments.model] if model else []), *([peers] if peers else [])]
     started = time.perf_counter()
     try:
         measured = {"model": _identity(arguments.model)} if model else {}
-        rows = run(arguments.smoke, arguments.model) if model else run(arguments.smoke)
+        found = run(*given)
     except GeoMolError as error:
         sys.exit(f"Error: {error}")
+    finally:
+        if peers:
+            peers.stop()
     seconds = time.perf_counter() - started
-    _print(question, rows)
+    rows, summary = found if isinstance(found, Answer) else (found, {})
+    left_out = peers.left_out if peers else []
+    about = {**measured.get("model", {}), **(settings or {})}
+    about |= {"smoke": "a small part of these settings"} if arguments.smoke else {}
+    about |= {"processor": _processor(), "threads": arguments.threads}
+    _print(question, rows, about)
+    for line in (*(f"{what}: {_text(value)}" for what, value in summary.items()), *left_out):
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
     if not arguments.smoke:
         record = {
             "question": question,
             "command": f"python tests/benchmarks/{name}.py --threads {arguments.threads}"
-            + (f" --model {arguments.model}" if model else ""),
+            + (f" --model {arguments.model}" if model else "")
+            + (" --environments DIR" if peers and peers.folder else ""),
             **measured,
             "date": datetime.now(UTC).date().isoformat(),
-            "hardware": {"processor": _processor(), "threads": arguments.threads},
+            **({"settings": dict(settings)} if settings else {}),
+            "hardware": {
+                "processor": _processor(),
+                "processors": os.cpu_count(),
+                "threads": arguments.threads,
+                "load before": round(load, 2),
+            },
             "versions": {p: version(p) for p in ("ase_geomol", "torch", "ase", *packages)},
+            **({"peers": peers.about, "left out": left_out} if peers else {}),
             "seconds": round(seconds, 1),
+            **({"summary": summary} if summary else {}),
             "rows": rows,
         }
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def progress(items: Iterable[Item], what: str) -> Iterator[Item]:
+    """The items, with a bar that says how many are done."""
+    yield from track(list(items), description=what, console=Console(stderr=True))
 
 
 def _use_threads(threads: int) -> None:
@@ -76,22 +132,13 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _identity(model: str) -> dict[str, str]:
-    checkpoint = load_checkpoint(model)
-    return {"name": checkpoint.metadata.name, "sha256": checkpoint.sha256}
-
-
-def time_in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each call, measured in turns so that all meet the same machine; one warm-up each."""
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+def _identity(model: str) -> dict[str, Any]:
+    potential, metadata, _, digest = load_checkpoint(model)
+    return {
+        "name": metadata.name,
+        "sha256": digest,
+        "parameters": sum(parameter.numel() for parameter in potential.parameters()),
+    }
 
 
 def _processor() -> str:
@@ -104,10 +151,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _print(title: str, rows: list[Row]) -> None:
-    table = Table(title=title)
+def _print(question: str, rows: list[Row], about: Mapping[str, Any]) -> None:
+    caption = "; ".join(f"{name}: {value}" for name, value in about.items())
+    table = Table(title=escape(question.partition("\n\n")[0]), caption=escape(caption))
     for key in rows[0]:
         table.add_column(key, justify="right")
     for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console().print(table)
+        table.add_row(*map(_text, row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
-from _frame import Row, answer, time_in_turns
+from _frame import Row, answer, progress
+from _timing import time_in_turns, timed
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.neighborlist import neighbor_list
@@ -19,7 +22,7 @@ def run(smoke: bool) -> list[Row]:
     structures = {"ethanol": molecule("CH3CH2OH"), "copper 256": bulk("Cu", cubic=True) * (4, 4, 4)}
     if not smoke:
         structures["copper 2048"] = bulk("Cu", cubic=True) * (8, 8, 8)
-    return [_row(name, atoms, rounds=3 if smoke else 20) for name, atoms in structures.items()]
+    return [_row(name, structures[name], rounds=1 if smoke else 7) for name in progress(structures, "structures")]
 
 
 def _row(name: str, atoms: Atoms, rounds: int) -> Row:
@@ -27,9 +30,9 @@ def _row(name: str, atoms: Atoms, rounds: int) -> Row:
     numbers, cache = torch.tensor(atoms.numbers), NeighborCache(CUTOFF)
     seconds = time_in_turns(
         {
-            "ase": lambda: neighbor_list("ijS", atoms, CUTOFF),
-            "fresh": lambda: neighbor_pairs(*tensors, CUTOFF),
-            "kept": lambda: cache.pairs(*tensors, numbers),
+            "ase": partial(timed, lambda: neighbor_list("ijS", atoms, CUTOFF)),
+            "fresh": partial(timed, lambda: neighbor_pairs(*tensors, CUTOFF)),
+            "kept": partial(timed, lambda: cache.pairs(*tensors, numbers)),
         },
         rounds,
     )

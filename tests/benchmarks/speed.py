@@ -1,82 +1,127 @@
-"""How long does one energy-and-forces call take, beside GFN2-xTB (the theory that the potential learned)?
+"""How long does one energy-and-forces call take, beside SevenNet-0 and GFN2-xTB (the theory that was learned)?
 
-Both run through their ASE calculators on the same slightly moved molecules, in turns; "network" is the potential
-without the calculator, so that the calculator's own share can be read off.
+All run through their ASE calculators on the same structures, in turns; atoms move by about 0.001 Å before each call,
+as in MD. The peers run in processes of their own. "calculator's share" is the part of our time that is not spent in
+the potential itself. SevenNet-0 is a potential for crystals: only its speed is compared here.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from _frame import Row, answer, time_in_turns
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from _frame import Answer, Row, answer, progress
+from _peers import Package, Peer, PeerError, Peers
+from _structures import ASPIRIN, liquid, peptide
+from _timing import mover, time_in_turns, timed
 from ase import Atoms
 from ase.build import molecule
-from ase.calculators.calculator import Calculator
-from tblite.ase import TBLite
+from ase.io import write
 
 from ase_geomol import GeoMolCalculator
-from ase_geomol.graph import from_atoms
 from ase_geomol.simulate.structures import load_structure
 
 MODEL = "geomformer-organic"
-STRUCTURES = {
+OURS, SEVENNET, GFN2 = "ours", "SevenNet-0", "GFN2-xTB"
+SHARE = "calculator's share"
+PACKAGES = (Package(SEVENNET, "_peer_sevennet.py", "sevenn==0.13.0"), Package(GFN2, "_peer_gfn2.py"))
+STRUCTURES: dict[str, Callable[[], Atoms]] = {
     "ethanol": lambda: molecule("CH3CH2OH"),
-    "aspirin": lambda: load_structure("CC(=O)Oc1ccccc1C(=O)O"),
-    "ibuprofen": lambda: load_structure("CC(C)Cc1ccc(cc1)C(C)C(=O)O"),
-    "8 x aspirin": lambda: _copies(load_structure("CC(=O)Oc1ccccc1C(=O)O"), 8),
+    "aspirin": lambda: load_structure(ASPIRIN),
+    **{f"alanine peptide {n}": partial(peptide, n) for n in (2, 3, 4, 5, 6, 8, 11)},
+    "acetic acid, liquid 64": lambda: liquid(64),
+    "acetic acid, liquid 512": lambda: liquid(512),
 }
+ROUNDS = 7
 
 
-def run(smoke: bool, model: str) -> list[Row]:
+def run(smoke: bool, model: str, peers: Peers) -> Answer:
     """One row a structure."""
-    names = ["ethanol"] if smoke else list(STRUCTURES)
-    return [_row(name, STRUCTURES[name](), model, rounds=3 if smoke else 30) for name in names]
+    structures = {name: STRUCTURES[name]() for name in (["ethanol"] if smoke else STRUCTURES)}
+    for name, atoms in structures.items():
+        atoms.info["name"] = name
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "structures.extxyz"
+        write(file, list(structures.values()))
+        running = {package.name: peers.start(package, str(file)) for package in PACKAGES}
+        rows = [
+            _row(structures[name], model, running, peers, rounds=1 if smoke else ROUNDS)
+            for name in progress(structures, "structures")
+        ]
+    return Answer(rows, _summary(rows))
 
 
-def _row(name: str, atoms: Atoms, model: str, rounds: int) -> Row:
-    ours = GeoMolCalculator(model)
-    potential = ours.checkpoints[0].potential
-    graph = from_atoms(atoms, potential.cutoff)
-    seconds = time_in_turns(
-        {
-            "ours": _mover(atoms, ours),
-            "network": lambda: potential(graph),
-            "gfn2": _mover(atoms, TBLite(method="GFN2-xTB", verbosity=0)),
-        },
-        rounds,
-    )
+def _row(atoms: Atoms, model: str, running: dict[str, Peer | None], peers: Peers, rounds: int) -> Row:
+    name = str(atoms.info["name"])
+    turns: dict[str, Callable[[], float]] = {OURS: partial(timed, mover(atoms, GeoMolCalculator(model)))}
+    for contender, peer in running.items():
+        if peer is not None:
+            try:
+                peer.ask(name)
+                turns[contender] = partial(peer.ask, name)
+            except PeerError as error:
+                peers.leave_out(f"{contender} for {name}", error)
+    seconds = time_in_turns(turns, rounds)
     return {
         "structure": name,
         "atoms": len(atoms),
-        "ours ms": 1e3 * seconds["ours"],
-        "GFN2-xTB ms": 1e3 * seconds["gfn2"],
-        "ours / GFN2-xTB": seconds["ours"] / seconds["gfn2"],
-        "calculator's share": 1 - seconds["network"] / seconds["ours"],
+        **{f"{contender} ms": _ratio(seconds.get(contender), 1e-3) for contender in (OURS, *running)},
+        **{f"{OURS} / {contender}": _ratio(seconds[OURS], seconds.get(contender)) for contender in running},
+        SHARE: _share_outside(atoms, model),
     }
 
 
-def _mover(atoms: Atoms, calculator: Calculator):
-    """A call that moves every atom by about 0.001 Å and asks for forces, as a step of MD does."""
-    moving = atoms.copy()
-    moving.calc = calculator
-    random = np.random.default_rng(0)
-
-    def call() -> None:
-        moving.positions += random.normal(0, 1e-3, moving.positions.shape)
-        moving.get_forces()
-
-    return call
+def _ratio(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first / second
 
 
-def _copies(atoms: Atoms, count: int) -> Atoms:
-    """Copies side by side in a row along z, 4 Å between them."""
-    length = np.ptp(atoms.positions[:, 2]) + 4.0
-    together = atoms.copy()
-    for index in range(1, count):
-        copy = atoms.copy()
-        copy.translate([0, 0, index * length])
-        together += copy
-    return together
+def _share_outside(atoms: Atoms, model: str, calls: int = 15) -> float:
+    """Median share of a call that our calculator spends outside the potential."""
+    calculator = GeoMolCalculator(model)
+    potential = calculator.checkpoints[0].potential
+    forward, inside = potential.forward, [0.0]
+
+    def clocked(*arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        output = forward(*arguments, **options)
+        inside[0] = time.perf_counter() - start
+        return output
+
+    potential.forward = clocked
+    call, shares = mover(atoms, calculator), []
+    call()
+    for _ in range(calls):
+        start = time.perf_counter()
+        call()
+        shares.append(1 - inside[0] / (time.perf_counter() - start))
+    return statistics.median(shares)
+
+
+def _summary(rows: list[Row]) -> dict[str, float | None]:
+    """What the targets are about."""
+    aspirin = next((row for row in rows if row["structure"] == "aspirin"), {})
+    return {
+        f"{OURS} / {SEVENNET} on aspirin (target: 0.25 or less)": aspirin.get(f"{OURS} / {SEVENNET}"),
+        f"atoms of a molecule from which on ours is faster than {GFN2} (target: 60 or less)": _crossing(rows),
+        f"{SHARE} on aspirin (target: 0.15 or less)": aspirin.get(SHARE),
+    }
+
+
+def _crossing(rows: list[Row]) -> int | None:
+    """Atoms of the smallest molecule from which on all that were measured are faster; None if there is none."""
+    molecules = [row for row in rows if "liquid" not in row["structure"] and row[f"{OURS} / {GFN2}"] is not None]
+    first = None
+    for row in sorted(molecules, key=lambda row: -row["atoms"]):
+        if row[f"{OURS} / {GFN2}"] >= 1:
+            break
+        first = row["atoms"]
+    return first
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, packages=["tblite"], model=MODEL)
+    answer(__doc__ or "", run, model=MODEL, with_peers=True)

@@ -1,0 +1,136 @@
+"""Does the energy rank the conformers of unseen drug-like molecules as better methods do?
+
+All neutral molecules of the conformer benchmark whose elements the potential knows, its conformers as published, our
+energies as single points. Spearman's rank correlation within each molecule, against the benchmark's columns of
+GFN2-xTB (what was learned) and of DLPNO-CCSD(T), averaged over molecules; beside it MMFF94 and GFN2-xTB themselves,
+on the same conformers. The columns of GFN2-xTB and DLPNO-CCSD(T) are atomisation energies, larger is more stable, and
+change their sign here. Error: mean absolute difference of energies counted from the molecule's mean.
+Left out: charged molecules, other elements, conformers without an energy in all columns that are compared, and
+molecules of which fewer than 3 conformers are left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+from _frame import Answer, Row, answer
+from _gfn2 import xtb
+from _unseen import BENCHMARK, as_atoms, benchmark_frames, is_neutral
+from _work import each, work_folder
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.data import atomic_numbers
+from ase.units import kcal, mol
+from scipy.stats import spearmanr
+
+from ase_geomol import GeoMolCalculator
+from ase_geomol.errors import GeoMolError
+from ase_geomol.simulate import load_structure
+from ase_geomol.simulate.files import frame_text
+
+MODEL = "geomformer-organic"
+SMOKE = "CCCCO"
+SETTINGS = {"data": BENCHMARK.name, "fewest conformers": 3}
+SIGNS = {"gfn2": -1, "dlpno": -1, "mmff": 1}
+COMPARED = {"gfn2": ("ours", "mmff"), "dlpno": ("ours", "mmff", "gfn2")}
+NAMES = {"ours": "ours", "gfn2": "GFN2-xTB", "dlpno": "DLPNO-CCSD(T)", "mmff": "MMFF94"}
+Conformer = tuple[dict[str, Any], str]
+"""Header and text of a structure."""
+
+
+def run(smoke: bool, model: str) -> Answer:
+    """One row for each method against each reference, with what was left out."""
+    known = GeoMolCalculator(model).elements
+    molecules, left_out = choose(_smoke_conformers() if smoke else list(benchmark_frames()), known)
+    with work_folder("conformers", SETTINGS, smoke, model) as folder:
+        rows = each(molecules, partial(_energies, model=model), folder)
+    failed = [row for row in rows if row["error"]]
+    if failed:
+        raise GeoMolError(f"{len(failed)} molecules could not be computed, the first is {failed[0]}.")
+    table = [
+        {"reference": NAMES[reference], "method": NAMES[method], **score}
+        for reference, methods in COMPARED.items()
+        for method, score in compare([row["energies"] for row in rows], reference, methods).items()
+    ]
+    return Answer(table, left_out)
+
+
+def choose(frames: list[Conformer], known: set[int]) -> tuple[dict[str, list[Conformer]], Row]:
+    """The conformers of each molecule that the potential knows, and how many molecules were left out for what."""
+    molecules: dict[str, list[Conformer]] = defaultdict(list)
+    charged, foreign = set(), set()
+    for info, text in frames:
+        name = str(info["molecule"])
+        elements = {atomic_numbers[line.split(maxsplit=1)[0]] for line in text.splitlines()[2:]}
+        if not is_neutral(info):
+            charged.add(name)
+        elif not elements <= known:
+            foreign.add(name)
+        else:
+            molecules[name].append((info, text))
+    return dict(molecules), {
+        "charged molecules, left out": len(charged),
+        "molecules of other elements, left out": len(foreign),
+    }
+
+
+def compare(molecules: list[dict[str, list[float]]], reference: str, methods: tuple[str, ...]) -> dict[str, Row]:
+    """Scores of each method, on those conformers that have an energy (kcal/mol) of all methods; none if none have."""
+    scores: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
+    used = 0
+    for energies in molecules:
+        values = np.array([energies[name] for name in (reference, *methods)])
+        values = values[:, np.isfinite(values).all(0)]
+        if values.shape[1] < SETTINGS["fewest conformers"]:
+            continue
+        used += values.shape[1]
+        values -= values.mean(1, keepdims=True)
+        for method, mine in zip(methods, values[1:], strict=True):
+            rank = spearmanr(mine, values[0]).statistic  # pyright: ignore[reportAttributeAccessIssue]
+            scores[method].append((float(rank), float(np.abs(mine - values[0]).mean())))
+    return {
+        method: {
+            "molecules": len(found),
+            "left out: too few conformers": len(molecules) - len(found),
+            "conformers": used,
+            "mean Spearman": float(np.nanmean([rank for rank, _ in found])),
+            "median Spearman": float(np.nanmedian([rank for rank, _ in found])),
+            "error kcal/mol": float(np.mean([error for _, error in found])),
+        }
+        for method, found in scores.items()
+        if found
+    }
+
+
+def _energies(conformers: list[Conformer], model: str) -> Row:
+    """Energies (kcal/mol, smaller is more stable) of all conformers by every method; NaN where there is none."""
+    calculator = GeoMolCalculator(model)
+    ours = [_energy(as_atoms(text), calculator) for _, text in conformers]
+    columns = {
+        name: [sign * float(info.get(f"{name}_kcal_mol", np.nan)) for info, _ in conformers]
+        for name, sign in SIGNS.items()
+    }
+    return {"energies": {"ours": ours, **columns}}
+
+
+def _energy(atoms: Atoms, calculator: Calculator) -> float:
+    atoms.calc = calculator
+    return float(atoms.get_potential_energy() / (kcal / mol))
+
+
+def _smoke_conformers() -> list[Conformer]:
+    """Some conformers of a small molecule, with GFN2-xTB in place of all columns."""
+    calculator, frames = xtb(), []
+    for seed in range(4):
+        atoms = load_structure(SMOKE, seed=seed)
+        energy = _energy(atoms, calculator)
+        columns = {f"{name}_kcal_mol": sign * energy for name, sign in SIGNS.items()}
+        frames.append(({"molecule": "smoke", **columns}, frame_text(atoms, {})))
+    return frames
+
+
+if __name__ == "__main__":
+    answer(__doc__ or "", run, model=MODEL, settings=SETTINGS)

@@ -1,0 +1,174 @@
+"""What the quality benchmarks measure, on curves and structures whose answers are known, and how they go on."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from ase import Atoms
+from ase.build import molecule
+from benchmarks import _unseen, _work
+from benchmarks._measures import (
+    bond_stretches,
+    bonds_row,
+    drift,
+    largest_jump,
+    pack,
+    profile_errors,
+    repulsive_below,
+    rmsd,
+    suspicious_intervals,
+)
+
+from ase_geomol.errors import DataError, OutputError
+
+ROOT = Path(__file__).parents[2]
+DISTANCES = np.arange(0.3, 6.0, 0.01)
+
+
+def morse(distance: np.ndarray) -> np.ndarray:
+    """Steep, smooth."""
+    return 50 * np.exp(-distance / 0.1) + 4 * ((1 - np.exp(-2 * (distance - 1.1))) ** 2 - 1)
+
+
+def test_rmsd_sees_shape_not_place() -> None:
+    first = molecule("CH3CH2OH")
+    second = first.copy()
+    second.rotate(40, (1, 2, 3))
+    second.translate([3, -1, 2])
+    assert rmsd(first, second) < 1e-10
+    second.positions[0] += [0.3, 0, 0]
+    assert 0.03 < rmsd(first, second) < 0.1  # at most 0.3 Å / sqrt(9 atoms)
+
+
+def test_bonds_are_followed_through_frames() -> None:
+    start = molecule("CH4")
+    later = start.copy()
+    later.positions[1] = later.positions[0] + 2 * (later.positions[1] - later.positions[0])
+    stretches = bond_stretches(start, [start, later, start])
+    assert len(stretches) == 4
+    assert np.sort(stretches)[-1] == pytest.approx(2 * np.sort(stretches)[0])
+    assert bonds_row(start, [start, later]) == {"longest bond / radii": stretches.max(), "broken bonds": 1}
+    assert bonds_row(start, [start])["broken bonds"] == 0
+    assert bonds_row(Atoms("He"), [Atoms("He")]) == {"longest bond / radii": 0.0, "broken bonds": 0}
+
+
+def test_drift_is_the_slope_of_the_line() -> None:
+    time = np.linspace(0, 10, 201)
+    slope, deviation = drift(time, -5000 + 0.25 * time + 0.1 * np.cos(200 * time))
+    assert slope == pytest.approx(0.25, abs=0.005)
+    assert deviation == pytest.approx(0.1, rel=0.2)
+
+
+def test_profiles_are_compared_without_their_constant() -> None:
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    reference = np.cos(3 * angles)
+    assert profile_errors(reference + 7, reference) == pytest.approx({"minimum": 0, "mean": 0, "barrier": 0}, abs=1e-12)
+    errors = profile_errors(2 * reference, reference)
+    assert errors["barrier"] == pytest.approx(2)
+    assert errors["minimum"] == pytest.approx(1)
+    assert errors["mean"] == pytest.approx(np.abs(reference).mean())
+
+
+@pytest.mark.parametrize("place", [0.5, 2.345, 5.0])
+@pytest.mark.parametrize("height", [1e-4, 1.0])
+def test_a_jump_is_found_wherever_it_is(place: float, height: float) -> None:
+    def jumping(distance: np.ndarray) -> np.ndarray:
+        return morse(distance) + height * (distance > place)
+
+    values = jumping(DISTANCES)
+    assert DISTANCES[suspicious_intervals(values, 1)[0]] == pytest.approx(place, abs=0.0101)
+    assert largest_jump(jumping, DISTANCES, values) == pytest.approx(
+        height / (1 + abs(morse(np.array(place)))), rel=0.01
+    )
+
+
+def test_a_smooth_curve_has_no_jump() -> None:
+    def ending(distance: np.ndarray) -> np.ndarray:
+        """Exactly zero beyond 5 Å, as a potential with a cutoff."""
+        return morse(distance) * np.where(distance < 5, (1 - np.minimum(distance / 5, 1) ** 2) ** 3, 0)
+
+    assert largest_jump(morse, DISTANCES, morse(DISTANCES)) < 1e-6
+    assert largest_jump(ending, DISTANCES, ending(DISTANCES)) < 1e-6
+
+
+def test_repulsion_is_asked_for_at_short_distance_only() -> None:
+    forces = np.where(DISTANCES < 1.0, 1.0, -1.0)
+    assert repulsive_below(DISTANCES, forces, 0.9)
+    assert not repulsive_below(DISTANCES, forces, 1.2)
+
+
+def test_packed_molecules_are_whole_and_apart() -> None:
+    ethanol = molecule("CH3CH2OH")
+    cube = pack(ethanol, 2, 5.5, seed=0)
+    assert len(cube) == 8 * len(ethanol)
+    assert cube.get_volume() == pytest.approx(11.0**3)
+    distances = cube.get_all_distances(mic=True)
+    for copy in range(8):
+        own = slice(9 * copy, 9 * copy + 9)
+        assert rmsd(cube[own], ethanol) < 1e-10
+        distances[own, own] = np.inf
+    assert distances.min() > 1.2
+    assert np.array_equal(pack(ethanol, 2, 5.5, seed=0).positions, cube.positions)
+
+
+def test_no_recipe_labels_the_molecules_of_the_benchmark() -> None:
+    recipes = [yaml.safe_load(path.read_text()) for path in (ROOT / "training/recipes/shipped").glob("*.yaml")]
+    makers = [recipe for recipe in recipes if "druglike_atoms" in recipe]
+    assert makers
+    assert {recipe["exclude"] for recipe in makers} == {str(_unseen.BENCHMARK)}
+
+
+def test_molecules_are_read_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = "2\nProperties=species:S:1:pos:R:3 smiles=F molecule={} charge={} gfn2_kcal_mol=1.5\nH 0 0 0\nF 0 0 {}\n"
+    frames = [("a", 0, 0.91), ("a", 0, 0.92), ("b", 0, 0.93), ("ion", 1, 0.94)]
+    path = tmp_path / "molecules.extxyz.xz"
+    with lzma.open(path, "wt") as file:
+        file.write("".join(frame.format(*content) for content in frames))
+    monkeypatch.setattr(_unseen, "BENCHMARK", path)
+    found = {atoms.info["name"]: atoms for atoms in _unseen.unseen()}
+    assert sorted(found) == ["a", "b"]
+    assert found["a"].positions[1, 2] == 0.91
+    assert [info["charge"] for info, _ in _unseen.benchmark_frames()] == [0, 0, 0, 1]
+    monkeypatch.setattr(_unseen, "BENCHMARK", tmp_path / "missing")
+    with pytest.raises(DataError, match="--smoke"):
+        next(_unseen.unseen())
+    assert [atoms.info["name"] for atoms in _unseen.unseen(("CCO",))] == ["C2H6O"]
+
+
+def test_finished_pieces_are_not_done_again(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def work(number: int) -> dict[str, float]:
+        done.append(number)
+        if number == 2 and len(done) < 3:
+            raise ValueError("not yet")
+        return {"double": 2.0 * number}
+
+    items = {"one": 1, "two": 2}
+    first = _work.each(items, work, tmp_path)
+    assert [row["error"] for row in first] == ["", "ValueError: not yet"]
+    table = _work.table(first, {"double": max})
+    assert [row["double"] for row in table] == [2.0, None, 2.0]
+    assert (table[-1]["name"], table[-1]["error"]) == ("all 2", 1)
+    again = _work.each(items, work, tmp_path)
+    assert done == [1, 2, 2]
+    assert [row["double"] for row in again] == [2.0, 4.0]
+    assert again[0] == first[0]
+
+
+def test_work_is_kept_for_its_settings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_work, "FOLDER", tmp_path)
+    with _work.work_folder("script", {"seed": 1}, smoke=False) as folder:
+        frames = [molecule("CH4"), molecule("H2O")]
+        assert len(_work.frames_of(folder / "frames.extxyz", lambda: frames)) == 2
+    with _work.work_folder("script", {"seed": 1}, smoke=False) as folder:
+        assert len(_work.frames_of(folder / "frames.extxyz", list)) == 2
+    with pytest.raises(OutputError, match="other settings"), _work.work_folder("script", {"seed": 2}, smoke=False):
+        pass
+    with _work.work_folder("script", {"seed": 2}, smoke=True) as folder:
+        assert tmp_path not in folder.parents
+    assert not folder.exists()

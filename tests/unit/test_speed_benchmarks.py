@@ -1,0 +1,152 @@
+"""What the benchmarks of speed and memory stand on."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ase.neighborlist import neighbor_list
+from benchmarks import _clock, _operations, _peers, _structures, _timing
+from torch import nn
+
+BENCHMARKS = Path(_timing.__file__).parent
+PEER = f"""
+import sys, time
+sys.path.insert(0, {str(BENCHMARKS)!r})
+from _timing import serve
+print("libraries are chatty")
+serve({{"four": lambda: 4.0, "sleep": lambda: time.sleep(60), "end": lambda: sys.exit(1)}}, {{"threads": 1}})
+"""
+
+
+@pytest.fixture
+def peer(tmp_path: Path):
+    script = tmp_path / "peer.py"
+    script.write_text(PEER)
+    started = _peers.Peer(sys.executable, script)
+    yield started
+    started.stop()
+
+
+@pytest.mark.parametrize("atoms", [64, 128, 512, 4096])
+def test_liquid_has_its_density_and_no_close_contacts(atoms: int) -> None:
+    box = _structures.liquid(atoms)
+    assert len(box) == atoms
+    assert box.get_masses().sum() / 0.602214 / box.get_volume() == pytest.approx(1.049, rel=1e-6)
+    first, second, distance = neighbor_list("ijd", box, 3.0)
+    assert distance[first // 8 != second // 8].min() > 2.0
+    assert np.array_equal(box.positions, _structures.liquid(atoms).positions)
+
+
+def test_liquid_comes_in_doublings_of_64() -> None:
+    with pytest.raises(ValueError, match="100 atoms"):
+        _structures.liquid(100)
+
+
+def test_peptide_grows_by_ten_atoms() -> None:
+    assert [len(_structures.peptide(n)) for n in (1, 3)] == [22, 42]
+
+
+def test_turns_alternate() -> None:
+    order: list[str] = []
+
+    def turn(name: str, seconds: float):
+        return lambda: order.append(name) or seconds
+
+    assert _timing.time_in_turns({"a": turn("a", 1.0), "b": turn("b", 2.0)}, rounds=3) == {"a": 1.0, "b": 2.0}
+    assert order == ["a", "b"] * 3
+
+
+def test_timed_warms_up_and_measures_at_least_once() -> None:
+    calls: list[float] = []
+    assert _timing.timed(lambda: calls.append(time.sleep(0.02) or 0.0), seconds=0) >= 0.02  # type: ignore[func-returns-value]
+    assert len(calls) == 2
+
+
+def test_peer_tells_about_itself_and_answers(peer: _peers.Peer) -> None:
+    assert peer.ask("four") == 4.0
+    assert peer.about == {"threads": 1}
+
+
+def test_peer_goes_on_after_an_error(peer: _peers.Peer) -> None:
+    with pytest.raises(_peers.PeerError, match="KeyError: 'five'"):
+        peer.ask("five")
+    assert peer.ask("four") == 4.0
+
+
+def test_peer_starts_anew_when_it_took_too_long_or_ended(peer: _peers.Peer) -> None:
+    peer.start()
+    with pytest.raises(_peers.PeerError, match=r"no answer within 0\.1 s"):
+        peer.ask("sleep", limit=0.1)
+    with pytest.raises(_peers.PeerError, match="ended"):
+        peer.ask("end")
+    assert peer.ask("four") == 4.0
+
+
+def test_missing_peers_are_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = _peers.Package("SevenNet-0", "_peer_sevennet.py", "sevenn==0.13.0")
+    peers = _peers.Peers()
+    assert peers.start(package) is None
+    assert "--environments" in peers.left_out[0]
+    monkeypatch.setattr(_peers.sys, "executable", "false")
+    peers = _peers.Peers(tmp_path)
+    assert peers.start(package) is None
+    assert "'-m venv" in peers.left_out[0]
+    assert "failed" in peers.left_out[0]
+
+
+class Network(nn.Module):
+    """Two linear maps of positions, called like a potential."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 1))
+
+    def forward(self, graph: SimpleNamespace, *, forces: bool = True) -> torch.Tensor:
+        energy = self.layers(1.0 * graph.positions).sum()
+        return torch.autograd.grad(energy, graph.positions, create_graph=True)[0] if forces else energy
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    network, graph = Network(), SimpleNamespace(positions=torch.randn(7, 3, requires_grad=True))
+    counted = _operations.operations(network, graph)  # type: ignore[arg-type]
+    assert counted == 2 * 7 * (3 * 5 + 5 * 1)
+    assert counted == _operations.counted_by_torch(lambda: network(graph, forces=False))
+    assert _operations.counted_by_torch(lambda: network(graph)) == _operations.ENERGY_AND_FORCES * counted
+    by_torch = _operations.counted_by_torch(lambda: network(graph).square().sum().backward())
+    assert 0.6 < by_torch / (_operations.TRAINING_STEP * counted) <= 1
+
+
+def test_clock_gives_time_to_the_innermost_part() -> None:
+    program = SimpleNamespace(sleep=lambda: time.sleep(0.05))
+    program.loop = lambda: (time.sleep(0.1), program.sleep())
+    program.all = lambda: (program.sleep(), program.loop())
+    clock = _clock.Clock(loop="loop", outside="outside")
+    with ExitStack() as stack:
+        for name, part in {"all": "outside", "loop": "loop", "sleep": "sleep"}.items():
+            stack.enter_context(clock.around(program, name, part))
+        start = time.perf_counter()
+        program.all()
+        total = time.perf_counter() - start
+    assert clock.seconds["outside"] >= 0.05
+    assert clock.seconds["loop"] >= 0.1
+    assert clock.seconds["sleep"] >= 0.05
+    assert sum(clock.seconds.values()) == pytest.approx(total, abs=0.02)
+    assert not hasattr(program.sleep, "__wrapped__")
+
+
+def test_crossing_is_where_all_larger_molecules_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    speed = importlib.import_module("speed")
+    ratios = {9: 2.0, 21: 0.9, 40: 1.1, 60: 0.8, 100: 0.5}
+    rows = [{"structure": "molecule", "atoms": n, "ours / GFN2-xTB": ratio} for n, ratio in ratios.items()]
+    rows += [{"structure": "liquid", "atoms": 512, "ours / GFN2-xTB": None}]
+    assert speed._crossing(rows) == 60
+    assert speed._crossing(rows[:3]) is None
