@@ -1,42 +1,70 @@
-"""How many operations a network needs: counted from the shapes of its modules, and by torch as it runs."""
+"""How many operations a network needs: counted from its configuration, and by torch as it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ase_geomol.graph import AtomGraph
+from ase_geomol.models import GeoMFormerConfig
+from ase_geomol.nn import make_blocks
 from ase_geomol.potential import Potential
 
 ENERGY_AND_FORCES = 2
-"""Each product of a linear map y = x W is followed by one for the gradient by x, from which forces follow."""
+"""Each product y = x W is followed by one for the gradient by x (attention: by both), from which forces follow."""
 TRAINING_STEP = 6
 """Both products are differentiated by their two operands in turn: 2 + 2 * 2."""
 
 
-def operations(potential: Potential, graph: AtomGraph) -> int:
-    """Multiplications and additions of all linear maps in one energy: the sum of 2 * rows * inputs * outputs.
+def operations(config: GeoMFormerConfig, atoms: int, pairs: int) -> int:
+    """Multiplications and additions of all products of matrices in one energy of the local form.
 
-    Rows are atoms, their three vector components, or neighbour pairs, whatever a map is applied to. Products that are
-    not linear maps, such as those of attention, are left out, and so is all that is done element by element. With the
-    factors above it is an upper bound: a map whose result the energy does not depend on has no derivative.
+    What is done element by element is left out. With the factors above it is an upper bound: a product that the
+    energy does not depend on has no derivative.
+
+    Args:
+        config: of the network.
+        atoms: slots of atoms, the empty ones among them.
+        pairs: slots of pairs, the empty ones and those of an atom with itself among them.
     """
-    counted = [0]
+    d, r, kernels = config.channels, config.ffn_channels, config.radial_channels or config.kernels
+    maps = {  # d x d matrices and the rows of each atom that they act on
+        "invariant_self": 4,
+        "equivariant_self": 3 * 4,
+        "invariant_cross": 2 + 3 * (6 if config.query_products else 4),
+        "equivariant_cross": 3 + 3 * 4,
+        "quadrupole": 2 + 3 * 2 + 5 * 2,
+    }
+    attended = {  # rows of d numbers of each pair, of queries with keys and of weights with values
+        "invariant_self": 2,
+        "equivariant_self": 3 + 3,
+        "invariant_cross": 2 + (3 if config.query_products else 0),
+        "equivariant_cross": 3 + 3 + 3,
+        "quadrupole": 5,
+    }
+    radial = {"invariant_self": 2, "equivariant_self": 1, "invariant_cross": 1, "equivariant_cross": 3, "quadrupole": 1}
+    left_out = {*config.without, *(() if config.quadrupole else ("quadrupole",))}
+    if "structural_bias" in left_out:
+        radial = {part: count - (part != "quadrupole") for part, count in radial.items()}
+    layer = 0
+    for part in maps.keys() - left_out:
+        layer += atoms * maps[part] * d**2 + pairs * (attended[part] * d + radial[part] * config.heads * kernels)
+    layer += 0 if "invariant_ffn" in left_out else atoms * 2 * d * r
+    layer += 0 if "equivariant_ffn" in left_out else atoms * (1 + 3 * 2) * d * r
+    start = 3 * pairs * config.kernels + atoms * config.kernels * d * (3 + config.centrality)
+    if config.radial_channels is not None:
+        start += pairs * config.kernels * config.radial_channels
+    readout = atoms * (d**2 + d)
+    return 2 * (start + config.layers * layer + readout)
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        counted[0] += 2 * output.numel() * module.in_features  # type: ignore[operator]
 
-    linear = [module for module in potential.modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_hook(count) for module in linear]
-    with torch.no_grad():
-        potential(graph, forces=False)
-    for handle in handles:
-        handle.remove()
-    return counted[0]
+def of_potential(potential: Potential, graph: AtomGraph) -> int:
+    """`operations` of one energy of a batch."""
+    config = potential.model.config  # type: ignore[attr-defined]
+    blocks = make_blocks(graph.system, graph.edge_index)
+    return operations(config, len(blocks.selves), blocks.count * blocks.receivers * blocks.senders)
 
 
 def counted_by_torch(call: Callable[[], Any]) -> int:

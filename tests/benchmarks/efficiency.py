@@ -1,7 +1,7 @@
 """Which share of the machine's rate of matrix multiplication do an inference call and a training step reach?
 
 The rate is that of two square float32 matrices, measured in the same turns. "operations" are those of the network's
-linear maps, from their shapes (see `_operations`); "by torch" are those of all matrix products that torch ran.
+products of matrices, from its configuration (see `_operations`); "by torch" are those that torch counted as it ran.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from _frame import Row, answer, progress
-from _operations import ENERGY_AND_FORCES, TRAINING_STEP, counted_by_torch, operations
+from _operations import ENERGY_AND_FORCES, TRAINING_STEP, counted_by_torch, of_potential
 from _structures import ASPIRIN, liquid
 from _timing import time_in_turns, timed
 from _training import training_batch, training_step
@@ -48,13 +48,13 @@ def run(smoke: bool, model: str) -> list[Row]:
 def _inference(atoms: Atoms, model: str) -> Work:
     potential = load_checkpoint(model).potential
     graph = from_atoms(atoms, potential.cutoff)
-    return Work(lambda: potential(graph), graph, ENERGY_AND_FORCES * operations(potential, graph))
+    return Work(lambda: potential(graph), graph, ENERGY_AND_FORCES * of_potential(potential, graph))
 
 
 def _training(model: str, structures: int) -> Work:
     potential, batch = load_checkpoint(model).potential, training_batch(model, structures)
     step = training_step(potential, batch)
-    return Work(step, batch.graph, TRAINING_STEP * operations(potential, batch.graph))
+    return Work(step, batch.graph, TRAINING_STEP * of_potential(potential, batch.graph))
 
 
 def _row(name: str, work: Work, rounds: int) -> Row:

@@ -16,6 +16,8 @@ from ase.neighborlist import neighbor_list
 from benchmarks import _clock, _operations, _peers, _structures, _timing
 from torch import nn
 
+from ase_geomol.graph import edge_vectors, from_atoms
+
 BENCHMARKS = Path(_timing.__file__).parent
 PEER = f"""
 import sys, time
@@ -102,26 +104,24 @@ def test_missing_peers_are_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatc
     assert "failed" in peers.left_out[0]
 
 
-class Network(nn.Module):
-    """Two linear maps of positions, called like a potential."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 1))
-
-    def forward(self, graph: SimpleNamespace, *, forces: bool = True) -> torch.Tensor:
-        energy = self.layers(1.0 * graph.positions).sum()
-        return torch.autograd.grad(energy, graph.positions, create_graph=True)[0] if forces else energy
+OPTIONS = {
+    "shipped form": {},
+    "smaller": {"query_products": False, "quadrupole": False, "centrality": False},
+    "paper's bias": {"radial_channels": 7, "attention_norm": "softmax"},
+    "without parts": {"without": ["equivariant_self", "invariant_ffn", "structural_bias"]},
+}
 
 
-def test_operations_are_those_that_torch_counts() -> None:
-    network, graph = Network(), SimpleNamespace(positions=torch.randn(7, 3, requires_grad=True))
-    counted = _operations.operations(network, graph)  # type: ignore[arg-type]
-    assert counted == 2 * 7 * (3 * 5 + 5 * 1)
-    assert counted == _operations.counted_by_torch(lambda: network(graph, forces=False))
-    assert _operations.counted_by_torch(lambda: network(graph)) == _operations.ENERGY_AND_FORCES * counted
-    by_torch = _operations.counted_by_torch(lambda: network(graph).square().sum().backward())
-    assert 0.6 < by_torch / (_operations.TRAINING_STEP * counted) <= 1
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("name", ["ethanol", "bulk"])
+def test_operations_are_those_that_torch_counts(make_potential, make_structure, options: dict, name: str) -> None:
+    potential = make_potential(seed=0, **options)
+    graph = from_atoms(make_structure(name), potential.cutoff)
+    counted = _operations.of_potential(potential, graph)
+    vectors = edge_vectors(graph, graph.positions, graph.cell)
+    one_energy = lambda: potential.model(graph.numbers, graph.system, graph.edge_index, vectors)  # noqa: E731
+    assert counted == _operations.counted_by_torch(one_energy)
+    assert counted < _operations.counted_by_torch(lambda: potential(graph)) <= 3 * counted
 
 
 def test_clock_gives_time_to_the_innermost_part() -> None:
