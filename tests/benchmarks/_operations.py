@@ -48,16 +48,20 @@ def operations(config: GeoMFormerConfig, atoms: int, pairs: int) -> int:
     left_out = {*config.without, *(() if config.quadrupole else ("quadrupole",))}
     if "structural_bias" in left_out:
         radial = {part: count - (part != "quadrupole") for part, count in radial.items()}
-    layer = 0
+    maps |= {"invariant_ffn": 2 * r / d, "equivariant_ffn": 7 * r / d}
+    layers = 0.0
     for part in maps.keys() - left_out:
-        layer += atoms * maps[part] * d**2 + pairs * (attended[part] * d + radial[part] * config.heads * kernels)
-    layer += 0 if "invariant_ffn" in left_out else atoms * 2 * d * r
-    layer += 0 if "equivariant_ffn" in left_out else atoms * (1 + 3 * 2) * d * r
+        products = atoms * maps[part] * d**2
+        products += pairs * (attended.get(part, 0) * d + radial.get(part, 0) * config.heads * kernels)
+        unread = not config.direct_forces and part in ("equivariant_cross", "equivariant_ffn")  # in the last layer
+        layers += products * (config.layers - unread)
+    if not config.direct_forces and "quadrupole" not in left_out:
+        layers -= atoms * 6 * d**2
     start = 3 * pairs * config.kernels + atoms * config.kernels * d * (3 + config.centrality)
     if config.radial_channels is not None:
         start += pairs * config.kernels * config.radial_channels
     readout = atoms * (d**2 + d)
-    return 2 * (start + config.layers * layer + readout)
+    return round(2 * (start + layers + readout))
 
 
 def of_potential(potential: Potential, graph: AtomGraph) -> int:

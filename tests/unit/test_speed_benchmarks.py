@@ -11,10 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from ase.neighborlist import neighbor_list
 from benchmarks import _clock, _operations, _peers, _structures, _timing
-from torch import nn
 
 from ase_geomol.graph import edge_vectors, from_atoms
 

@@ -203,25 +203,27 @@ class Quadrupole(HeadwiseModule):
 
     Vectors alone cannot tell a planar or linear environment from an isotropic one (n-fold symmetry cancels
     their sum); this can. Scalars receive ``<A Q_i, B Q_i>``, vectors the product of the symmetric traceless matrix
-    Q_i with a vector of the same atom.
+    Q_i with a vector of the same atom, where these are read.
     """
 
-    def __init__(self, config: GeoMFormerConfig) -> None:
+    def __init__(self, config: GeoMFormerConfig, *, vectors_are_read: bool = True) -> None:
         super().__init__(config, 1)
         d = config.channels
         self.value = nn.Linear(d, d)
-        self.vectors = nn.Linear(d, d, bias=False)
         self.factors = nn.Linear(d, 2 * d, bias=False)
         self.out_scalars = nn.Linear(d, d)
-        self.out_vectors = nn.Linear(d, d, bias=False)
+        self.vectors = nn.Linear(d, d, bias=False) if vectors_are_read else None
+        self.out_vectors = nn.Linear(d, d, bias=False) if vectors_are_read else None
 
-    def forward(self, scalars: Tensor, vectors: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Map (A, d), (A, 3, d) to updates of the same shapes."""
+    def forward(self, scalars: Tensor, vectors: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
+        """Map (A, d), (A, 3, d) to updates of the same shapes; None where nobody reads the vectors."""
         (filter_,) = self.radial_functions(geometry)
         weights = (filter_.view(self.heads, *geometry.envelope.shape) * geometry.envelope).view_as(filter_)
         moments = self.moments(weights, geometry.quadrupole, self.value(scalars), geometry.blocks)
         first, second = self.factors(moments).chunk(2, -1)
         product = (first * second).sum(1) / math.sqrt(5)
+        if self.vectors is None or self.out_vectors is None:
+            return self.out_scalars(product), None
         return self.out_scalars(product), self.out_vectors(_matrix_times(moments, self.vectors(vectors)))
 
 

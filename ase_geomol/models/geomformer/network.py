@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,9 +36,13 @@ CENTROID_SOFTENING = 0.1
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, feed-forward: each normed first, each added to what came in (eq. 3)."""
+    """Self-attention, cross-attention, feed-forward: each normed first, each added to what came in (eq. 3).
 
-    def __init__(self, config: GeoMFormerConfig) -> None:
+    Without ``vectors_are_read`` the parts are left out whose vectors nobody reads: in the last block of a network
+    that has no head for vectors.
+    """
+
+    def __init__(self, config: GeoMFormerConfig, *, vectors_are_read: bool = True) -> None:
         super().__init__()
         self.norms = nn.ModuleList(Norms(config) for _ in range(3))
         self.dropout = config.hidden_dropout
@@ -49,8 +55,9 @@ class Block(nn.Module):
             "equivariant_ffn": EquivariantFeedForward,
         }
         if config.quadrupole and config.cutoff is not None:
-            parts["quadrupole"] = Quadrupole
-        self.parts = nn.ModuleDict({k: make(config) for k, make in parts.items() if k not in config.without})
+            parts["quadrupole"] = partial(Quadrupole, vectors_are_read=vectors_are_read)
+        left_out = {*config.without, *(() if vectors_are_read else ("equivariant_cross", "equivariant_ffn"))}
+        self.parts = nn.ModuleDict({name: make(config) for name, make in parts.items() if name not in left_out})
 
     def forward(self, scalars: Tensor, vectors: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Map (A, d), (A, 3, d) to the same shapes."""
@@ -62,7 +69,8 @@ class Block(nn.Module):
         vectors = self._add(vectors, "equivariant_cross", s, v, geometry)
         if "quadrupole" in self.parts:
             more_scalars, more_vectors = self.parts["quadrupole"](s, v, geometry)
-            scalars, vectors = scalars + self._dropped(more_scalars), vectors + self._dropped(more_vectors)
+            scalars = scalars + self._dropped(more_scalars)
+            vectors = vectors if more_vectors is None else vectors + self._dropped(more_vectors)
         s, v = self.norms[2](scalars, vectors)
         return self._add(scalars, "invariant_ffn", s), self._add(vectors, "equivariant_ffn", s, v)
 
@@ -99,7 +107,8 @@ class GeoMFormer(nn.Module):
         self.centrality = nn.Linear(k, d, bias=False) if config.centrality else None
         self.from_centroid = GaussianBasis(k, reach, n) if config.cutoff is None else None
         self.start_vectors = nn.Linear(k, d, bias=False)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers - 1))
+        self.blocks.append(Block(config, vectors_are_read=config.direct_forces))
         self.final_norms = Norms(config)
         self.readout = ScalarReadout(d)
         self.force_readout = VectorReadout(d) if config.direct_forces else None
