@@ -13,7 +13,7 @@ class ModelOutput(NamedTuple):
     Attributes:
         energies: (N,) dimensionless energy of each atom; the potential scales and shifts it.
         scalars: (N, d) invariant features.
-        vectors: (N, 3, d) equivariant features.
+        vectors: (N, 3, d) equivariant features; a network without a head for vectors may leave out their last update.
         forces: (N, 3) from a direct head, dimensionless, or None where the model has none.
     """
 

@@ -36,5 +36,5 @@ def attention_weights(logits: Tensor, envelope: Tensor, logarithm: Tensor, norm:
     if norm == "silu":
         return envelope * functional.silu(logits)
     if norm == "sum":
-        return envelope * logits.exp()
+        return (logits + logarithm).exp()
     return torch.softmax(logits + logarithm, -1)
