@@ -14,6 +14,7 @@ from benchmarks import _unseen, _work
 from benchmarks._measures import (
     bond_stretches,
     bonds_row,
+    count_minima,
     drift,
     largest_jump,
     pack,
@@ -99,6 +100,11 @@ def test_repulsion_is_asked_for_at_short_distance_only() -> None:
     forces = np.where(DISTANCES < 1.0, 1.0, -1.0)
     assert repulsive_below(DISTANCES, forces, 0.9)
     assert not repulsive_below(DISTANCES, forces, 1.2)
+
+
+def test_minima_are_counted_without_noise() -> None:
+    assert count_minima(np.gradient(-morse(DISTANCES), DISTANCES)) == 1
+    assert count_minima(np.array([9.0, -1.0, 1.0, -1.0, 0.001, -0.001, 0.001, -0.001])) == 2
 
 
 def test_packed_molecules_are_whole_and_apart() -> None:
