@@ -101,6 +101,12 @@ def repulsive_below(distances: np.ndarray, forces: np.ndarray, limit: float) -> 
     return bool((forces[distances <= limit] > 0).all())
 
 
+def count_minima(forces: np.ndarray, noise: float = 0.01) -> int:
+    """How often a radial force turns from pushing apart to pulling together; weaker ones (eV/Å) are not looked at."""
+    pushes = forces[np.abs(forces) > noise] > 0
+    return int((pushes[:-1] & ~pushes[1:]).sum())
+
+
 def pack(molecule: Atoms, per_side: int, spacing: float, seed: int) -> Atoms:
     """A periodic cube of ``per_side``³ copies on a grid (Å), turned so that they keep away from each other.
 

@@ -8,7 +8,7 @@ meaning as molecules (many have an odd number of electrons): the question is abo
 - Repulsive: the force pushes the atoms apart everywhere below 0.6 sums of covalent radii (no bond is that short), and
   at 0.3 Å the energy is above that of the separated atoms.
 
-The picture shows the curves of all pairs.
+The number of minima tells of waves that no pair of atoms has; it is shown, not judged. The picture shows all curves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from _frame import Answer, Row, answer, progress
-from _measures import largest_jump, repulsive_below
+from _measures import count_minima, largest_jump, repulsive_below
 from _work import work_folder
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
@@ -79,6 +79,7 @@ def _row(both, pair: tuple[int, int], distances: np.ndarray, energies: np.ndarra
         "at 0.3 Å eV": float(wall),
         "minimum eV": float(energies[deepest] - energies[-1]),
         "minimum Å": float(distances[deepest]),
+        "minima": count_minima(forces),
         "smooth": "yes" if max(jumps) < SETTINGS["jump"] else "NO",
         "repulsive": "yes" if wall > 0 and repulsive_below(distances, forces, limit) else "NO",
     }

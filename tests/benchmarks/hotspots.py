@@ -1,7 +1,7 @@
 """Which operations take the time of an energy-and-forces call and of a training step?
 
-Measured by torch.profiler: time in an operation itself, not in those that it calls. "aten::…Backward" and the like
-are steps of the derivative.
+Measured by torch.profiler: time in an operation itself, not in those that it calls. Names with "Backward" are steps of
+a derivative.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def _draw(rows: list[Row], path: Path) -> None:
         figure.axes[0].legend(fontsize=7)
         figure.supxlabel("Turned by (°)")
         figure.supylabel("Energy − mean (kcal/mol)")
-    figure.savefig(path)
+    figure.savefig(path, dpi=160)
 
 
 if __name__ == "__main__":

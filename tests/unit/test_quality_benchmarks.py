@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import lzma
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks import _unseen, _work
 from benchmarks._measures import (
     bond_stretches,
     bonds_row,
+    count_minima,
     drift,
     largest_jump,
     pack,
@@ -23,6 +25,7 @@ from benchmarks._measures import (
     suspicious_intervals,
 )
 
+from ase_geomol import GeoMolCalculator
 from ase_geomol.errors import DataError, OutputError
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +104,11 @@ def test_repulsion_is_asked_for_at_short_distance_only() -> None:
     assert not repulsive_below(DISTANCES, forces, 1.2)
 
 
+def test_minima_are_counted_without_noise() -> None:
+    assert count_minima(np.gradient(-morse(DISTANCES), DISTANCES)) == 1
+    assert count_minima(np.array([9.0, -1.0, 1.0, -1.0, 0.001, -0.001, 0.001, -0.001])) == 2
+
+
 def test_packed_molecules_are_whole_and_apart() -> None:
     ethanol = molecule("CH3CH2OH")
     cube = pack(ethanol, 2, 5.5, seed=0)
@@ -172,3 +180,56 @@ def test_work_is_kept_for_its_settings_only(tmp_path: Path, monkeypatch: pytest.
     with _work.work_folder("script", {"seed": 2}, smoke=True) as folder:
         assert tmp_path not in folder.parents
     assert not folder.exists()
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """A function that imports one of the benchmarks as its own command does."""
+    monkeypatch.syspath_prepend(ROOT / "tests/benchmarks")
+    return importlib.import_module
+
+
+def test_conformers_are_ranked_within_molecules(script) -> None:
+    conformers = script("conformers")
+    falling = {"ours": [3.0, 2.0, 1.0, 0.0], "mmff": [0.0, 1.0, 2.0, 3.0], "gfn2": [6.0, 4.0, 2.0, 0.0]}
+    falling["dlpno"] = [3.0, 2.0, float("nan"), 0.0]
+    scores = conformers.compare([falling], "gfn2", ("ours", "mmff"))
+    assert scores["ours"]["mean Spearman"] == pytest.approx(1)
+    assert scores["mmff"]["mean Spearman"] == pytest.approx(-1)
+    assert scores["ours"]["error kcal/mol"] == pytest.approx(1.0)
+    few = {**falling, "dlpno": [float("nan")] * 3 + [0.0]}
+    scores = conformers.compare([falling, few], "dlpno", ("ours",))
+    assert (scores["ours"]["conformers"], scores["ours"]["molecules"]) == (3, 1)
+    assert scores["ours"]["left out: too few conformers"] == 1
+    assert conformers.compare([few], "dlpno", ("ours",)) == {}
+
+
+def test_conformers_that_cannot_be_computed_are_counted(script) -> None:
+    frames = [
+        ({"molecule": name, "charge": charge}, f"1\n\n{element} 0 0 0\n")
+        for name, charge, element in (("a", 0, "C"), ("a", 0, "C"), ("ion", -1, "C"), ("foreign", 0, "Si"))
+    ]
+    molecules, left_out = script("conformers").choose(frames, {1, 6})
+    assert {name: len(found) for name, found in molecules.items()} == {"a": 2}
+    assert list(left_out.values()) == [1, 1]
+
+
+def test_torsions_turn_one_side_of_a_single_bond(script) -> None:
+    torsions = script("torsions")
+    assert torsions.rotatable_bonds("CCCC") == [(1, 2)]
+    assert torsions.rotatable_bonds("c1ccccc1") == []
+    atoms, side = torsions.torsion_of("CCCC", seed=0)
+    assert atoms == [0, 1, 2, 3]  # carbon, not hydrogen, at both ends
+    assert {2, 3} <= set(side)
+    assert not {0, 1} & set(side)
+    assert len(side) == 7
+
+
+def test_dimers_in_one_box_are_those_alone(script, checkpoint: Path) -> None:
+    calculator = GeoMolCalculator(checkpoint, dtype="float64")
+    distances = np.array([0.8, 1.3, 2.2, 4.5])
+    energies, forces = script("dimers").curve(distances, calculator, (6, 8))
+    for distance, energy, force in zip(distances, energies, forces, strict=True):
+        alone = Atoms("CO", [(0, 0, 0), (0, 0, distance)], calculator=calculator)
+        assert energy == pytest.approx(alone.get_potential_energy(), abs=1e-9)
+        assert force == pytest.approx(alone.get_forces()[1, 2], abs=1e-9)
