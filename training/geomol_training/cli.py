@@ -175,6 +175,45 @@ def _evaluation_folder(data: str) -> Path:
 
 
 @app.command()
+def nbody(
+    norm: Annotated[str, typer.Option(help="Norm of the vectors: whiten (the paper's) or rms.")] = "whiten",
+    without: Annotated[list[str] | None, typer.Option(help="Leave a part out, e.g. structural_bias.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and batches; the data are always the same.")] = 0,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    dropout: Annotated[float, typer.Option(help="Of attention weights and residual updates.")] = 0.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="End after this time, e.g. 35min, over all resumed runs.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/nbody/ and the options.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    data: Annotated[Path, typer.Option(help="Folder where the simulations are kept.")] = Path("data/nbody"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
+) -> None:
+    """The N-body benchmark: predict where five charged particles will be.
+
+    Example: `geomol-train nbody --norm whiten --seed 0 --time-budget 35min`
+    """
+    with _packages("train", "Training"):
+        from .nbody.learning import make_settings
+        from .nbody.simulate import load
+        from .nbody.train import run as run_training
+
+    budget = None if time_budget is None else parse_duration(time_budget)
+    network = {"equivariant_norm": norm, "without": without or (), "dropout": dropout}
+    settings = make_settings(network=network, seed=seed, lr=lr)
+    folder = Path("runs/nbody") / f"{settings.name}-{steps or time_budget}" if out is None else out
+    console = Console()
+    with console.status("simulating") as status:
+        samples = load(data, lambda done, count: status.update(f"simulating: {done} of {count}"))
+    result = run_training(
+        settings, samples, folder, steps=steps, time_budget=budget, resume=resume, threads=threads, console=console
+    )
+    if result is None:
+        raise typer.Exit(130)
+
+
+@app.command()
 def release(
     checkpoint: Annotated[Path, typer.Argument(help="The trained .safetensors file.")],
     notes: Annotated[Path, typer.Argument(help="YAML with the card's words.")],
