@@ -18,6 +18,7 @@ from ase_geomol.errors import ConfigError, GeoMolError, MissingExtraError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a field of the recipe: key.path=value.")]
 
 
 @app.callback()
@@ -51,6 +52,7 @@ def label(
     time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 40min.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/organic"),
     first: Annotated[int | None, typer.Option(min=1, help="Only the first jobs: a balanced part of all.")] = None,
+    changes: Changes = None,
 ) -> None:
     """Label molecules with GFN2-xTB energies and forces.
 
@@ -63,16 +65,51 @@ def label(
         from .labelling.run import make_labels
 
     budget = None if time_budget is None else parse_duration(time_budget)
-    settings = load_recipe(recipe)
-    console = Console()
+    settings = load_recipe(recipe, changes or ())
+    with _stoppable(out), Display(Console(), settings.name) as display:
+        manifest = make_labels(settings, out, workers, budget, display.update, first)
+    display.summary(manifest, out)
+
+
+@app.command()
+def explore(
+    checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe of what is explored.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 2h.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path(
+        "data/organic_explored"
+    ),
+    first: Annotated[int | None, typer.Option(min=1, help="Only the first jobs: a balanced part of all.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Label more frames where a potential errs: those of its own dynamics with the largest force errors.
+
+    Example: `geomol-train explore runs/geomformer-organic/model.safetensors
+    training/recipes/shipped/geomformer_organic_explore.yaml --out data/organic_explored`
+    """
+    with _packages("labels", "Labelling"):
+        from .labelling.explore import explore as run_explore
+        from .labelling.recipe import load_explore_recipe
+        from .labelling.report import Display
+
+    budget = None if time_budget is None else parse_duration(time_budget)
+    settings = load_explore_recipe(recipe, changes or ())
+    with _stoppable(out), Display(Console(), settings.name) as display:
+        manifest = run_explore(checkpoint, settings, out, workers, budget, display.update, first)
+    display.summary(manifest, out)
+    display.explored(manifest)
+
+
+@contextmanager
+def _stoppable(out: Path) -> Iterator[None]:
+    """Ctrl-C and a request to terminate end the labelling inside, and the user reads how to go on."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Display(console, settings.name) as display:
-            manifest = make_labels(settings, out, workers, budget, display.update, first)
+        yield
     except KeyboardInterrupt:
-        console.print(f"Stopped. {out} holds every finished job: run the same command to resume.", markup=False)
+        Console().print(f"Stopped. {out} holds every finished job: run the same command to resume.", markup=False)
         raise typer.Exit(130) from None
-    display.summary(manifest, out)
 
 
 @app.command()
@@ -84,9 +121,7 @@ def fit(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a field of the recipe: key.path=value.")
-    ] = None,
+    changes: Changes = None,
 ) -> None:
     """Train a potential; its best weights so far are always in OUT/model.safetensors.
 
@@ -103,7 +138,7 @@ def fit(
         from .recipe import load_recipe
 
     budget = None if time_budget is None else parse_duration(time_budget)
-    settings = load_recipe(recipe, tuple(changes or ()))
+    settings = load_recipe(recipe, changes or ())
     folder = Path("runs") / settings.name if out is None else out
     result = run_fit(settings, folder, time_budget=budget, resume=resume, threads=threads)
     if result.stopped_by in ("interrupted", "terminated"):
