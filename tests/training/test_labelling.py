@@ -25,11 +25,11 @@ pytest.importorskip("yaml", reason="recipes need the extra 'train'")
 
 import yaml
 from geomol_training import cli
-from geomol_training.labelling import complexes, geometry, jobs, plan, run, sampling
+from geomol_training.labelling import complexes, geometry, jobs, plan, pools, run, sampling
 from geomol_training.labelling.druglike import random_druglike
 from geomol_training.labelling.engine import GFN2, RejectedFrame, label
 from geomol_training.labelling.fragments import SCAFFOLDS, SUBSTITUENTS
-from geomol_training.labelling.jobs import Job, run_job
+from geomol_training.labelling.jobs import Job, Outcome, run_job
 from geomol_training.labelling.molecules import (
     Molecule,
     connectivity_key,
@@ -190,7 +190,8 @@ class TestSampling:
     def test_dynamics_reach_the_temperature(self, tiny):
         """The bond of H2 is a stiff spring: its variance is kT / k, whatever the masses are."""
         temperature = 500.0
-        relaxed = sampling.relax(g2("H2"), 20)
+        tray = sampling.Tray(50.0)
+        relaxed = sampling.relax(g2("H2"), 20, tray)
         length = relaxed.get_distance(0, 1)
         pulls = []
         for change in (-0.02, 0.02):
@@ -199,7 +200,7 @@ class TestSampling:
             pulls.append(label(moved, 50.0).get_forces()[1] @ (moved.positions[1] - moved.positions[0]) / length)
         stiffness = (pulls[0] - pulls[1]) / 0.04
         runs = tiny.trajectories.model_copy(update={"friction_per_fs": 0.03})
-        steps = sampling.langevin(relaxed, temperature, runs, np.random.default_rng(1))
+        steps = sampling.langevin(relaxed, temperature, runs, np.random.default_rng(1), tray.drive)
         lengths = [moving.get_distance(0, 1) for _, moving, _ in islice(steps, 3000)]
         assert np.std(lengths[200:]) == pytest.approx(np.sqrt(kB * temperature / stiffness), rel=0.15)
 
@@ -214,7 +215,7 @@ class TestSampling:
 
     def test_contacts_stop_at_the_wall(self, tiny):
         tray = sampling.Tray(50.0)
-        water = complexes.settled(g2("H2O"), np.random.default_rng(0))
+        water = complexes.settled(g2("H2O"), np.random.default_rng(0), tray)
         complexes.push_together(water, water, (8, 8), tiny.contacts, np.random.default_rng(0), tray)
         assert tray.rejected["force too large"] <= 1
         nearest = [cdist(frame.positions[:3], frame.positions[3:]).min() for frame in tray.frames]
@@ -237,7 +238,7 @@ class TestPlan:
     def test_excluded_molecules_are_not_labelled(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         Path("unseen.extxyz").write_text('1\nsmiles=O charge=0\nO 0 0 0\n1\nsmiles="C=O"\nC 0 0 0\n')
-        keys, note = plan.excluded_keys(Path("unseen.extxyz"))
+        keys, note = pools.excluded_keys(Path("unseen.extxyz"))
         assert keys == {connectivity_key("O"), connectivity_key("C=O")}
         assert "2 molecules" in note
         fields = tiny_fields(exclude="unseen.extxyz")
@@ -248,13 +249,13 @@ class TestPlan:
         assert not met & keys
 
     def test_an_absent_file_is_noted_and_a_foreign_one_is_an_error(self, tmp_path):
-        assert "absent" in plan.excluded_keys(tmp_path / "none.xz")[1]
+        assert "absent" in pools.excluded_keys(tmp_path / "none.xz")[1]
         (tmp_path / "foreign.extxyz").write_text("1\nno names here\nH 0 0 0\n")
         with pytest.raises(DataError, match="SMILES"):
-            plan.excluded_keys(tmp_path / "foreign.extxyz")
+            pools.excluded_keys(tmp_path / "foreign.extxyz")
 
     def test_molecules_that_do_not_exist_end_the_search(self, monkeypatch):
-        monkeypatch.setattr(plan, "ATTEMPTS", 50)
+        monkeypatch.setattr(pools, "ATTEMPTS", 50)
         with pytest.raises(DataError, match=r"50 drug-like molecules in a row .*druglike_atoms \[1, 2\]"):
             plan.make_plan(LabelRecipe.model_validate(tiny_fields(druglike_atoms=[1, 2])))
 
@@ -285,7 +286,7 @@ class TestJobs:
             "contact": {"contact"},
         }
         for kind, molecules in kinds.items():
-            frames, _ = run_job(Job(kind, kind, 5, (plan.Task(molecules),)), tiny)
+            frames = run_job(Job(kind, kind, 5, (plan.Task(molecules),)), tiny).frames
             assert {frame.info["source"] for frame in frames} == expected[kind]
             for frame in frames:
                 assert frame.info["molecule"] == ".".join(molecule.key for molecule in molecules)
@@ -334,11 +335,10 @@ class TestRun:
         assert not list(tmp_path.glob("*.partial"))
         assert all(path.with_suffix(".json").exists() for path in tmp_path.glob("*.extxyz"))
 
-    def test_a_job_without_frames_is_done_and_no_file(self, tiny, tmp_path, monkeypatch):
-        monkeypatch.setattr(jobs, "run_job", lambda job, recipe: ([], Counter({"force too large": 2})))
+    def test_a_job_without_frames_is_done_and_no_file(self, tmp_path):
         job = Job("small_00000", "small", 5, ())
         assert jobs.counts_of(tmp_path, job) is None
-        assert jobs.run_and_write(job, tiny, tmp_path) == 0
+        assert jobs.run_and_write(job, lambda job: Outcome([], Counter({"force too large": 2})), tmp_path) == 0
         assert not list(tmp_path.glob("*.extxyz"))
         counts = jobs.counts_of(tmp_path, job)
         assert counts is not None

@@ -18,6 +18,7 @@ from ase_geomol.errors import ConfigError, GeoMolError, MissingExtraError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a field of the recipe: key.path=value.")]
 
 
 @app.callback()
@@ -51,6 +52,7 @@ def label(
     time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 40min.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/organic"),
     first: Annotated[int | None, typer.Option(min=1, help="Only the first jobs: a balanced part of all.")] = None,
+    changes: Changes = None,
 ) -> None:
     """Label molecules with GFN2-xTB energies and forces.
 
@@ -63,16 +65,51 @@ def label(
         from .labelling.run import make_labels
 
     budget = None if time_budget is None else parse_duration(time_budget)
-    settings = load_recipe(recipe)
-    console = Console()
+    settings = load_recipe(recipe, changes or ())
+    with _stoppable(out), Display(Console(), settings.name) as display:
+        manifest = make_labels(settings, out, workers, budget, display.update, first)
+    display.summary(manifest, out)
+
+
+@app.command()
+def explore(
+    checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe of what is explored.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 2h.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path(
+        "data/organic_explored"
+    ),
+    first: Annotated[int | None, typer.Option(min=1, help="Only the first jobs: a balanced part of all.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Label more frames where a potential errs: those of its own dynamics with the largest force errors.
+
+    Example: `geomol-train explore runs/geomformer-organic/model.safetensors
+    training/recipes/shipped/geomformer_organic_explore.yaml --out data/organic_explored`
+    """
+    with _packages("labels", "Labelling"):
+        from .labelling.explore import explore as run_explore
+        from .labelling.recipe import load_explore_recipe
+        from .labelling.report import Display
+
+    budget = None if time_budget is None else parse_duration(time_budget)
+    settings = load_explore_recipe(recipe, changes or ())
+    with _stoppable(out), Display(Console(), settings.name) as display:
+        manifest = run_explore(checkpoint, settings, out, workers, budget, display.update, first)
+    display.summary(manifest, out)
+    display.explored(manifest)
+
+
+@contextmanager
+def _stoppable(out: Path) -> Iterator[None]:
+    """Ctrl-C and a request to terminate end the labelling inside, and the user reads how to go on."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Display(console, settings.name) as display:
-            manifest = make_labels(settings, out, workers, budget, display.update, first)
+        yield
     except KeyboardInterrupt:
-        console.print(f"Stopped. {out} holds every finished job: run the same command to resume.", markup=False)
+        Console().print(f"Stopped. {out} holds every finished job: run the same command to resume.", markup=False)
         raise typer.Exit(130) from None
-    display.summary(manifest, out)
 
 
 @app.command()
@@ -84,9 +121,7 @@ def fit(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a field of the recipe: key.path=value.")
-    ] = None,
+    changes: Changes = None,
 ) -> None:
     """Train a potential; its best weights so far are always in OUT/model.safetensors.
 
@@ -103,7 +138,7 @@ def fit(
         from .recipe import load_recipe
 
     budget = None if time_budget is None else parse_duration(time_budget)
-    settings = load_recipe(recipe, tuple(changes or ()))
+    settings = load_recipe(recipe, changes or ())
     folder = Path("runs") / settings.name if out is None else out
     result = run_fit(settings, folder, time_budget=budget, resume=resume, threads=threads)
     if result.stopped_by in ("interrupted", "terminated"):
@@ -172,6 +207,45 @@ def _evaluation_folder(data: str) -> Path:
     while any(sign in path.name for sign in "*?["):
         path = path.parent
     return Path("evaluation") / (path.resolve().name.split(".")[0] or "data")
+
+
+@app.command()
+def nbody(
+    norm: Annotated[str, typer.Option(help="Norm of the vectors: whiten (the paper's) or rms.")] = "whiten",
+    without: Annotated[list[str] | None, typer.Option(help="Leave a part out, e.g. structural_bias.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and batches; the data are always the same.")] = 0,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    dropout: Annotated[float, typer.Option(help="Of attention weights and residual updates.")] = 0.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="End after this time, e.g. 35min, over all resumed runs.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/nbody/ and the options.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    data: Annotated[Path, typer.Option(help="Folder where the simulations are kept.")] = Path("data/nbody"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
+) -> None:
+    """The N-body benchmark: predict where five charged particles will be.
+
+    Example: `geomol-train nbody --norm whiten --seed 0 --time-budget 35min`
+    """
+    with _packages("train", "Training"):
+        from .nbody.learning import make_settings
+        from .nbody.simulate import load
+        from .nbody.train import run as run_training
+
+    budget = None if time_budget is None else parse_duration(time_budget)
+    network = {"equivariant_norm": norm, "without": without or (), "dropout": dropout}
+    settings = make_settings(network=network, seed=seed, lr=lr)
+    folder = Path("runs/nbody") / f"{settings.name}-{steps or time_budget}" if out is None else out
+    console = Console()
+    with console.status("simulating") as status:
+        samples = load(data, lambda done, count: status.update(f"simulating: {done} of {count}"))
+    result = run_training(
+        settings, samples, folder, steps=steps, time_budget=budget, resume=resume, threads=threads, console=console
+    )
+    if result is None:
+        raise typer.Exit(130)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +13,11 @@ from ase_geomol.errors import ConfigError, MissingExtraError
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; raises :class:`ConfigError`."""
+def read_yaml(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; raises :class:`ConfigError`.
+
+    ``changes`` are ``key.path=value`` each, the value in YAML.
+    """
     try:
         import yaml
     except ImportError as error:
@@ -26,7 +30,31 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"The recipe {path} is not valid YAML: {error}") from error
     if not isinstance(fields, dict):
         raise ConfigError(f"The recipe {path} must be a mapping of fields, not {type(fields).__name__}.")
+    for change in changes:
+        _apply(fields, change)
     return fields
+
+
+def _apply(fields: dict[str, Any], change: str) -> None:
+    """Set one ``key.path=value`` in nested mappings."""
+    import yaml
+
+    name, equals, text = change.partition("=")
+    *parents, last = name.strip().split(".")
+    if not equals or not last:
+        raise ConfigError(f"'{change}' is no change of a recipe: write it like data.train=my/folder.")
+    for parent in parents:
+        fields = fields.setdefault(parent, {})
+        if not isinstance(fields, dict):
+            raise ConfigError(f"'{change}': '{parent}' has no fields to set.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{change}': the value is not valid YAML.") from error
+    try:  # YAML 1.1 takes 1e-3 for a text
+        fields[last] = float(value) if isinstance(value, str) else value
+    except ValueError:
+        fields[last] = value
 
 
 def validated(kind: type[Settings], fields: dict[str, Any], path: Path) -> Settings:

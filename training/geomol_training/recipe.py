@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ase_geomol.errors import ConfigError
 from ase_geomol.models import ARCHITECTURES, GeoMFormerConfig
 
 from .config import faults, read_yaml, validated
@@ -242,7 +242,7 @@ class Recipe(Section):
         return self
 
 
-def load_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read and validate a YAML recipe.
 
     Args:
@@ -252,9 +252,7 @@ def load_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
     Raises:
         ConfigError: the file cannot be read, or names the field that is wrong.
     """
-    fields = read_yaml(path)
-    for change in changes:
-        _apply(fields, change)
+    fields = read_yaml(path, changes)
     variables = fields.get("variables")
     if isinstance(variables, dict):
         fields = {name: _filled(value, variables) for name, value in fields.items()}
@@ -270,25 +268,3 @@ def _filled(value: Any, variables: dict[str, Any]) -> Any:
     if isinstance(value, dict):
         return {key: _filled(part, variables) for key, part in value.items()}
     return [_filled(part, variables) for part in value] if isinstance(value, list) else value
-
-
-def _apply(fields: dict[str, Any], change: str) -> None:
-    """Set one ``key.path=value`` in nested mappings."""
-    import yaml
-
-    name, equals, text = change.partition("=")
-    *parents, last = name.strip().split(".")
-    if not equals or not last:
-        raise ConfigError(f"'{change}' is no change of a recipe: write it like data.train=my/folder.")
-    for parent in parents:
-        fields = fields.setdefault(parent, {})
-        if not isinstance(fields, dict):
-            raise ConfigError(f"'{change}': '{parent}' has no fields to set.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{change}': the value is not valid YAML.") from error
-    try:  # YAML 1.1 takes 1e-3 for a text
-        fields[last] = float(value) if isinstance(value, str) else value
-    except ValueError:
-        fields[last] = value

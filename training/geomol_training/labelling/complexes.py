@@ -16,10 +16,9 @@ MONOMER_RELAX_STEPS = 8
 CLUSTER_CONTACT = (1.7, 2.8)  # Å
 
 
-def settled(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+def settled(atoms: Atoms, rng: np.random.Generator, tray: Tray) -> Atoms:
     """A monomer after a few GFN2 steps, centred, with a thermal-like rattle of 0.03 Å."""
-    monomer = relax(atoms, MONOMER_RELAX_STEPS)
-    monomer.calc = None
+    monomer = relax(atoms, MONOMER_RELAX_STEPS, tray)
     monomer.positions += rng.normal(size=monomer.positions.shape) * 0.03 - monomer.positions.mean(axis=0)
     return monomer
 
@@ -36,18 +35,24 @@ def pair_scan(first: Atoms, second: Atoms, settings: Complexes, rng: np.random.G
 
 
 def cluster(monomers: list[Atoms], settings: Trajectories, rng: np.random.Generator, tray: Tray) -> None:
-    """Pack molecules around the first one, relax a few steps and run short dynamics."""
-    packed = monomers[0].copy()
+    """Pack molecules, relax a few steps and run short dynamics."""
+    together = packed(monomers, CLUSTER_CONTACT, rng)
+    tray.add(together, "cluster")
+    relaxed = tray.attempt(relax, together, 10, tray, 2, "cluster")
+    if relaxed is not None:
+        run_dynamics(relaxed, "cluster", settings, rng, tray, frames=6)
+
+
+def packed(monomers: list[Atoms], contact: tuple[float, float], rng: np.random.Generator) -> Atoms:
+    """Molecules around the first one, each at a closest contact (Å) drawn from a range."""
+    together = monomers[0].copy()
     for monomer in monomers[1:]:
         guest = _turned(monomer, rng)
         direction = random_direction(rng)
-        shift = touch(packed.positions, guest.positions, direction, rng.uniform(*CLUSTER_CONTACT))
-        packed = _joined(packed, guest, shift)
-        packed.positions -= packed.positions.mean(axis=0)
-    tray.add(packed, "cluster")
-    relaxed = tray.attempt(relax, packed, 10, tray, 2, "cluster")
-    if relaxed is not None:
-        run_dynamics(relaxed, "cluster", settings, rng, tray, frames=6)
+        shift = touch(together.positions, guest.positions, direction, rng.uniform(*contact))
+        together = _joined(together, guest, shift)
+        together.positions -= together.positions.mean(axis=0)
+    return together
 
 
 def push_together(

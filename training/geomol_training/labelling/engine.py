@@ -1,4 +1,4 @@
-"""GFN2-xTB through tblite: energies in eV, forces in eV/Å, one thread, restarted along a trajectory."""
+"""GFN2-xTB through tblite: energies in eV, forces in eV/Å, one thread, restarted from the last density."""
 
 from __future__ import annotations
 

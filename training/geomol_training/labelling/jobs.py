@@ -6,7 +6,9 @@ import io
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -25,8 +27,16 @@ _RUN_SOURCES = {"qm9": "qm9_md", "druglike": "drug_md", "small": "small_md"}
 PREPARING_STEPS = 5  # GFN2 steps before a bond is turned or stretched
 
 
-def run_job(job: Job, recipe: LabelRecipe) -> tuple[list[Atoms], Counter[str]]:
-    """Return the labelled frames of ``job`` and the number of rejections by reason."""
+class Outcome(NamedTuple):
+    """What a job has made: frames to write, rejections by reason, and other numbers to add up over jobs."""
+
+    frames: list[Atoms]
+    rejected: Counter[str]
+    sums: dict[str, float] = {}  # noqa: RUF012  (never changed)
+
+
+def run_job(job: Job, recipe: LabelRecipe) -> Outcome:
+    """Sample and label the molecules of ``job``."""
     if job.kind == "atom":
         return _isolated_atoms(recipe)
     frames: list[Atoms] = []
@@ -36,10 +46,10 @@ def run_job(job: Job, recipe: LabelRecipe) -> tuple[list[Atoms], Counter[str]]:
         tray = Tray(recipe.max_force)
         tray.attempt(_run_task, job.kind, task, recipe, np.random.default_rng(seed), tray)
         for frame in tray.frames:
-            frame.info = _names(task, frame.info["source"])
+            frame.info = names(task, frame.info["source"])
         frames += tray.frames
         rejected += tray.rejected
-    return frames, rejected
+    return Outcome(frames, rejected)
 
 
 def _run_task(kind: str, task: Task, recipe: LabelRecipe, rng: np.random.Generator, tray: Tray) -> None:
@@ -49,15 +59,15 @@ def _run_task(kind: str, task: Task, recipe: LabelRecipe, rng: np.random.Generat
         relaxed = relax(geometries[0], runs.relax_steps, tray, runs.relax_frames)
         run_dynamics(relaxed, _RUN_SOURCES[kind], runs, rng, tray)
     elif kind == "torsion":
-        turn_torsion(relax(geometries[0], PREPARING_STEPS), recipe.torsions.relax_steps, rng, tray)
+        turn_torsion(relax(geometries[0], PREPARING_STEPS, tray), recipe.torsions.relax_steps, rng, tray)
     elif kind == "distort":
-        prepared = relax(geometries[0], PREPARING_STEPS)
+        prepared = relax(geometries[0], PREPARING_STEPS, tray)
         for _ in range(recipe.distortions.stretches):
             stretch_bond(prepared, recipe.distortions.scale, rng, tray)
         for _ in range(recipe.distortions.rattles):
             rattle(prepared, recipe.distortions.rattle, rng, tray)
     else:
-        monomers = [settled(atoms, rng) for atoms in geometries]
+        monomers = [settled(atoms, rng, tray) for atoms in geometries]
         if kind == "pair":
             pair_scan(monomers[0], monomers[1], recipe.complexes, rng, tray)
         elif kind == "cluster":
@@ -66,7 +76,8 @@ def _run_task(kind: str, task: Task, recipe: LabelRecipe, rng: np.random.Generat
             push_together(monomers[0], monomers[1], task.elements, recipe.contacts, rng, tray)
 
 
-def _names(task: Task, source: str) -> dict:
+def names(task: Task, source: str) -> dict:
+    """What stands beside each frame of ``task``."""
     return {
         "smiles": ".".join(molecule.smiles for molecule in task.molecules),
         "molecule": ".".join(molecule.key for molecule in task.molecules),
@@ -76,7 +87,7 @@ def _names(task: Task, source: str) -> dict:
     }
 
 
-def _isolated_atoms(recipe: LabelRecipe) -> tuple[list[Atoms], Counter[str]]:
+def _isolated_atoms(recipe: LabelRecipe) -> Outcome:
     tray = Tray(recipe.max_force)
     for number in ELEMENTS:
         if tray.add(Atoms([number], positions=np.zeros((1, 3))), "atom"):
@@ -89,7 +100,7 @@ def _isolated_atoms(recipe: LabelRecipe) -> tuple[list[Atoms], Counter[str]]:
                 "split": "train",
                 "charge": 0,
             }
-    return tray.frames, tray.rejected
+    return Outcome(tray.frames, tray.rejected)
 
 
 def shard_path(folder: Path, job: Job) -> Path:
@@ -113,20 +124,21 @@ def counts_of(folder: Path, job: Job) -> dict | None:
     return counts if shard.exists() or empty else None
 
 
-def run_and_write(job: Job, recipe: LabelRecipe, folder: Path) -> int:
-    """Run ``job``, write its counts and then its shard, if it has frames; return their number.
+def run_and_write(job: Job, work: Callable[[Job], Outcome], folder: Path) -> int:
+    """Do the ``work`` of ``job``, write its counts and then its shard, if it has frames; return their number.
 
     Raises:
         OutputError: no permission, no space.
     """
     started = time.monotonic()
-    frames, rejected = run_job(job, recipe)
+    frames, rejected, sums = work(job)
     counts = {
         "frames": len(frames),
         "source": dict(Counter(frame.info["source"] for frame in frames)),
         "split": dict(Counter(frame.info["split"] for frame in frames)),
         "rejected": dict(rejected),
         "seconds": round(time.monotonic() - started, 3),
+        **({"sums": sums} if sums else {}),
     }
     shard = shard_path(folder, job)
     write_json(shard.with_suffix(".json"), counts)

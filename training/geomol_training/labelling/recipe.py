@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -83,8 +84,8 @@ class Contacts(_Section):
     reach: Range = Field(description="range of the distance / sum of covalent radii")
 
 
-class LabelRecipe(_Section):
-    """All that decides which frames are made; the same recipe gives the same frames.
+class Chemistry(_Section):
+    """What all recipes of labels say: the method, and which molecules may be met.
 
     ``exclude`` names a file that ASE's extended XYZ format describes (``.xz`` allowed), relative to the
     working directory, whose molecules (``smiles`` in each comment line) must not be labelled. A file
@@ -99,19 +100,58 @@ class LabelRecipe(_Section):
     exclude: Path | None = None
     druglike_atoms: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (15, 50)
     common_druglike_atoms: Positive = Field(default=30, description="every second larger one is left out")
+
+    @model_validator(mode="after")
+    def _paths_are_relative(self) -> Self:
+        if self.exclude is not None and self.exclude.is_absolute():
+            raise ValueError("exclude must be a relative path, so that the recipe works elsewhere")
+        return self
+
+
+class LabelRecipe(Chemistry):
+    """All that decides which frames are made; the same recipe gives the same frames."""
+
     trajectories: Trajectories
     torsions: Torsions
     distortions: Distortions
     complexes: Complexes
     contacts: Contacts
 
-    @model_validator(mode="after")
-    def _paths_are_relative(self) -> LabelRecipe:
-        if self.exclude is not None and self.exclude.is_absolute():
-            raise ValueError("exclude must be a relative path, so that the recipe works elsewhere")
-        return self
+
+class Starts(_Section):
+    """How many of each kind are run with the potential's own dynamics."""
+
+    qm9: Count = 0
+    druglike: Count = 0
+    hetero: Count = Field(default=0, description="drug-like molecules with at least two elements of F P S Cl Br I")
+    small: Count = Field(default=0, description="how often each small molecule is run")
+    torsions: Count = Field(default=0, description="molecules that start with a bond turned")
+    pairs: Count = 0
+    clusters: Count = 0
 
 
-def load_recipe(path: Path) -> LabelRecipe:
-    """Read and validate a YAML recipe; raises :class:`ConfigError` naming the field that is wrong."""
-    return validated(LabelRecipe, read_yaml(path), path)
+class ExploreRecipe(Chemistry):
+    """All that decides, with a checkpoint, which frames are looked for where that checkpoint errs."""
+
+    starts: Starts
+    contact: Range = Field(description="Å: range of the closest contact where molecules meet")
+    max_atoms: Positive = Field(description="of pairs and clusters")
+    temperatures: Annotated[tuple[Length, ...], AfterValidator(_ascending), Field(min_length=1)] = Field(
+        description="K: a run goes through them in turn"
+    )
+    interval: Positive = Field(description="MD steps between frames")
+    step_fs: Length = Field(description="fs; all atoms move with 12 u")
+    friction_per_fs: Length
+    limit: Length = Field(description="eV/Å: frames whose force RMSE is above it are kept")
+    probe_frames: Positive = Field(description="frames of every molecule at each temperature")
+    more_frames: Count = Field(description="more of molecules whose probe is above the limit")
+
+
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> LabelRecipe:
+    """Read and validate a YAML recipe with ``changes`` (``key.path=value``); raises :class:`ConfigError`."""
+    return validated(LabelRecipe, read_yaml(path, changes), path)
+
+
+def load_explore_recipe(path: Path, changes: Sequence[str] = ()) -> ExploreRecipe:
+    """Read and validate a YAML recipe with ``changes`` (``key.path=value``); raises :class:`ConfigError`."""
+    return validated(ExploreRecipe, read_yaml(path, changes), path)

@@ -69,3 +69,14 @@ class Display:
             f"left out: {manifest['left_out']}.",
             markup=False,
         )
+
+    def explored(self, manifest: dict) -> None:
+        """Print by kind what the potential's forces were like, and how many frames came of it."""
+        table = Table(title="Force RMSE by kind, probe: the first few frames of each molecule")
+        for name in ("", "molecules", "probe\nmeV/Å", "above\nthe limit", "broken\nruns", "labelled", "kept"):
+            table.add_column(name, justify="right" if name else "left")
+        for kind, sums in manifest["kinds"].items():
+            probe = f"{1000 * sums['probe_error'] / sums['probe_frames']:.0f}" if sums["probe_frames"] else "-"
+            counts = (str(sums[name]) for name in ("wrong", "broken", "labelled", "frames"))
+            table.add_row(kind, str(sums["molecules"]), probe, *counts)
+        self._console.print(table)

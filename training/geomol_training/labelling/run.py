@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,9 +21,9 @@ from ase_geomol.errors import DataError, OutputError
 from ase_geomol.files import make_folder
 
 from .engine import import_tblite
-from .jobs import counts_of, run_and_write, write_json
+from .jobs import Outcome, counts_of, run_and_write, run_job, write_json
 from .plan import Job, Plan, make_plan
-from .recipe import LabelRecipe
+from .recipe import Chemistry, LabelRecipe
 
 MANIFEST = "manifest.json"
 MANIFEST_INTERVAL = 30.0  # s
@@ -53,18 +54,31 @@ def make_labels(
     valid and is raised again. Raises :class:`OutputError` when the folder cannot be written or holds the
     shards of another recipe, and :class:`DataError` when a worker process dies or the recipe cannot be filled.
     """
-    started = time.monotonic()
     import_tblite()
-    plan = make_plan(recipe)
+    stop = None if time_budget is None else time.monotonic() + time_budget
+    return run_plan(make_plan(recipe), recipe, partial(run_job, recipe=recipe), folder, workers, stop, report, first)
+
+
+def run_plan(
+    plan: Plan,
+    recipe: Chemistry,
+    work: Callable[[Job], Outcome],
+    folder: Path,
+    workers: int,
+    stop: float | None,
+    report: Callable[[Progress], None],
+    first: int | None,
+) -> dict:
+    """Do the ``work`` of the ``first`` jobs of ``plan``, as `make_labels` says; none starts at ``stop`` or later."""
+    started = time.monotonic()
     plan = replace(plan, jobs=plan.jobs[:first])
     _open_folder(folder, plan)
     todo = [job for job in plan.jobs if counts_of(folder, job) is None]
     record = _Record(recipe, plan, folder, started)
     record.write()
     try:
-        stop = None if time_budget is None else started + time_budget
         new_frames = 0
-        with closing(_run_jobs(todo, recipe, folder, workers, stop)) as finished:
+        with closing(_run_jobs(todo, work, folder, workers, stop)) as finished:
             for done, frames in enumerate(finished, start=1):
                 new_frames += frames
                 report(Progress(len(plan.jobs) - len(todo) + done, len(plan.jobs), new_frames))
@@ -75,7 +89,7 @@ def make_labels(
 
 
 def _run_jobs(
-    jobs: list[Job], recipe: LabelRecipe, folder: Path, workers: int, stop: float | None
+    jobs: list[Job], work: Callable[[Job], Outcome], folder: Path, workers: int, stop: float | None
 ) -> Generator[int, None, None]:
     """Yield the number of frames of each job as it finishes; no job starts after the time ``stop``."""
     waiting = iter(jobs)
@@ -83,14 +97,14 @@ def _run_jobs(
     with _single_threaded():
         pool = ProcessPoolExecutor(workers, get_context("spawn"), _ignore_interrupt)
         for job in _first(waiting, workers, stop):  # none waits in a queue, to start after the time
-            running.add(pool.submit(run_and_write, job, recipe, folder))
+            running.add(pool.submit(run_and_write, job, work, folder))
     try:
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
             for job in _first(waiting, len(finished), stop):
-                running.add(pool.submit(run_and_write, job, recipe, folder))
+                running.add(pool.submit(run_and_write, job, work, folder))
     except BrokenProcessPool as error:
         raise DataError("A labelling process died (out of memory?): run the command again to resume.") from error
     finally:
@@ -141,7 +155,7 @@ def _open_folder(folder: Path, plan: Plan) -> None:
         raise OutputError(f"{folder} holds .extxyz files but no {MANIFEST}: choose an empty folder with --out.")
     if before is not None and before.get("fingerprint") != plan.fingerprint:
         raise OutputError(
-            f"{folder} holds the labels of another recipe, or of other molecules to leave out: "
+            f"{folder} holds the labels of another recipe or checkpoint, or of other molecules to leave out: "
             "choose another folder with --out."
         )
     if not os.access(folder, os.W_OK):
@@ -151,7 +165,7 @@ def _open_folder(folder: Path, plan: Plan) -> None:
 class _Record:
     """The manifest: what was asked, with which packages, and what came out."""
 
-    def __init__(self, recipe: LabelRecipe, plan: Plan, folder: Path, started: float) -> None:
+    def __init__(self, recipe: Chemistry, plan: Plan, folder: Path, started: float) -> None:
         self._recipe, self._plan, self._folder, self._started = recipe, plan, folder, started
         self._written = started
         path = folder / MANIFEST
@@ -164,17 +178,20 @@ class _Record:
     def write(self) -> dict:
         self._written = time.monotonic()
         totals = {"source": Counter(), "split": Counter(), "rejected": Counter()}
-        done = [counts for job in self._plan.jobs if (counts := counts_of(self._folder, job)) is not None]
-        for counts in done:
+        kinds: defaultdict[str, Counter] = defaultdict(Counter)
+        done = [(job, counts) for job in self._plan.jobs if (counts := counts_of(self._folder, job)) is not None]
+        for job, counts in done:
             for name, total in totals.items():
                 total.update(counts[name])
+            kinds[job.kind].update({"frames": counts["frames"], **counts.get("sums", {})})
         manifest = {
             "recipe": self._recipe.model_dump(mode="json"),
             "fingerprint": self._plan.fingerprint,
             "left_out": self._plan.excluded,
             "versions": {name: version(name) for name in ("tblite", "rdkit", "ase", "qm9pack", "numpy")},
-            "frames": sum(counts["frames"] for counts in done),
+            "frames": sum(counts["frames"] for _, counts in done),
             "counts": {name: dict(sorted(total.items())) for name, total in totals.items()},
+            "kinds": {kind: dict(sums) for kind, sums in sorted(kinds.items())},
             "shards": {"done": len(done), "planned": len(self._plan.jobs)},
             "wall_seconds": round(self._earlier + time.monotonic() - self._started, 1),
         }

@@ -16,29 +16,37 @@ from ase.units import fs, kB
 
 from .engine import DRIVING_ACCURACY, GFN2, RejectedFrame, label
 from .geometry import bonds_of, rotated, side_of_bond
-from .recipe import Trajectories
+from .recipe import ExploreRecipe, Trajectories
 
 UNIFORM_MASS = 12.0  # u: averages over positions do not depend on masses, and equal ones allow long steps
 
 
 @dataclass
 class Tray:
-    """Collects labelled frames of one job and counts what was rejected and why."""
+    """Collects labelled frames of one task and counts what was rejected and why.
+
+    Its engine starts each calculation from the density of the one before, where the atoms are the same ones.
+    """
 
     max_force: float
     frames: list[Atoms] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
+    engine: GFN2 = field(default_factory=GFN2)
 
-    def add(self, atoms: Atoms, source: str, engine: GFN2 | None = None) -> bool:
+    def add(self, atoms: Atoms, source: str) -> bool:
         """Label ``atoms`` and keep them; False when they were rejected."""
         try:
-            frame = label(atoms, self.max_force, engine)
+            frame = label(atoms, self.max_force, self.engine)
         except RejectedFrame as rejection:
             self.rejected[rejection.reason] += 1
             return False
         frame.info["source"] = source
         self.frames.append(frame)
         return True
+
+    def drive(self, atoms: Atoms) -> np.ndarray:
+        """Forces (N, 3) in eV/Å, exact enough to move atoms; raises :class:`RejectedFrame`."""
+        return self.engine.evaluate(atoms, DRIVING_ACCURACY)[1]
 
     def attempt(self, action: Callable[..., Atoms | None], *arguments) -> Atoms | None:
         """Run ``action``; a rejection inside is counted and gives None."""
@@ -49,20 +57,21 @@ class Tray:
             return None
 
 
-def relax(atoms: Atoms, steps: int, tray: Tray | None = None, frames: int = 0, source: str = "relax") -> Atoms:
+def relax(atoms: Atoms, steps: int, tray: Tray, frames: int = 0, source: str = "relax") -> Atoms:
     """Follow GFN2 forces for ``steps`` BFGS steps and return the last structure.
 
     ``frames`` structures, spread evenly and with the last one among them, go to ``tray``.
     """
     moving = atoms.copy()
-    moving.calc = engine = GFN2()
+    moving.calc = tray.engine
     kept = {round(step) for step in np.linspace(0, steps, frames + 1)[1:]}
     optimizer = BFGS(moving, logfile=None, maxstep=0.15)
     for step, converged in enumerate(optimizer.irun(fmax=0.01, steps=steps)):
-        if tray and (step in kept or (converged and kept)):
-            tray.add(moving, source, engine)
+        if step in kept or (converged and kept):
+            tray.add(moving, source)
         if converged:
             break
+    moving.calc = None
     return moving
 
 
@@ -73,29 +82,29 @@ def draw_temperature(settings: Trajectories, rng: np.random.Generator) -> float:
 
 
 def langevin(
-    atoms: Atoms, temperature: float, settings: Trajectories, rng: np.random.Generator
-) -> Iterator[tuple[int, Atoms, GFN2]]:
-    """Yield (step, atoms, engine) along BAOAB Langevin dynamics on GFN2 forces, endlessly.
-
-    Raises :class:`RejectedFrame` when the density does not converge on the way.
-    """
+    atoms: Atoms,
+    temperature: float,
+    settings: Trajectories | ExploreRecipe,
+    rng: np.random.Generator,
+    forces_of: Callable[[Atoms], np.ndarray],
+) -> Iterator[tuple[int, Atoms, np.ndarray]]:
+    """Yield (step, atoms, forces) along BAOAB Langevin dynamics on the forces (N, 3) of ``forces_of``, endlessly."""
     moving = atoms.copy()
-    engine = GFN2()
     step_time = settings.step_fs * fs
     kept = np.exp(-settings.friction_per_fs * settings.step_fs)
     thermal = np.sqrt(kB * temperature / UNIFORM_MASS)
     velocities = rng.normal(size=moving.positions.shape) * thermal
-    forces = engine.evaluate(moving, DRIVING_ACCURACY)[1]
+    forces = forces_of(moving)
     step = 0
     while True:
         velocities += 0.5 * step_time * forces / UNIFORM_MASS
         moving.positions += 0.5 * step_time * velocities
         velocities = kept * velocities + np.sqrt(1 - kept**2) * thermal * rng.normal(size=velocities.shape)
         moving.positions += 0.5 * step_time * velocities
-        forces = engine.evaluate(moving, DRIVING_ACCURACY)[1]
+        forces = forces_of(moving)
         velocities += 0.5 * step_time * forces / UNIFORM_MASS
         step += 1
-        yield step, moving, engine
+        yield step, moving, forces
 
 
 def run_dynamics(
@@ -113,32 +122,37 @@ def run_dynamics(
     interval = max(min(2, settings.interval), round(settings.interval * shorter))
     temperature = draw_temperature(settings, rng)
     try:
-        for step, moving, engine in langevin(atoms, temperature, settings, rng):
+        for step, moving, _ in langevin(atoms, temperature, settings, rng, tray.drive):
             after_heating = step - heat_steps
             if after_heating > 0 and after_heating % interval == 0:
-                tray.add(moving, source, engine)
+                tray.add(moving, source)
             if after_heating >= wanted * interval:
                 return
     except RejectedFrame as rejection:
         tray.rejected[rejection.reason] += 1
 
 
-def turn_torsion(atoms: Atoms, relax_steps: int, rng: np.random.Generator, tray: Tray) -> None:
-    """Turn one rotatable bond through a circle; label each angle raw and after a few GFN2 steps."""
+def rotor(atoms: Atoms, rng: np.random.Generator) -> Callable[[float], Atoms]:
+    """A function that turns one random rotatable bond by degrees; raises :class:`RejectedFrame` if there is none."""
     bonds = bonds_of(atoms)
     sides = [(i, j, side_of_bond(bonds, i, j)) for i, j in zip(*np.nonzero(np.triu(bonds)), strict=True)]
     turnable = [(i, j, side) for i, j, side in sides if side is not None and bonds[i].sum() > 1 and bonds[j].sum() > 1]
     if not turnable:
-        tray.rejected["no rotatable bond"] += 1
-        return
+        raise RejectedFrame("no rotatable bond")
     i, j, side = turnable[int(rng.integers(len(turnable)))]
+    origin, axis = atoms.positions[i], atoms.positions[j] - atoms.positions[i]
+    return lambda degrees: rotated(atoms, side, origin, axis, degrees)
+
+
+def turn_torsion(atoms: Atoms, relax_steps: int, rng: np.random.Generator, tray: Tray) -> None:
+    """Turn one rotatable bond through a circle; label each angle raw and after a few GFN2 steps."""
+    turned = rotor(atoms, rng)
     increment = rng.uniform(15, 30)
     for angle in np.arange(rng.uniform(0, increment), 360, increment):
-        turned = rotated(atoms, side, atoms.positions[i], atoms.positions[j] - atoms.positions[i], angle)
-        if tray.add(turned, "torsion"):
-            relaxed = tray.attempt(relax, turned, int(rng.integers(1, relax_steps + 1)))
+        if tray.add(turned(angle), "torsion"):
+            relaxed = tray.attempt(relax, turned(angle), int(rng.integers(1, relax_steps + 1)), tray)
             if relaxed is not None:
-                tray.add(relaxed, "torsion", relaxed.calc)  # pyright: ignore[reportArgumentType]
+                tray.add(relaxed, "torsion")
 
 
 def stretch_bond(atoms: Atoms, scale: tuple[float, float], rng: np.random.Generator, tray: Tray) -> None:
