@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import geomol_training
 import pytest
 import yaml
 from geomol_training.cli import app, main
@@ -137,6 +138,8 @@ def test_errors_keep_their_brackets(tmp_path, monkeypatch, capsys):
 
 def test_missing_packages_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "rdkit", None)
+    # The import below makes the package anew; put both its entry and its name in the parent back afterwards.
+    monkeypatch.setattr(geomol_training, "labelling", getattr(geomol_training, "labelling", None), raising=False)
     for name in [name for name in sys.modules if name.startswith("geomol_training.labelling")]:
         monkeypatch.delitem(sys.modules, name)
     found = CliRunner().invoke(app, ["label", "any.yaml"]).exception
