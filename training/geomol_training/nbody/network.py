@@ -290,10 +290,7 @@ class NBodyGeoMFormer(nn.Module):
         scalars = self.embedding[:, types] + self.centrality(pairs.sum(2).expand(STREAMS, -1, -1, -1))
         vectors = torch.stack([positions - positions.mean(1, keepdim=True), velocities])
         lengths = torch.sqrt(vectors.square().sum(-1) + SOFTENING**2)
-        kernels = [
-            basis(length.flatten(), types.flatten()).unflatten(0, types.shape)
-            for basis, length in zip(self.own_kernels, lengths, strict=True)
-        ]
+        kernels = [basis(length, types).movedim(0, -1) for basis, length in zip(self.own_kernels, lengths, strict=True)]
         scalars, vectors = scalars[..., None, :], vectors[..., None] * self.start(torch.stack(kernels))[..., None, :]
         for block in self.blocks:
             scalars, vectors = block(scalars, vectors, bias)
@@ -312,7 +309,7 @@ class NBodyGeoMFormer(nn.Module):
         same = torch.eye(n, dtype=square.dtype, device=square.device)
         distance = torch.sqrt(square + same) - same  # no root of zero: its slope would not be finite
         kinds = 2 * types[:, :, None] + types[:, None]
-        kernels = self.pair_kernels(distance.flatten(), kinds.flatten()).unflatten(0, kinds.shape)
+        kernels = self.pair_kernels(distance, kinds).movedim(0, -1)
         if self.bias is None:
             bias = kernels.new_zeros(1, 1, 1).expand(STREAMS * len(types) * self.config.heads, n, n)
         else:
