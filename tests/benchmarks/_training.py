@@ -68,7 +68,7 @@ def training_step(potential: Potential, batch: Batch) -> Callable[[], None]:
 
     def step() -> None:
         optimiser.zero_grad()
-        total_loss(*predict(potential, batch, LOSS), batch, LOSS).backward()
+        total_loss(predict(potential, batch, LOSS), batch, LOSS).backward()
         optimiser.step()
 
     return step
