@@ -12,7 +12,7 @@ import pytest
 from ase.io import read
 
 from ase_geomol.checkpoint import Metadata, save_checkpoint
-from ase_geomol.errors import CheckpointError, ConfigError, GeoMolError
+from ase_geomol.errors import CheckpointError, ConfigError, GeoMolError, OutputError
 
 pytest.importorskip("rdkit", reason="labels need the extra 'labels'")
 pytest.importorskip("tblite", reason="labels need the extra 'labels'")
@@ -146,7 +146,7 @@ class TestPlan:
 
 
 class TestRun:
-    def test_shards_are_resumed_and_counted(self, checkpoint, tmp_path, monkeypatch):
+    def test_shards_are_resumed_and_counted(self, checkpoint, tmp_path):
         recipe = tiny(starts=NOTHING | {"small": 1})
         done = explore(checkpoint, recipe, tmp_path, first=2)
         assert done["shards"] == {"done": 2, "planned": 2}
@@ -156,8 +156,16 @@ class TestRun:
         assert done["kinds"]["small"]["frames"] == done["frames"]
         assert set(done["counts"]["split"]) == {"train"}
         (tmp_path / next(iter(before))).unlink()
-        assert explore(checkpoint, recipe, tmp_path, first=2)["frames"] == done["frames"]
+        assert (tmp_path / "model.safetensors").read_bytes() == checkpoint.read_bytes()
+        assert explore(tmp_path / "model.safetensors", recipe, tmp_path, first=2)["frames"] == done["frames"]
         assert {path.name: path.read_bytes() for path in tmp_path.glob("*.extxyz")} == before
+
+    def test_other_weights_do_not_mix_into_the_folder(self, checkpoint, tmp_path):
+        recipe = tiny(starts=NOTHING | {"small": 1})
+        explore("geomformer-organic", recipe, tmp_path, time_budget=0.0)
+        with pytest.raises(OutputError, match="another recipe or checkpoint"):
+            explore(checkpoint, recipe, tmp_path)
+        assert (tmp_path / "model.safetensors").read_bytes() != checkpoint.read_bytes()
 
     def test_a_potential_that_lacks_elements_is_refused(self, make_potential, tmp_path):
         path = tmp_path / "few.safetensors"

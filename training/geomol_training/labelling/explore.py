@@ -16,6 +16,7 @@ from ase.data import chemical_symbols
 from ase_geomol.calculator import GeoMolCalculator
 from ase_geomol.checkpoint import load_checkpoint
 from ase_geomol.errors import ConfigError, GeoMolError
+from ase_geomol.files import write_atomically
 from ase_geomol.simulate.watch import BondWatch
 
 from .complexes import packed, settled
@@ -24,8 +25,10 @@ from .jobs import PREPARING_STEPS, Outcome, names
 from .molecules import ELEMENTS, first_geometry
 from .plan import Job, Task, make_explore_plan
 from .recipe import ExploreRecipe
-from .run import Progress, run_plan
+from .run import Progress, open_folder, run_plan
 from .sampling import Tray, langevin, relax, rotor
+
+WEIGHTS = "model.safetensors"
 
 
 def explore(
@@ -39,19 +42,23 @@ def explore(
 ) -> dict:
     """Run every job of ``recipe`` whose shard is not in ``folder`` and return the manifest, as `make_labels` does.
 
+    The weights are copied into ``folder`` and used from there: a training that goes on may replace the given ones.
     Molecules are of the training split only. Raises what `make_labels` raises, :class:`CheckpointError` for weights
     that cannot be loaded and :class:`ConfigError` for a potential that lacks one of the molecules' elements.
     """
     import_tblite()
     stop = None if time_budget is None else time.monotonic() + time_budget
     loaded = load_checkpoint(checkpoint)
+    weights = loaded.path.read_bytes()
     if missing := [chemical_symbols[z] for z in ELEMENTS if z not in loaded.potential.elements]:
         raise ConfigError(
             f"{loaded.metadata.name} does not know {' '.join(missing)}: explore with a potential that knows all of "
             f"{' '.join(chemical_symbols[z] for z in ELEMENTS)}."
         )
     plan = make_explore_plan(recipe, loaded.sha256)
-    work = partial(explore_job, recipe=recipe, checkpoint=loaded.path)
+    open_folder(folder, plan)
+    write_atomically(folder / WEIGHTS, weights)
+    work = partial(explore_job, recipe=recipe, checkpoint=folder / WEIGHTS)
     return run_plan(plan, recipe, work, folder, workers, stop, report, first)
 
 

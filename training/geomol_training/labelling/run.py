@@ -72,7 +72,7 @@ def run_plan(
     """Do the ``work`` of the ``first`` jobs of ``plan``, as `make_labels` says; none starts at ``stop`` or later."""
     started = time.monotonic()
     plan = replace(plan, jobs=plan.jobs[:first])
-    _open_folder(folder, plan)
+    open_folder(folder, plan)
     todo = [job for job in plan.jobs if counts_of(folder, job) is None]
     record = _Record(recipe, plan, folder, started)
     record.write()
@@ -141,7 +141,7 @@ def _single_threaded() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _open_folder(folder: Path, plan: Plan) -> None:
+def open_folder(folder: Path, plan: Plan) -> None:
     """Create ``folder``, or check that its shards come from the same plan."""
     manifest = folder / MANIFEST
     make_folder(folder)
