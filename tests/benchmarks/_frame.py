@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from _peers import Peers
+from geomol_training.result import processor
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -90,7 +90,7 @@ def answer(
     left_out = peers.left_out if peers else []
     about = {**measured.get("model", {}), **(settings or {})}
     about |= {"smoke": "a small part of these settings"} if arguments.smoke else {}
-    about |= {"processor": _processor(), "threads": arguments.threads}
+    about |= {"processor": processor(), "threads": arguments.threads}
     _print(question, rows, about)
     for line in (*(f"{what}: {_text(value)}" for what, value in summary.items()), *left_out):
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
@@ -104,7 +104,7 @@ def answer(
             "date": datetime.now(UTC).date().isoformat(),
             **({"settings": dict(settings)} if settings else {}),
             "hardware": {
-                "processor": _processor(),
+                "processor": processor(),
                 "processors": os.cpu_count(),
                 "threads": arguments.threads,
                 "load before": round(load, 2),
@@ -139,16 +139,6 @@ def _identity(model: str) -> dict[str, Any]:
         "sha256": digest,
         "parameters": sum(parameter.numel() for parameter in potential.parameters()),
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _print(question: str, rows: list[Row], about: Mapping[str, Any]) -> None:

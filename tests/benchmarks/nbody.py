@@ -30,8 +30,8 @@ from geomol_training.nbody.simulate import (
     simulate,
     trajectory,
 )
-from geomol_training.nbody.train import RESULT
 from geomol_training.nbody.train import run as train
+from geomol_training.result import read_results
 
 from ase_geomol.errors import DataError
 
@@ -73,10 +73,10 @@ def run(smoke: bool) -> Answer:
 
 
 def _results(folder: Path) -> list[dict[str, Any]]:
-    files = sorted(folder.glob(f"*/{RESULT}"))
-    if not files:
-        raise DataError(f"{folder} holds no {RESULT}: train first, e.g. with  geomol-train nbody --time-budget 35min")
-    return [json.loads(file.read_text()) for file in files]
+    results = list(read_results(folder).values())
+    if not results:
+        raise DataError(f"{folder} holds no trainings: train first, e.g. with  geomol-train nbody --time-budget 35min")
+    return results
 
 
 def _without_network(samples: dict[str, Samples]) -> list[Row]:

@@ -37,6 +37,7 @@ from .objective import PotentialFitting
 from .readers import Keys
 from .recipe import Data, Recipe
 from .references import fit_references, force_scale
+from .result import write_result
 from .schedule import Extent, Standing
 from .splits import split_frames
 
@@ -134,6 +135,18 @@ def fit(
     card = _measured(parts.test, out, stopped=keeper.stopped_by in ("interrupted", "terminated"))
     console.print(errors_table(f"{recipe.name}, best weights", _by_part(card.errors)))
     reason = keeper.stopped_by or "nothing was left to do"
+    write_result(
+        out,
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "parameters": sum(parameter.numel() for parameter in potential.parameters()),
+            "steps": standing.step,
+            "seconds": round(standing.elapsed, 1),
+            "time_budget": time_budget,
+            "stopped_by": reason,
+            "errors": card.errors,
+        },
+    )
     console.print(
         f"{standing.step} steps, {standing.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}",
         soft_wrap=True,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ase_geomol.errors import ConfigError
-from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.files import make_folder
 
 from ..keeper import LAST, read_state, write_state
 from ..memory import keep_freed_memory
+from ..result import RESULT, write_result
 from ..schedule import Extent
 from .learning import Part, Settings, Training, mean_square_error
 from .simulate import Samples
-
-RESULT = "result.json"
 
 
 def run(
@@ -93,12 +88,9 @@ def run(
         "valid_mse": standing.best,
         "test_mse": mean_square_error(training.best, parts["test"]),
         "samples": {name: len(part.charges) for name, part in parts.items()},
-        "hardware": {"processor": _processor(), "threads": torch.get_num_threads()},
-        "versions": {name: version(name) for name in ("ase_geomol", "torch", "numpy")},
-        "date": datetime.now(UTC).date().isoformat(),
         "history": training.history,
     }
-    write_atomically(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    result = write_result(out, result)
     console.print(
         f"{standing.step} steps, {standing.elapsed:.0f} s: validation MSE {result['valid_mse']:.5f}, "
         f"test MSE {result['test_mse']:.5f}. Written: {out / RESULT}",
@@ -171,12 +163,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

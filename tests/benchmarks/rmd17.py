@@ -1,0 +1,178 @@
+"""How close do 950 frames of one molecule's dynamics bring GeoMFormer, beside published networks?
+
+The trainings are made one by one with `training/recipes/rmd17.yaml` (training/README.md has the commands); this brings
+what they left in runs together. Errors are of the 1000 test frames of official split 01, which neither training
+nor the choice of the weights has seen. Published errors are of 950 to 1000 frames to learn, means over several splits
+where their authors give such means, after much longer trainings on GPUs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from _frame import Answer, Row, answer
+from _training import labelled_structures
+from geomol_training.fit import fit
+from geomol_training.recipe import load_recipe
+from geomol_training.result import read_results
+from rich.console import Console
+
+from ase_geomol.errors import DataError
+
+RUNS, RECIPE = Path("runs"), Path("training/recipes/rmd17.yaml")
+MEV = 43.3641
+"""meV in one kcal/mol."""
+
+# Energy (kcal/mol) and forces (kcal/mol/Å) on MD17, from the table of GeoMFormer (arXiv 2406.16853).
+ORIGINAL = {
+    "TorchMD-Net": {
+        "ethanol": (0.052, 0.109),
+        "aspirin": (0.123, 0.253),
+        "uracil": (0.095, 0.095),
+        "naphthalene": (0.085, 0.061),
+    },
+    "PaiNN": {
+        "ethanol": (0.064, 0.224),
+        "aspirin": (0.167, 0.338),
+        "uracil": (0.106, 0.139),
+        "naphthalene": (0.116, 0.077),
+    },
+    "NequIP": {
+        "ethanol": (None, 0.208),
+        "aspirin": (None, 0.348),
+        "uracil": (None, 0.173),
+        "naphthalene": (None, 0.097),
+    },
+    "GeoMFormer": {
+        "ethanol": (0.047, 0.062),
+        "aspirin": (0.118, 0.171),
+        "uracil": (0.095, 0.068),
+        "naphthalene": (0.081, 0.040),
+    },
+}
+# Energy (meV) and forces (meV/Å) on revised MD17, from the table of MACE (arXiv 2206.07697).
+REVISED = {
+    "NequIP": {
+        "ethanol": (0.4, 2.8),
+        "aspirin": (2.3, 8.2),
+        "uracil": (0.4, 3.1),
+        "naphthalene": (0.9, 1.3),
+    },
+    "MACE": {
+        "ethanol": (0.4, 2.1),
+        "aspirin": (2.2, 6.6),
+        "uracil": (0.5, 2.1),
+        "naphthalene": (0.5, 1.6),
+    },
+}
+
+
+def run(smoke: bool) -> Answer:
+    """Published rows, then one row for each training, by molecule and labels."""
+    ours = _trained_now() if smoke else _trained()
+    rows = [*_published(), *ours]
+    order = {"ethanol": 0, "aspirin": 1, "uracil": 2, "naphthalene": 3}
+    rows.sort(key=lambda row: (order.get(row["molecule"], 9), row["labels"] != "revised", row["minutes"] or 0))
+    return Answer(rows, _ratios(rows))
+
+
+def _trained() -> list[Row]:
+    results = [result for result in read_results(RUNS).values() if "molecule" in result["recipe"]["variables"]]
+    if not results:
+        raise DataError(f"{RUNS} holds no training of {RECIPE}: train first, as training/README.md says.")
+    return [_of_training(result) for result in results]
+
+
+def _trained_now() -> list[Row]:
+    """A training of a few steps on aspirin moved at random."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        frames = [atoms for atoms in labelled_structures("geomformer-organic", 20) if len(atoms) == 21]
+        table = {
+            "nuclear_charges": frames[0].numbers,
+            "coords": np.stack([atoms.positions for atoms in frames]),
+            "energies": np.array([atoms.get_potential_energy() * 1000 / MEV for atoms in frames]),
+            "forces": np.stack([atoms.get_forces() * 1000 / MEV for atoms in frames]),
+        }
+        for part in ("train", "test"):
+            np.savez(folder / f"rmd17_aspirin_{part}_01.npz", **table)
+        changes = [f"data.{part}={folder}/rmd17_{{molecule}}_{part}_01.npz" for part in ("train", "test")]
+        changes += ["variables.molecule=aspirin", "data.split.train=null", "data.split.valid=1", "training.max_steps=2"]
+        changes += ["model.config.layers=1", "model.config.channels=16", "training.batch_frames=1"]
+        fit(load_recipe(RECIPE, changes), folder / "run", threads=1, console=Console(quiet=True))
+        return [_of_training(result) for result in read_results(folder).values()]
+
+
+def _of_training(result: dict[str, Any]) -> Row:
+    recipe, errors = result["recipe"], result["errors"]
+    direct = recipe["loss"]["forces"] == 0
+    hardware = result["hardware"]
+    return _row(
+        recipe["variables"]["molecule"],
+        recipe["data"]["labels"],
+        recipe["name"] if recipe["name"].startswith("finetuned") else "ours",
+        errors["test_energy_MAE_meV"],
+        errors[f"test_{'direct_' if direct else ''}forces_MAE_meV_per_A"],
+        of="direct head" if direct else "gradient",
+        seed=recipe["seed"],
+        parameters=result["parameters"],
+        steps=result["steps"],
+        minutes=result["seconds"] / 60,
+        hardware=f"{hardware.get('accelerator') or hardware['processor']}, {hardware['threads']} thread(s)",
+    )
+
+
+def _published() -> list[Row]:
+    rows = []
+    for network, molecules in ORIGINAL.items():
+        for molecule, (energy, forces) in molecules.items():
+            rows.append(
+                _row(molecule, "original", network, None if energy is None else energy * MEV, forces * MEV, of="paper")
+            )
+    for network, molecules in REVISED.items():
+        for molecule, (energy, forces) in molecules.items():
+            rows.append(_row(molecule, "revised", network, energy, forces, of="paper"))
+    return rows
+
+
+def _row(molecule: str, labels: str, network: str, energy: float | None, forces: float, **about: Any) -> Row:
+    return {
+        "molecule": molecule,
+        "labels": labels,
+        "network": network,
+        "forces by": about["of"],
+        "energy MAE (meV)": energy,
+        "forces MAE (meV/Å)": forces,
+        "(kcal/mol)": None if energy is None else energy / MEV,
+        "(kcal/mol/Å)": forces / MEV,
+        "parameters": about.get("parameters"),
+        "seed": about.get("seed"),
+        "steps": about.get("steps"),
+        "minutes": about.get("minutes"),
+        "hardware": about.get("hardware"),
+    }
+
+
+def _ratios(rows: list[Row]) -> dict[str, float | None]:
+    """Of our best gradient forces to those of the best published network, for each molecule and its labels."""
+    best: dict[tuple[str, str, bool], float] = {}
+    for row in rows:
+        if row["forces by"] != "direct head":
+            key = (row["molecule"], row["labels"], row["forces by"] == "paper")
+            best[key] = min(best.get(key, np.inf), row["forces MAE (meV/Å)"])
+    return {
+        f"forces, ours / best published, {molecule}, {labels} labels": error / best[molecule, labels, True]
+        for (molecule, labels, published), error in best.items()
+        if not published and (molecule, labels, True) in best
+    }
+
+
+if __name__ == "__main__":
+    answer(
+        __doc__ or "",
+        run,
+        settings={"data": "(r)MD17, split 01: 950 frames to learn, 50 to validate, 1000 to test"},
+    )
