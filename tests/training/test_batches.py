@@ -141,6 +141,28 @@ def test_stream_ends_at_the_next_validation(frames):
     assert all(np.array_equal(a.frame.numpy(), b) for a, b in zip(batches, wanted, strict=True))
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_shares_of_a_batch(frames, processes):
+    plan = Plan(survey(frames, 4.0).edges, frames.n_atoms, 300, seed=0)
+    for batch in plan.epoch(0):
+        shares = [plan.share(batch, rank, processes) for rank in range(processes)]
+        assert sorted(np.concatenate(shares)) == sorted(batch)
+        work = [plan.sizes[share].sum() for share in shares]
+        assert max(work) - min(work) <= plan.sizes[batch].max()
+        if processes == 1:
+            assert np.array_equal(shares[0], batch)
+
+
+def test_streams_of_shares(frames):
+    plan = Plan(np.ones(len(frames), dtype=int), frames.n_atoms, 3, seed=0)
+    streams = [TrainingStream(frames, plan, 4.0, 5, lambda: 0, rank, 2) for rank in range(2)]
+    for index, first, second in zip(islice(plan.from_step(0), 5), *streams, strict=True):
+        assert sorted([*first.frame.tolist(), *second.frame.tolist()]) == sorted(index)
+        assert first.whole == second.whole == make_batch(frames, index, 4.0).whole
+        assert first.whole.atoms == frames.n_atoms[index].sum()
+    assert make_batch(frames, np.arange(0), 4.0).graph.n_systems == 0
+
+
 @pytest.mark.parametrize("cutoff", [4.0, None])
 def test_batch_equals_collated_graphs(frames, structures, cutoff):
     index = np.array([3, 11, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.frames import pack
 from geomol_training.loss import total_loss
-from geomol_training.metrics import Predicted, errors, errors_by, gather
+from geomol_training.metrics import Predicted, as_part, errors, errors_by, gather
 from geomol_training.objective import predict, score
 from geomol_training.readers import Keys, row_of_atoms
 from geomol_training.recipe import Loss, Optimiser, Schedule
@@ -89,6 +90,24 @@ def test_loss_by_hand(kind):
     both = prediction._replace(forces=torch.zeros_like(batch.forces), direct_forces=prediction.forces)
     trained = weights.model_copy(update={"forces": 0.0, "direct_forces": weights.forces})
     assert total_loss(both, batch, trained).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "huber"])
+def test_losses_of_shares_add_up(kind):
+    """Only one of three structures has a stress, another has no forces: shares do not hold equal parts."""
+    frames, _ = random_batch(stress=True)
+    frames = dataclasses.replace(frames, has_forces=np.array([True, False, True]))
+    rng, whole = np.random.default_rng(2), np.arange(3)
+    energy, stress = torch.tensor(rng.normal(size=3)), torch.tensor(rng.normal(size=(3, 3, 3)))
+    forces = torch.tensor(rng.normal(size=frames.forces.shape))
+    weights = Loss(kind=kind, stress=2.0, direct_forces=0.5)  # type: ignore[arg-type]
+
+    def loss(index):
+        of_atoms = forces[frames.atoms_of(index)]
+        prediction = Prediction(energy[index], torch.zeros(0), of_atoms, stress[index], 2 * of_atoms)
+        return total_loss(prediction, make_batch(frames, index, 3.0, whole), weights)
+
+    torch.testing.assert_close(loss(whole[:2]) + loss(whole[2:]), loss(whole))
 
 
 def test_loss_of_perfect_prediction_has_a_finite_slope():
@@ -230,7 +249,7 @@ def test_frames_without_forces_do_not_count():
 def test_forces_that_were_not_predicted_have_no_errors(xyz):
     frames = load(str(xyz), Keys(), Limits()).frames.take(np.arange(2))
     batch = make_batch(frames, np.arange(2), 3.0)
-    predicted = gather(frames, [(batch, Prediction(batch.energy, torch.zeros(0)))])
+    predicted = gather(frames, [as_part(batch, Prediction(batch.energy, torch.zeros(0)))])
     assert predicted.forces is None
     assert predicted.direct_forces is None
     assert not any("forces" in name for name in errors(frames, predicted))
@@ -247,7 +266,7 @@ def test_gather_puts_batches_in_the_order_of_frames(xyz):
     for index in (np.array([4, 1]), np.array([5, 0, 3, 2])):
         batch = make_batch(frames, index, 3.0)
         forces, direct = batch.forces, 2 * batch.forces
-        parts.append((batch, Prediction(batch.energy, torch.zeros(0), forces, direct_forces=direct)))
+        parts.append(as_part(batch, Prediction(batch.energy, torch.zeros(0), forces, direct_forces=direct)))
     predicted = gather(frames, parts)
     assert predicted.forces is not None
     assert predicted.direct_forces is not None

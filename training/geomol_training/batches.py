@@ -24,9 +24,25 @@ PORTION_BATCHES = 50
 """Batches of similar sizes are made within portions of the frames of about so many batches."""
 
 
+class Counts(NamedTuple):
+    """What the means of the loss run over.
+
+    Attributes:
+        frames: structures.
+        atoms: atoms.
+        atoms_with_forces: atoms whose forces are labelled.
+        frames_with_stress: structures whose stress is labelled.
+    """
+
+    frames: int
+    atoms: int
+    atoms_with_forces: int
+    frames_with_stress: int
+
+
 @dataclass(frozen=True)
 class Batch:
-    """S structures with N atoms and their labels.
+    """S structures with N atoms and their labels: a whole batch, or the share of it that one process learns.
 
     Attributes:
         graph: the structures.
@@ -36,6 +52,7 @@ class Batch:
         has_forces: (S,) bool.
         has_stress: (S,) bool.
         frame: (S,) position of each structure in its `Frames`.
+        whole: counts of the whole batch, whatever this share of it is.
     """
 
     graph: AtomGraph
@@ -45,6 +62,7 @@ class Batch:
     has_forces: Tensor
     has_stress: Tensor
     frame: Tensor
+    whole: Counts
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -56,6 +74,7 @@ class Batch:
             self.has_forces.to(device),
             self.has_stress.to(device),
             self.frame.to(device),
+            self.whole,
         )
 
 
@@ -66,11 +85,14 @@ class Survey(NamedTuple):
     repulsion: np.ndarray
 
 
-def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None) -> Batch:
-    """Put the frames ``index`` side by side, with neighbours within ``cutoff`` (Å; None: all pairs)."""
+def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None, whole: np.ndarray | None = None) -> Batch:
+    """Put the frames ``index`` side by side, with neighbours within ``cutoff`` (Å; None: all pairs).
+
+    ``whole`` are the frames of the batch of which these are a share (default: these).
+    """
     chosen = frames.take(index)
     positions, cell, pbc = torch.tensor(chosen.positions), torch.tensor(chosen.cell), torch.tensor(chosen.pbc)
-    edges, shifts = [], []
+    edges, shifts = [torch.zeros(2, 0, dtype=torch.long)], [torch.zeros(0, 3, dtype=torch.long)]
     for number, (start, end) in enumerate(zip(chosen.offsets[:-1], chosen.offsets[1:], strict=True)):
         if cutoff is None:
             pairs = all_pairs(int(end - start))
@@ -97,6 +119,18 @@ def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None) -> Batch
         has_forces=torch.tensor(chosen.has_forces),
         has_stress=torch.tensor(chosen.has_stress),
         frame=torch.tensor(index),
+        whole=count(frames, index if whole is None else whole),
+    )
+
+
+def count(frames: Frames, index: np.ndarray) -> Counts:
+    """Counts of the frames ``index``."""
+    atoms = frames.n_atoms[index]
+    return Counts(
+        frames=len(index),
+        atoms=int(atoms.sum()),
+        atoms_with_forces=int(atoms[frames.has_forces[index]].sum()),
+        frames_with_stress=int(frames.has_stress[index].sum()),
     )
 
 
@@ -159,6 +193,15 @@ class Plan:
             batches += fill_batches(by_atoms, self.sizes, self.target)
         return [batches[number] for number in random.permutation(len(batches))]
 
+    def share(self, batch: np.ndarray, rank: int, processes: int) -> np.ndarray:
+        """What the process ``rank`` learns of a batch: all shares take about equally long; some may be empty."""
+        work = np.maximum(self.sizes, self.atoms)[batch]
+        owner, loads = np.zeros(len(batch), dtype=int), np.zeros(processes)
+        for place in np.argsort(-work, kind="stable"):  # the largest first, to whom has least
+            owner[place] = loads.argmin()
+            loads[owner[place]] += work[place]
+        return batch[owner == rank]
+
     def steps(self, epochs: int) -> int:
         """Number of batches of the first ``epochs`` passes."""
         return sum(len(self.epoch(epoch)) for epoch in range(epochs))
@@ -175,19 +218,31 @@ class Plan:
 
 
 class TrainingStream(IterableDataset):
-    """Batches from the current step to the next validation; each ``iter`` asks for the step again."""
+    """Batches from the current step to the next validation; each ``iter`` asks for the step again.
+
+    Of each batch only the share of the process ``rank`` of ``processes`` is made.
+    """
 
     def __init__(
-        self, frames: Frames, plan: Plan, cutoff: float | None, interval: int, step: Callable[[], int]
+        self,
+        frames: Frames,
+        plan: Plan,
+        cutoff: float | None,
+        interval: int,
+        step: Callable[[], int],
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         super().__init__()
         self.frames, self.plan, self.cutoff, self.interval, self.step = frames, plan, cutoff, interval, step
+        self.rank, self.processes = rank, processes
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.step()
         batches = self.plan.from_step(step)
         for _ in range(self.interval - step % self.interval):
-            yield make_batch(self.frames, next(batches), self.cutoff)
+            batch = next(batches)
+            yield make_batch(self.frames, self.plan.share(batch, self.rank, self.processes), self.cutoff, batch)
 
 
 class FixedBatches(IterableDataset):

@@ -120,7 +120,10 @@ def fit(
         str | None, typer.Option(help="End after this time, e.g. 65min, over all resumed runs.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run, in each process.")] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Share each batch among so many processes; on CUDA, one device each.")
+    ] = 1,
     changes: Changes = None,
 ) -> None:
     """Train a potential; its best weights so far are always in OUT/model.safetensors.
@@ -140,7 +143,7 @@ def fit(
     budget = None if time_budget is None else parse_duration(time_budget)
     settings = load_recipe(recipe, changes or ())
     folder = Path("runs") / settings.name if out is None else out
-    result = run_fit(settings, folder, time_budget=budget, resume=resume, threads=threads)
+    result = run_fit(settings, folder, time_budget=budget, resume=resume, threads=threads, processes=processes)
     if result.stopped_by in ("interrupted", "terminated"):
         Console().print("Run the same command with --resume to go on.")
         raise typer.Exit(130)

@@ -63,7 +63,7 @@ class Display(lightning.Callback):
     ) -> None:
         """Count atoms, and redraw now and then."""
         now = time.monotonic()
-        self._atoms += batch.graph.n_atoms
+        self._atoms += batch.whole.atoms
         if now - self._drawn > REFRESH:
             self._drawn = now
             done = _done(pl_module)

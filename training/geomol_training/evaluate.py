@@ -19,7 +19,7 @@ from .batches import FixedBatches, fill_batches
 from .checks import Limits
 from .data import describe_skipped, load
 from .frames import Frames
-from .metrics import Predicted, errors, errors_by, gather
+from .metrics import Predicted, as_part, errors, errors_by, gather
 from .objective import with_volume
 from .readers import Keys
 from .references import composition
@@ -125,7 +125,7 @@ def predict_frames(
     ):
         batch = batch.to(device)
         graph = with_volume(batch.graph) if stress else batch.graph
-        parts.append((batch, potential(graph, stress=stress)))
+        parts.append(as_part(batch, potential(graph, stress=stress)))
         done += graph.n_systems
         report(done, len(frames))
     predicted = gather(frames, parts)

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
@@ -34,6 +34,7 @@ from .keeper import LAST, MODEL, Keeper, Run, read_state
 from .memory import keep_freed_memory
 from .metrics import errors
 from .objective import PotentialFitting
+from .processes import Together, check_processes, followers
 from .readers import Keys
 from .recipe import Data, Recipe
 from .references import fit_references, force_scale
@@ -81,6 +82,7 @@ def fit(
     time_budget: float | None = None,
     resume: bool = False,
     threads: int | None = None,
+    processes: int = 1,
     console: Console | None = None,
 ) -> Fitted:
     """Train a potential and export it to ``out/model.safetensors``.
@@ -93,7 +95,9 @@ def fit(
         out: folder of this run.
         time_budget: s over all resumed runs, data and validation included; a cosine schedule ends with it.
         resume: go on with the run in ``out``.
-        threads: of torch on the CPU; None leaves its choice.
+        threads: of torch on the CPU, in each process; None divides its choice among the processes.
+        processes: share the work of each step, on CUDA with one device each. More than one start with a new
+            interpreter each, so a script that calls this needs ``if __name__ == "__main__":``.
         console: where progress is shown; default: standard output.
 
     Raises:
@@ -103,9 +107,8 @@ def fit(
     """
     standing = Standing()
     console = console or Console()
-    keep_freed_memory()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    check_processes(processes)
+    torch.set_num_threads(threads or max(1, torch.get_num_threads() // processes))
     _check_end(recipe, time_budget)
     state = _open(out, recipe, resume)
     if recipe.data.test is not None:
@@ -126,7 +129,7 @@ def fit(
     run = Run(out, metadata, {"recipe": _fixed(recipe), "data": parts.keys})
     keeper, display = Keeper(run), Display(console)
     if extent.progress(standing.step, standing.elapsed) < 1:
-        _train(fitting, parts, plan, keeper, display)
+        _train(fitting, parts.train, plan, keeper, display, processes)
     elif not (out / MODEL).exists():
         raise ConfigError(
             "Nothing was learned: the time budget (or the number of steps) was used up before a first validation. Run "
@@ -402,22 +405,41 @@ def _spins_are_told(train: Frames, many: np.ndarray) -> bool:
 # --- Lightning
 
 
-def _train(fitting: PotentialFitting, parts: Parts, plan: Plan, keeper: Keeper, display: Display) -> None:
-    """Run until the end of steps or time, or until someone stops it."""
-    cutoff, standing = fitting.potential.cutoff, fitting.standing
-    interval = fitting.recipe.training.validate_every
-    stream = TrainingStream(parts.train, plan, cutoff, interval, lambda: standing.step)
-    valid = parts.valid
-    batches = fill_batches(np.arange(len(valid)), valid.n_atoms, 512)
-    out = keeper.run.out
-    with _quiet(), _logs_are_writable(out):
+def _train(
+    fitting: PotentialFitting, train: Frames, plan: Plan, keeper: Keeper, display: Display, processes: int
+) -> None:
+    """Run until the end of steps or time, or until someone stops it; only this process writes and shows anything."""
+    out, threads = keeper.run.out, torch.get_num_threads()
+    with _logs_are_writable(out), followers(processes, _learn, fitting, train, plan, threads):
         loggers = [CSVLogger(out, name="logs", flush_logs_every_n_steps=1), TensorBoardLogger(out, name="tensorboard")]
+        _learn(0, processes, fitting, train, plan, threads, loggers, [keeper, display])
+
+
+def _learn(
+    rank: int,
+    processes: int,
+    fitting: PotentialFitting,
+    train: Frames,
+    plan: Plan,
+    threads: int,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[lightning.Callback] = (),
+) -> None:
+    """The part of one process in a training."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    cutoff, standing, valid = fitting.potential.cutoff, fitting.standing, fitting.valid
+    interval = fitting.recipe.training.validate_every
+    stream = TrainingStream(train, plan, cutoff, interval, lambda: standing.step, rank, processes)
+    batches = fill_batches(np.arange(len(valid)), valid.n_atoms, 512)[rank::processes]
+    with _quiet():
         trainer = lightning.Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
-            devices=1,
+            devices=processes,
+            strategy="auto" if processes == 1 else Together(rank),
             max_epochs=-1,
             logger=loggers,
-            callbacks=[keeper, display],
+            callbacks=list(callbacks),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -444,13 +466,14 @@ def _logs_are_writable(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's advice about workers, devices and loggers is not for the user of a command."""
+    """Advice about workers, devices, loggers and strides is not for the user of a command."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             yield
     finally:
         logger.setLevel(level)

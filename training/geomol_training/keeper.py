@@ -91,7 +91,7 @@ class Keeper(lightning.Callback):
         """Stop where steps or time are over (a last validation follows)."""
         fitting = _fitting(pl_module)
         standing, extent = fitting.standing, fitting.extent
-        self._atoms += batch.graph.n_atoms
+        self._atoms += batch.whole.atoms
         # Callbacks are called before the module counts the step.
         if extent.steps is not None and standing.step + 1 >= extent.steps:
             self.stopped_by = self.stopped_by or "all steps done"

@@ -15,7 +15,8 @@ from .recipe import Loss
 def total_loss(prediction: Prediction, batch: Batch, weights: Loss) -> Tensor:
     """Weighted sum of the mean errors in eV/atom, eV/Å and eV/Å³.
 
-    Energies are averaged over structures, forces over atoms, stress over structures that have one.
+    Energies are averaged over structures, forces over atoms, stress over structures that have one, all of the whole
+    batch: the losses of its shares add up to that of the batch.
 
     Args:
         prediction: of the potential.
@@ -24,28 +25,31 @@ def total_loss(prediction: Prediction, batch: Batch, weights: Loss) -> Tensor:
     """
     atoms = torch.bincount(batch.graph.system, minlength=batch.graph.n_systems)
     per_atom = (prediction.energy - batch.energy) / atoms
-    loss = weights.energy * _mean_error(per_atom, weights)
+    loss = weights.energy * _mean_error(per_atom, batch.whole.frames, weights)
     for forces, weight in ((prediction.forces, weights.forces), (prediction.direct_forces, weights.direct_forces)):
         if forces is not None and weight > 0:
             labelled = batch.has_forces[batch.graph.system]
-            loss = loss + weight * _force_error((forces - batch.forces)[labelled], weights)
+            error = (forces - batch.forces)[labelled]
+            loss = loss + weight * _force_error(error, batch.whole.atoms_with_forces, weights)
     if prediction.stress is not None:
-        loss = loss + weights.stress * _mean_error((prediction.stress - batch.stress)[batch.has_stress], weights)
+        error = (prediction.stress - batch.stress)[batch.has_stress]
+        loss = loss + weights.stress * _mean_error(error, batch.whole.frames_with_stress, weights)
     return loss
 
 
-def _force_error(error: Tensor, weights: Loss) -> Tensor:
+def _force_error(error: Tensor, atoms: int, weights: Loss) -> Tensor:
     if weights.kind == "l1" and weights.force_norm:
         # The smallest number under the root keeps the slope finite where an error is exactly zero.
-        return torch.sqrt(error.square().sum(-1) + 1e-12).sum() / max(len(error), 1)
-    return _mean_error(error, weights)
+        return torch.sqrt(error.square().sum(-1) + 1e-12).sum() / max(atoms, 1)
+    return _mean_error(error, atoms, weights)
 
 
-def _mean_error(error: Tensor, weights: Loss) -> Tensor:
+def _mean_error(error: Tensor, rows: int, weights: Loss) -> Tensor:
+    """Mean over all components of ``rows`` rows, of which ``error`` holds this share's."""
     if weights.kind == "l1":
         values = error.abs()
     elif weights.kind == "l2":
         values = error.square()
     else:
         values = functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=weights.huber_delta)
-    return values.sum() / max(values.numel(), 1)
+    return values.sum() / max(rows * error.shape[1:].numel(), 1)

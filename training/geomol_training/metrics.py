@@ -32,26 +32,43 @@ class Predicted(NamedTuple):
     direct_forces: np.ndarray | None = None
 
 
-def gather(frames: Frames, parts: Sequence[tuple[Batch, Prediction]]) -> Predicted:
+class Part(NamedTuple):
+    """What a potential says about the frames ``index``, in this order."""
+
+    index: np.ndarray
+    predicted: Predicted
+
+
+def as_part(batch: Batch, prediction: Prediction) -> Part:
+    """The numbers of a prediction, without their tensors."""
+    values = (prediction.energy, prediction.forces, prediction.stress, prediction.direct_forces)
+    return Part(batch.frame.cpu().numpy(), Predicted(*(_numbers(value) for value in values)))  # type: ignore[arg-type]
+
+
+def _numbers(values: Tensor | None) -> np.ndarray | None:
+    return None if values is None else values.detach().cpu().numpy()
+
+
+def gather(frames: Frames, parts: Sequence[Part]) -> Predicted:
     """Put the predictions of batches that cover ``frames`` in the frames' order."""
-    indices = [batch.frame.cpu().numpy() for batch, _ in parts]
+    indices = [part.index for part in parts]
     atoms = [frames.atoms_of(index) for index in indices]
-    energy = _placed(np.zeros_like(frames.energy), indices, [prediction.energy for _, prediction in parts])
+    energy = _placed(np.zeros_like(frames.energy), indices, [part.predicted.energy for part in parts])
     assert energy is not None
     return Predicted(
         energy,
-        _placed(np.zeros_like(frames.forces), atoms, [prediction.forces for _, prediction in parts]),
-        _placed(np.zeros_like(frames.stress), indices, [prediction.stress for _, prediction in parts]),
-        _placed(np.zeros_like(frames.forces), atoms, [prediction.direct_forces for _, prediction in parts]),
+        _placed(np.zeros_like(frames.forces), atoms, [part.predicted.forces for part in parts]),
+        _placed(np.zeros_like(frames.stress), indices, [part.predicted.stress for part in parts]),
+        _placed(np.zeros_like(frames.forces), atoms, [part.predicted.direct_forces for part in parts]),
     )
 
 
-def _placed(table: np.ndarray, places: list[np.ndarray], values: Sequence[Tensor | None]) -> np.ndarray | None:
+def _placed(table: np.ndarray, places: list[np.ndarray], values: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """Put each of ``values`` at its places of ``table``; None where there are none."""
     for index, value in zip(places, values, strict=True):
         if value is None:
             return None
-        table[index] = value.detach().cpu().numpy()
+        table[index] = value
     return table
 
 

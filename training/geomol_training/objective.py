@@ -20,7 +20,7 @@ from ase_geomol.potential import Potential, Prediction
 from .batches import Batch
 from .frames import Frames
 from .loss import total_loss
-from .metrics import MILLI, errors, errors_by, gather
+from .metrics import MILLI, Part, as_part, errors, errors_by, gather
 from .optimiser import Muon, matrices_of
 from .recipe import Loss, Recipe
 from .schedule import Extent, Standing, learning_rate
@@ -31,6 +31,9 @@ TOO_MANY_SKIPPED = 50
 
 class PotentialFitting(lightning.LightningModule):
     """Fits a potential; validation and the exported weights use the running mean of the weights.
+
+    Where several processes train together, each has this object and sees its shares of the batches. The first one
+    decides what depends on the clock, on files or on signals: the learning rate and the end.
 
     Args:
         recipe: the training.
@@ -49,7 +52,7 @@ class PotentialFitting(lightning.LightningModule):
         self.errors: dict[str, float] = {}
         self.score = math.inf
         self.recent: dict[str, float] = {}
-        self._parts: list[tuple[Batch, Prediction]] = []
+        self._parts: list[Part] = []
         self._saved_optimiser: dict[str, Any] | None = None
         self._losses: list[Tensor] = []
         self._skipped_in_a_row = 0
@@ -62,18 +65,21 @@ class PotentialFitting(lightning.LightningModule):
     # --- steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
-        loss = total_loss(predict(self.potential, batch, self.recipe.loss), batch, self.recipe.loss)
+        """Loss of this process's share of a batch, times the processes: Lightning takes the mean of their gradients."""
+        if batch.graph.n_systems:
+            loss = total_loss(predict(self.potential, batch, self.recipe.loss), batch, self.recipe.loss)
+        else:  # fewer structures than processes
+            loss = 0.0 * next(self.potential.parameters()).sum().double()
         self._losses.append(loss.detach())
-        return loss
+        return self.trainer.world_size * loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict one batch with the mean weights."""
-        self._parts.append((batch, predict(self.averaged, batch, self.recipe.loss)))
+        self._parts.append(as_part(batch, predict(self.averaged, batch, self.recipe.loss)))
 
     def on_validation_epoch_end(self) -> None:
         """Errors of all validation frames, logged by source too, and their score."""
-        predicted = gather(self.valid, self._parts)
+        predicted = gather(self.valid, self._parts_of_all())
         self._parts.clear()
         self.errors = errors(self.valid, predicted)
         self.score = score(self.errors, self.recipe.loss)
@@ -86,6 +92,14 @@ class PotentialFitting(lightning.LightningModule):
                 f"The validation error is not a number after step {self.standing.step}: lower optimiser.lr or "
                 "training.clip, or look for wrong labels with data.max_force."
             )
+
+    def _parts_of_all(self) -> list[Part]:
+        """Predictions of all processes."""
+        if self.trainer.world_size == 1:
+            return self._parts
+        gathered: list[list[Part]] = [[]] * self.trainer.world_size
+        torch.distributed.all_gather_object(gathered, self._parts)
+        return [part for parts in gathered for part in parts]
 
     # --- optimiser
 
@@ -110,9 +124,12 @@ class PotentialFitting(lightning.LightningModule):
         return optimiser
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate, and the random numbers of dropout by the step alone."""
-        torch.manual_seed(int(np.random.SeedSequence((self.recipe.seed, self.standing.step)).generate_state(1)[0]))
-        rate = learning_rate(self.standing, self.extent, self.recipe.optimiser, self.recipe.schedule)
+        """Set the learning rate, and the random numbers of dropout by the step and the process alone."""
+        entropy = (self.recipe.seed, self.standing.step, self.trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        rate = self.trainer.strategy.broadcast(
+            learning_rate(self.standing, self.extent, self.recipe.optimiser, self.recipe.schedule)
+        )
         for group in self._optimiser().param_groups:
             group["lr"] = rate
         self.recent["learning_rate"] = rate
@@ -140,11 +157,13 @@ class PotentialFitting(lightning.LightningModule):
             )
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Count the step, update the mean weights, log now and then."""
+        """Count the step, update the mean weights, log now and then; all processes stop where the first one does."""
         self.standing.step += 1
         self._update_average()
+        strategy = self.trainer.strategy
+        self.trainer.should_stop = strategy.reduce_boolean_decision(self.trainer.should_stop, all=False)
         if self.standing.step % LOG_EVERY == 0:
-            self.recent["loss"] = float(torch.stack(self._losses).mean())
+            self.recent["loss"] = float(strategy.reduce(torch.stack(self._losses).mean(), reduce_op="sum"))
             self._losses.clear()
             self._log({f"train/{name}": value for name, value in self.recent.items()})
 

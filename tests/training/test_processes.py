@@ -1,0 +1,154 @@
+"""Trainings by two processes: the same as by one, they end together, and nobody is left behind."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+
+import pytest
+import torch
+from geomol_training.fit import fit
+from geomol_training.keeper import Keeper, read_state
+from rich.console import Console
+
+from ase_geomol.errors import ConfigError, GeoMolError, OutputError
+
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals")
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=120)
+
+
+@pytest.fixture(scope="module")
+def recipe(make_recipe):
+    """Some batches hold one structure only, so that a process has nothing to do."""
+    return make_recipe(
+        optimiser={"name": "muon"},
+        schedule={"kind": "plateau", "patience": 1},
+        training={"batch_edges": 75, "precision": "float64", "save_minutes": 1e-9},
+    )
+
+
+@pytest.fixture(scope="module")
+def two(recipe, tmp_path_factory):
+    """A run of 20 steps by two processes; its checkpoint of step 11 is kept."""
+    out, save = tmp_path_factory.mktemp("runs") / "two", Keeper.save
+
+    def save_and_copy(keeper, fitting):
+        save(keeper, fitting)
+        if fitting.standing.step == 11:
+            shutil.copytree(out, out.with_name("killed"), dirs_exist_ok=True)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Keeper, "save", save_and_copy)
+        result = fit(recipe, out, processes=2, console=quiet())
+    assert not multiprocessing.active_children()
+    assert not torch.distributed.is_initialized()
+    return result
+
+
+def weights_of(result) -> dict[str, torch.Tensor]:
+    state = read_state(result.model.with_name("last.pt"))
+    return {f"{part}.{name}": state[part][name] for part in ("potential", "averaged") for name in state[part]}
+
+
+def assert_same_learning(first, second) -> None:
+    torch.testing.assert_close(weights_of(first), weights_of(second), rtol=1e-9, atol=1e-11)
+    assert first.errors == pytest.approx(second.errors, rel=1e-9)
+
+
+def test_two_processes_learn_what_one_learns(recipe, two, tmp_path):
+    one = fit(recipe, tmp_path, console=quiet())
+    assert (one.step, two.step) == (20, 20)
+    assert_same_learning(one, two)
+    rows = [path.read_text().splitlines() for path in two.model.parent.glob("logs/*/metrics.csv")]
+    assert [len(lines) for lines in rows] == [4]  # one writer: a header and three validations
+
+
+def test_resumed_run_of_two_processes_has_the_same_bits(recipe, two, tmp_path):
+    out = shutil.copytree(two.model.parent.with_name("killed"), tmp_path / "run")
+    resumed, whole = weights_of(fit(recipe, out, resume=True, processes=2, console=quiet())), weights_of(two)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_run_is_resumed_with_another_number_of_processes(recipe, two, tmp_path):
+    out = shutil.copytree(two.model.parent.with_name("killed"), tmp_path / "run")
+    assert_same_learning(fit(recipe, out, resume=True, console=quiet()), two)
+
+
+@pytest.fixture
+def at_first_weights(make_recipe, tmp_path):
+    """A function: a run by two processes without end of its own, and what happens to it after its first weights."""
+
+    def run(act):
+        ended = threading.Event()
+
+        def wait_and_act():
+            while not (tmp_path / "model.safetensors").exists():
+                if ended.wait(0.02):
+                    return
+            act([process.pid for process in multiprocessing.active_children()])
+
+        thread = threading.Thread(target=wait_and_act)
+        thread.start()
+        try:
+            recipe = make_recipe(training={"max_steps": None})
+            return fit(recipe, tmp_path, time_budget=60.0, processes=2, console=quiet())
+        finally:
+            ended.set()
+            thread.join()
+            assert not multiprocessing.active_children()
+            assert not torch.distributed.is_initialized()
+
+    return run
+
+
+@needs_signals
+def test_interrupt_ends_both(at_first_weights, tmp_path):
+    """All processes get the signal, as by Ctrl-C in a terminal; the first one alone follows it."""
+
+    def interrupt(pids):
+        assert len(pids) == 1
+        os.kill(pids[0], signal.SIGTERM)
+        for pid in (*pids, os.getpid()):
+            os.kill(pid, signal.SIGINT)
+
+    result = at_first_weights(interrupt)
+    assert result.stopped_by == "interrupted"
+    assert read_state(tmp_path / "last.pt")["standing"]["step"] == result.step
+
+
+@needs_signals
+def test_a_process_that_dies_ends_the_run_with_a_sentence(at_first_weights):
+    with pytest.raises(GeoMolError, match=r"Process 1 of this training ended \(exit code -9; .* --resume"):
+        at_first_weights(lambda pids: os.kill(pids[0], signal.SIGKILL))
+
+
+def test_full_disk_ends_both(make_recipe, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("geomol_training.fit.CSVLogger.log_metrics", full)
+    with pytest.raises(OutputError, match=r"Cannot write the logs into .*: No space left on device\."):
+        fit(make_recipe(), tmp_path, processes=2, console=quiet())
+    assert not multiprocessing.active_children()
+
+
+def test_refused_numbers_of_processes(make_recipe, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="at least one process, not 0"):
+        fit(make_recipe(), tmp_path, processes=0, console=quiet())
+    with monkeypatch.context() as patched:
+        patched.setenv("TORCHELASTIC_RUN_ID", "run")
+        with pytest.raises(ConfigError, match="without torchrun"):
+            fit(make_recipe(), tmp_path, processes=2, console=quiet())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="2 processes need as many CUDA devices, and there are 1"):
+        fit(make_recipe(), tmp_path, processes=2, console=quiet())
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,162 @@
+"""Several processes for one training: the first one leads, the others compute their shares of its batches."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
+from threading import Thread
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch import distributed
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+
+from ase_geomol.errors import ConfigError, GeoMolError
+
+ADDRESS = "127.0.0.1"
+READY = "ready"
+
+
+class Running(LightningEnvironment):
+    """Tells Lightning which of the processes, all of them running already, this one is."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self._rank = rank
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Nothing is left to start."""
+        return True
+
+    def local_rank(self) -> int:
+        """Number of this process."""
+        return self._rank
+
+
+class Together(DDPStrategy):
+    """Lightning's data-parallel strategy for the processes that `followers` has brought together."""
+
+    def __init__(self, rank: int) -> None:
+        # A share may be empty, and then has a gradient for one parameter only.
+        super().__init__(cluster_environment=Running(rank), find_unused_parameters=True, broadcast_buffers=False)
+
+    def _configure_launcher(self) -> None:
+        """Without Lightning's launcher, which would set the number of threads."""
+
+
+def check_processes(processes: int) -> None:
+    """Refuse a number of processes that this machine cannot have; raises :class:`ConfigError`."""
+    if processes < 1:
+        raise ConfigError(f"A training needs at least one process, not {processes}.")
+    if distributed.is_available() and distributed.is_torchelastic_launched():
+        raise ConfigError("Start geomol-train itself, without torchrun: --processes starts what it needs.")
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else None
+    if devices is not None and processes > devices:
+        raise ConfigError(
+            f"{processes} processes need as many CUDA devices, and there are {devices}: give at most "
+            f"--processes {devices}."
+        )
+
+
+@contextmanager
+def followers(processes: int, work: Callable[..., None], *given: Any) -> Iterator[None]:
+    """While the caller works as process 0 inside, processes 1, 2, … do ``work(rank, processes, *given)``.
+
+    Inside, all of them are a group of `torch.distributed`. They know only what is given here, and whatever ends the
+    caller, ends them; a signal to end is for the caller alone.
+
+    Args:
+        processes: how many there are, the caller among them; 1 starts none.
+        work: a function of a module.
+        given: sent to each of them, by pickle.
+
+    Raises:
+        GeoMolError: one of them ended too early.
+    """
+    if processes == 1:
+        yield
+        return
+    store = TCPStore(ADDRESS, 0, is_master=True, wait_for_workers=False)
+    started: list[BaseProcess] = []
+    try:
+        with _signals_blocked():
+            for rank in range(1, processes):
+                arguments = (rank, processes, store.port)
+                started.append(get_context("spawn").Process(target=_follow, args=arguments, daemon=True))
+                started[-1].start()
+        while store.add(READY, 0) < processes - 1:
+            _check_alive(started)
+            time.sleep(0.05)
+        _join(store, 0, processes)
+        distributed.broadcast_object_list([work, given])
+        yield
+    except RuntimeError:  # torch's word for a lost connection, among others
+        _check_alive(started, patience=1.0)
+        raise
+    finally:
+        for process in started:
+            process.kill()  # they have nothing to lose
+            process.join()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _check_alive(started: Sequence[BaseProcess], patience: float = 0.0) -> None:
+    """Raise where a process has ended, or does so within ``patience`` seconds."""
+    for rank, process in enumerate(started, start=1):
+        process.join(patience)
+        if process.exitcode is not None:
+            raise GeoMolError(
+                f"Process {rank} of this training ended (exit code {process.exitcode}; out of memory?). Go on with "
+                "--resume, perhaps with fewer --processes."
+            )
+
+
+def _join(store: Store, rank: int, processes: int) -> None:
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=processes)
+
+
+def _follow(rank: int, processes: int, port: int) -> None:
+    """What a process that was started does."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    store = TCPStore(ADDRESS, port, is_master=False)
+    store.add(READY, 1)
+    _join(store, rank, processes)
+    task: list[Any] = [None, None]
+    distributed.broadcast_object_list(task)
+    work, given = task
+    try:
+        work(rank, processes, *given)
+    except GeoMolError:
+        sys.exit(1)  # the first process meets the same error and tells it
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Processes that are started inside never hear of Ctrl-C or a request to terminate."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # else the first start does this, and unblocks the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
