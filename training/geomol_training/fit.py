@@ -87,8 +87,8 @@ def fit(
 ) -> Fitted:
     """Train a potential and export it to ``out/model.safetensors``.
 
-    A run that was stopped or killed goes on with ``resume``; on a CPU, with a schedule that counts steps, it
-    ends with the same bits as a run that was never stopped.
+    A run that was stopped or killed goes on with ``resume``; on a CPU, with a schedule that counts steps and as many
+    processes, it ends with the same bits as a run that was never stopped.
 
     Args:
         recipe: what to do.
@@ -104,6 +104,7 @@ def fit(
         ConfigError: the recipe asks for something impossible.
         DataError: the data cannot be used.
         OutputError: ``out`` cannot be written.
+        GeoMolError: one of the processes died.
     """
     standing = Standing()
     console = console or Console()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from ase_geomol.potential import Prediction
 
@@ -41,12 +40,9 @@ class Part(NamedTuple):
 
 def as_part(batch: Batch, prediction: Prediction) -> Part:
     """The numbers of a prediction, without their tensors."""
-    values = (prediction.energy, prediction.forces, prediction.stress, prediction.direct_forces)
-    return Part(batch.frame.cpu().numpy(), Predicted(*(_numbers(value) for value in values)))  # type: ignore[arg-type]
-
-
-def _numbers(values: Tensor | None) -> np.ndarray | None:
-    return None if values is None else values.detach().cpu().numpy()
+    values = {name: getattr(prediction, name) for name in Predicted._fields}
+    numbers = {name: value.detach().cpu().numpy() for name, value in values.items() if value is not None}
+    return Part(batch.frame.cpu().numpy(), Predicted(**numbers))
 
 
 def gather(frames: Frames, parts: Sequence[Part]) -> Predicted:
