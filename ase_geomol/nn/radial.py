@@ -1,15 +1,16 @@
-"""Radial basis."""
+"""Radial bases: functions of a distance that is scaled and shifted per kind of pair (or of atom)."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 
 class GaussianBasis(nn.Module):
-    """Gaussian kernels of a distance that is scaled and shifted per kind of pair (or of atom).
+    """Gaussian kernels.
 
     ``psi_k = exp(-((g r + b - mu_k)/s_k)^2 / 2) / (sqrt(2 pi) s_k)`` with ``g, b`` learned per kind
     (GeoMFormer, arXiv 2406.16853, App. A). Centres start on a uniform grid from 0 to ``reach``, widths at its
@@ -34,3 +35,36 @@ class GaussianBasis(nn.Module):
         inverse = 1 / (self.width.abs() + 1e-5).view(column)
         argument = (self.scale[kind] * distance + self.offset[kind] - self.centre.view(column)) * inverse
         return torch.exp(-0.5 * argument.square()) * (inverse / math.sqrt(2 * math.pi))
+
+
+class ExponentialBasis(nn.Module):
+    """Gaussian kernels of ``t = exp(-(g r + b) / length)``, with ``g, b`` learned per kind of pair (or of atom).
+
+    ``psi_k = exp(-((t - c_k)/s)^2 / 2)`` with fixed centres on a uniform grid from exp(-reach/length) to 1 and ``s``
+    about their spacing times the square root of 2 (PhysNet, arXiv 1902.08408). They resolve tenths of an Å where
+    atoms are bonded and ever less with the distance. Arguments are those of `GaussianBasis`.
+    """
+
+    LENGTH = 1.0
+    """Å over which t falls to 1/e."""
+
+    def __init__(self, n_kernels: int, reach: float, n_kinds: int) -> None:
+        super().__init__()
+        self.n_kernels, self.reach = n_kernels, reach
+        self.scale = nn.Parameter(torch.ones(n_kinds))
+        self.offset = nn.Parameter(torch.zeros(n_kinds))
+
+    def forward(self, distance: Tensor, kind: Tensor) -> Tensor:
+        """Return (K, …) for distances (…) in Å of the kinds (…)."""
+        least = math.exp(-self.reach / self.LENGTH)
+        centre = torch.linspace(least, 1.0, self.n_kernels, dtype=distance.dtype, device=distance.device)
+        width = (1 - least) / self.n_kernels * math.sqrt(2)
+        t = torch.exp((self.scale[kind] * distance + self.offset[kind]) * (-1 / self.LENGTH))
+        return torch.exp(-0.5 * ((t - centre.view(-1, *[1] * distance.dim())) / width).square())
+
+
+RadialBasis = Literal["gaussian", "exponential"]
+BASES: dict[RadialBasis, type[GaussianBasis] | type[ExponentialBasis]] = {
+    "gaussian": GaussianBasis,
+    "exponential": ExponentialBasis,
+}

@@ -32,18 +32,12 @@ class TestLocal(PotentialPhysics):
 def _favour_far_neighbours(model: GeoMFormer) -> None:
     """Set the structural bias of every module to rise from about 0 to about 5 over the outer third of the cutoff."""
     assert model.cutoff is not None
-    kernels = torch.arange(len(model.radial.centre)) / (len(model.radial.centre) - 1) * model.cutoff
-    model.radial.centre.copy_(kernels)
-    model.radial.width.fill_(kernels[1])
-    model.radial.scale.fill_(1.0)
-    model.radial.offset.fill_(0.0)
-    if model.radial_hidden is not None:
-        torch.nn.init.eye_(model.radial_hidden.weight)
-        torch.nn.init.zeros_(model.radial_hidden.bias)
-    radius = torch.tensor([0.5, 0.999], dtype=torch.float64) * model.cutoff
-    functions = model.radial(radius, torch.zeros(2, dtype=torch.long)).T
+    distance = torch.linspace(0.1, 0.999, 100, dtype=torch.float64) * model.cutoff
+    functions = model.radial(distance, torch.zeros(len(distance), dtype=torch.long)).T
     if model.radial_hidden is not None:
         functions = torch.nn.functional.gelu(model.radial_hidden(functions))
+    rise = 5 * ((distance / model.cutoff - 2 / 3) * 3).clamp(min=0.0)
+    weight = torch.linalg.lstsq(functions, rise[:, None], driver="gelsd").solution.T
     modules = [module for module in model.modules() if isinstance(module, Attention)]
     assert len(modules) == 4 * model.config.layers - 1  # the last layer has no use for the equivariant cross-attention
     for module in modules:
@@ -51,8 +45,8 @@ def _favour_far_neighbours(model: GeoMFormer) -> None:
         bias = slice(0, module.heads)  # filters come behind it
         module.radial.weight[bias] = 0.0
         module.radial.bias[bias] = 0.0
-        module.radial.weight[bias, len(kernels) - 3 : len(kernels)] = 6.0
-        near, far = module.radial(functions)[:, bias]
+        module.radial.weight[bias] = weight
+        near, far = module.radial(functions[[len(distance) // 2, -1]])[:, bias]
         assert (far > near + 3).all()
 
 
@@ -62,6 +56,10 @@ class TestSoftmax(TestLocal):
 
 class TestSum(TestLocal):
     options = {"attention_norm": "sum"}  # noqa: RUF012
+
+
+class TestGaussian(TestLocal):
+    options = {"radial_basis": "gaussian"}  # noqa: RUF012
 
 
 class TestWhiten(TestLocal):

@@ -85,7 +85,7 @@ def _expected_loss(config: GeoMFormerConfig, part: str) -> int:
     The last layer of a network without a head for vectors lacks what only vectors would receive.
     """
     d, r, norms = config.channels, config.ffn_channels, 3 * config.layers + 1
-    radial = ((config.radial_channels or config.kernels) + 1) * config.heads  # of one function per head
+    radial = ((config.radial_channels or config.n_kernels) + 1) * config.heads  # of one function per head
     local = config.cutoff is not None
     per_layer = {
         "invariant_self": 4 * d * d + 4 * d + (2 if local else 1) * radial,
@@ -125,7 +125,7 @@ def test_the_global_form_has_no_quadrupole(make_potential, make_structure) -> No
 @pytest.mark.parametrize("option", ["query_products", "quadrupole"])
 def test_what_the_local_form_adds_can_be_left_out_and_matters(make_potential, make_structure, option: str) -> None:
     full, bare = make_potential(seed=2).model, make_potential(seed=2, **{option: False}).model
-    d, radial = full.config.channels, (full.config.kernels + 1) * full.config.heads
+    d, radial = full.config.channels, (full.config.n_kernels + 1) * full.config.heads
     per_layer = {"query_products": 2 * d * d, "quadrupole": 6 * d * d + 2 * d + radial}
     unread = 2 * d * d if option == "quadrupole" else 0
     assert _count(full) - _count(bare) == full.config.layers * per_layer[option] - unread
@@ -149,7 +149,7 @@ def test_a_layer_of_the_global_form_has_25_d_squared_weights(channels: int) -> N
 
 def test_radial_functions_cost_one_number_per_head_and_kernel() -> None:
     """Four biases, four filters; through a hidden layer they are made from that instead."""
-    for radial_channels, width in [(None, 32), (20, 20)]:
+    for radial_channels, width in [(None, 24), (20, 20)]:
         config = GeoMFormerConfig(elements=(1, 6), radial_channels=radial_channels)
         radial = [p for name, p in Block(config).named_parameters() if ".radial." in name]
         assert sum(p.numel() for p in radial) == 8 * config.heads * (width + 1)
@@ -311,9 +311,13 @@ def _dense(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor, Tenso
         y = x @ w[f"{name}.weight"].T
         return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
 
-    def gaussians(name: str, x: Tensor, kind: Tensor) -> Tensor:
-        width = w[f"{name}.width"].abs() + 1e-5
+    def kernels(name: str, x: Tensor, kind: Tensor) -> Tensor:
         x = (w[f"{name}.scale"][kind] * x + w[f"{name}.offset"][kind])[..., None]
+        if config.radial_basis == "exponential" or (config.radial_basis is None and local):
+            k, least = config.kernels or 24, math.exp(-(config.cutoff or config.kernel_reach))
+            grid = least + (1 - least) / (k - 1) * torch.arange(k, dtype=torch.float64)
+            return torch.exp(-(((torch.exp(-x) - grid) / (1 - least) * k / 2) ** 2))
+        width = w[f"{name}.width"].abs() + 1e-5
         return torch.exp(-(((x - w[f"{name}.centre"]) / width) ** 2) / 2) / (width * math.sqrt(2 * math.pi))
 
     to_sender = r[None, :] - r[:, None]
@@ -323,7 +327,7 @@ def _dense(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor, Tenso
     x = (distance / (config.cutoff or math.inf)).clamp(max=1)
     envelope = 1 - 10 * x**3 + 15 * x**4 - 6 * x**5
     of_others = envelope * (1 - one)
-    psi = gaussians("radial", distance, types[:, None] * len(config.elements) + types[None, :])
+    psi = kernels("radial", distance, types[:, None] * len(config.elements) + types[None, :])
     others = psi * of_others[..., None]
     scalars = w["embedding.weight"][types] + linear("centrality", others.sum(1))
     if local:
@@ -331,7 +335,7 @@ def _dense(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor, Tenso
     else:
         centred = r - r.mean(0)
         softened = torch.sqrt((centred**2).sum(-1) + CENTROID_SOFTENING**2)
-        vectors = centred[:, :, None] * linear("start_vectors", gaussians("from_centroid", softened, types))[:, None]
+        vectors = centred[:, :, None] * linear("start_vectors", kernels("from_centroid", softened, types))[:, None]
 
     def radial(name: str) -> list[Tensor]:
         """Functions of the distance (n, n, h) that a module has: its bias, then its filters."""
@@ -429,7 +433,9 @@ FORMS: dict[str, dict[str, object]] = {
     "global": GLOBAL,
     "global silu": {**GLOBAL, "attention_norm": "silu"},
     "global radial network": {**GLOBAL, "radial_channels": 5},
+    "global exponential": {**GLOBAL, "radial_basis": "exponential"},
     "local": LOCAL,
+    "local gaussian": {**LOCAL, "radial_basis": "gaussian"},
     "local softmax": {**LOCAL, "attention_norm": "softmax"},
     "local sum": {**LOCAL, "attention_norm": "sum"},
     "local radial network": {**LOCAL, "radial_channels": 5},

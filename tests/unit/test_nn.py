@@ -11,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from ase_geomol.nn import (
     EquivariantNorm,
+    ExponentialBasis,
     GaussianBasis,
     ScalarReadout,
     VectorReadout,
@@ -398,6 +399,34 @@ def test_gaussian_basis_starts_on_a_grid() -> None:
 def test_gaussian_basis_derivatives() -> None:
     basis = GaussianBasis(5, 4.0, 1).double()
     distance = torch.tensor([0.3, 1.9, 3.9], dtype=torch.float64, requires_grad=True)
+
+    def function(r: Tensor) -> Tensor:
+        return basis(r, torch.zeros(3, dtype=torch.long))
+
+    assert gradcheck(function, (distance,))
+    assert gradgradcheck(function, (distance,))
+
+
+def test_exponential_basis_is_the_printed_formula() -> None:
+    basis = ExponentialBasis(6, 5.0, 3).double()
+    for parameter in basis.parameters():
+        parameter.data += 0.1 * _random(*parameter.shape)
+    distance, kind = torch.tensor([[0.7, 2.0, 4.9]], dtype=torch.float64), torch.tensor([[2, 0, 1]])
+    values = basis(distance, kind)
+    assert values.shape == (6, 1, 3)
+    least = math.exp(-5.0)
+    width = math.sqrt(2) * (1 - least) / 6
+    for e in range(3):
+        for k in range(6):
+            x = basis.scale[kind[0, e]] * distance[0, e] + basis.offset[kind[0, e]]
+            centre = least + k * (1 - least) / 5
+            expected = math.exp(-(((math.exp(-x.item()) - centre) / width) ** 2) / 2)
+            assert values[k, 0, e].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_exponential_basis_derivatives() -> None:
+    basis = ExponentialBasis(5, 4.0, 1).double()
+    distance = torch.tensor([0.0, 1.9, 3.9], dtype=torch.float64, requires_grad=True)
 
     def function(r: Tensor) -> Tensor:
         return basis(r, torch.zeros(3, dtype=torch.long))

@@ -47,7 +47,7 @@ class HeadwiseModule(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.radial = (
-            nn.Linear(config.radial_channels or config.kernels, radial_functions * config.heads)
+            nn.Linear(config.radial_channels or config.n_kernels, radial_functions * config.heads)
             if radial_functions
             else None
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...nn import Blocks, GaussianBasis, ScalarReadout, VectorReadout, log_envelope, make_blocks, smooth_cutoff
+from ...nn import BASES, Blocks, ScalarReadout, VectorReadout, log_envelope, make_blocks, smooth_cutoff
 from ..base import ModelOutput
 from .config import GeoMFormerConfig
 from .modules import (
@@ -94,18 +94,19 @@ class GeoMFormer(nn.Module):
         self.elements = config.elements
         self.cutoff = config.cutoff
         self.has_direct_forces = config.direct_forces
-        d, k, n = config.channels, config.kernels, len(config.elements)
+        d, k, n = config.channels, config.n_kernels, len(config.elements)
         types = torch.full((119,), -1, dtype=torch.long)
         types[list(config.elements)] = torch.arange(n)
         self.types: Tensor
         self.register_buffer("types", types, persistent=False)
 
         reach = config.cutoff or config.kernel_reach
-        self.radial = GaussianBasis(k, reach, n * n)
+        basis = BASES[config.basis]
+        self.radial = basis(k, reach, n * n)
         self.radial_hidden = nn.Linear(k, config.radial_channels) if config.radial_channels else None
         self.embedding = nn.Embedding(n, d)
         self.centrality = nn.Linear(k, d, bias=False) if config.centrality else None
-        self.from_centroid = GaussianBasis(k, reach, n) if config.cutoff is None else None
+        self.from_centroid = basis(k, reach, n) if config.cutoff is None else None
         self.start_vectors = nn.Linear(k, d, bias=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers - 1))
         self.blocks.append(Block(config, vectors_are_read=config.direct_forces))
@@ -146,7 +147,7 @@ class GeoMFormer(nn.Module):
         return ModelOutput(self.readout(scalars), scalars, vectors, forces)
 
     def _geometry(self, types: Tensor, blocks: Blocks, edge_vectors: Tensor) -> tuple[Tensor, Geometry]:
-        """Gaussian kernels (K, B, n, M), and what attention reads."""
+        """Radial kernels (K, B, n, M), and what attention reads."""
         shape = (blocks.count, blocks.receivers, blocks.senders)
         vectors = blocks.place_pairs(edge_vectors, 1.0)
         distance = torch.linalg.vector_norm(vectors, dim=-1)
