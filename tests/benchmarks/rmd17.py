@@ -113,7 +113,7 @@ def _of_training(result: dict[str, Any]) -> Row:
     return _row(
         recipe["variables"]["molecule"],
         recipe["data"]["labels"],
-        recipe["name"] if recipe["name"].startswith("finetuned") else "ours",
+        "ours",
         errors["test_energy_MAE_meV"],
         errors[f"test_{'direct_' if direct else ''}forces_MAE_meV_per_A"],
         of="direct head" if direct else "gradient",
@@ -121,7 +121,8 @@ def _of_training(result: dict[str, Any]) -> Row:
         parameters=result["parameters"],
         steps=result["steps"],
         minutes=result["seconds"] / 60,
-        hardware=f"{hardware.get('accelerator') or hardware['processor']}, {hardware['threads']} thread(s)",
+        hardware=f"{hardware.get('accelerator') or hardware['processor']}, "
+        f"{result['processes'] * hardware['threads']} thread(s)",
     )
 
 

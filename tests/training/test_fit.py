@@ -227,6 +227,9 @@ def test_held_out_frames_are_measured_and_written_down(make_recipe, tmp_path):
     held_out = frames.take(np.array(written["test"]))
     found = errors(held_out, predict_frames(load_checkpoint(result.model).potential, held_out))
     assert found["energy_MAE_meV"] == pytest.approx(result.errors["test_energy_MAE_meV"])
+    told = read_results(tmp_path.parent)[tmp_path]
+    assert (told["steps"], told["errors"]) == (2, result.errors)
+    assert told["recipe"]["training"]["max_steps"] == 2
 
 
 def test_direct_forces_are_validated_beside_the_gradient(make_recipe, tmp_path):

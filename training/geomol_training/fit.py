@@ -147,6 +147,7 @@ def fit(
             "steps": standing.step,
             "seconds": round(standing.elapsed, 1),
             "time_budget": time_budget,
+            "processes": processes,
             "stopped_by": reason,
             "errors": card.errors,
         },
