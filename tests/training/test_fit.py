@@ -22,6 +22,7 @@ from geomol_training.keeper import read_state, write_state
 from geomol_training.memory import keep_freed_memory
 from geomol_training.metrics import errors
 from geomol_training.objective import PotentialFitting
+from geomol_training.result import read_results
 from rich.console import Console
 
 from ase_geomol.checkpoint import load_checkpoint
