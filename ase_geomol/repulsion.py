@@ -13,14 +13,16 @@ COULOMB = 14.399645
 BOHR = 0.529177
 COEFFICIENTS = (0.18175, 0.50986, 0.28022, 0.028171)
 EXPONENTS = (3.1998, 0.94229, 0.4029, 0.20162)
+REACH = 0.7
+"""Sums of covalent radii at which it ends."""
 
 
 class ZBLRepulsion(nn.Module):
     """Screened nuclear repulsion of Ziegler, Biersack and Littmark (1985).
 
-    ``E_ij = k Z_i Z_j / r * phi(r/a) * u(r / (R_i + R_j))``, ``a = 0.8854 a0 / (Z_i^0.23 + Z_j^0.23)``, with the
-    C² envelope u that ends it at the sum of the covalent radii R: single bonds at their equilibrium length hardly
-    feel it, multiple bonds by up to a few eV (N2 2.7 eV). It has no parameters; the network learns what is left.
+    ``E_ij = k Z_i Z_j / r * phi(r/a) * u(r / R)``, ``a = 0.8854 a0 / (Z_i^0.23 + Z_j^0.23)``, with the C² envelope u
+    that ends it at R, 0.7 times the sum of the covalent radii: no bond that vibrates feels it (N2 has 0.77). Where it
+    reaches into vibrations, a smooth network must undo it, and errs more (training/README.md). It has no parameters.
 
     Args:
         cutoff: Å, of the edges that it will see; a pair with larger radii ends there. None: there is no cutoff.
@@ -36,7 +38,7 @@ class ZBLRepulsion(nn.Module):
     def forward(self, numbers: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
         """Energies (N,) in eV, half of each pair on either atom; arguments as of an `EnergyModel`."""
         first, second = numbers[edge_index]
-        reach = (self.radii[first] + self.radii[second]).clamp(max=self.cutoff)
+        reach = (REACH * (self.radii[first] + self.radii[second])).clamp(max=self.cutoff)
         distance = torch.linalg.vector_norm(edge_vectors, dim=-1)
         near = distance < reach
         first, second, distance, reach = first[near], second[near], distance[near], reach[near]

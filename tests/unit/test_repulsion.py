@@ -48,7 +48,7 @@ def test_printed_formula_at_short_range(first: str, second: str) -> None:
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_repulsive_and_monotonic_from_far_to_near(first: str, second: str) -> None:
-    reach = covalent_radii[atomic_numbers[first]] + covalent_radii[atomic_numbers[second]]
+    reach = 0.7 * (covalent_radii[atomic_numbers[first]] + covalent_radii[atomic_numbers[second]])
     distance = torch.linspace(0.8, 0.1, 71, dtype=torch.float64)
     energy = _energy(ZBLRepulsion(), first, second, distance)
     inside = distance < reach
@@ -59,7 +59,7 @@ def test_repulsive_and_monotonic_from_far_to_near(first: str, second: str) -> No
 
 def test_two_continuous_derivatives_where_it_ends() -> None:
     repulsion = ZBLRepulsion()
-    reach = covalent_radii[6] + covalent_radii[8]
+    reach = 0.7 * (covalent_radii[6] + covalent_radii[8])
 
     def derivatives(distance: float) -> list[float]:
         r = torch.tensor([distance], dtype=torch.float64, requires_grad=True)
@@ -76,6 +76,12 @@ def test_two_continuous_derivatives_where_it_ends() -> None:
     assert (_energy(repulsion, "C", "O", outside) == 0).all()
 
 
+@pytest.mark.parametrize(("bond", "length"), [("NN", 1.10), ("CC", 1.20), ("CN", 1.16), ("OH", 0.96), ("HH", 0.74)])
+def test_bonds_do_not_feel_it(bond: str, length: float) -> None:
+    shortest = torch.tensor([0.9 * length], dtype=torch.float64)  # of a vibration at 1000 K
+    assert _energy(ZBLRepulsion(), bond[0], bond[1], shortest).item() < 0.01
+
+
 def test_either_atom_gets_half() -> None:
     numbers = torch.tensor([8, 1])
     vectors = torch.tensor([[0.0, 0, 0.5], [0, 0, -0.5]], dtype=torch.float64)
@@ -89,9 +95,9 @@ def test_ends_smoothly_at_a_cutoff_shorter_than_the_radii(make_potential) -> Non
 
     from ase_geomol.graph import from_atoms
 
-    with_it, without = (make_potential(elements=(37, 55), cutoff=3.0, repulsion=on) for on in (True, False))
+    with_it, without = (make_potential(elements=(37, 55), cutoff=2.0, repulsion=on) for on in (True, False))
     energies = []
-    for distance in (3.0 - 1e-6, 3.0 + 1e-6):
-        graph = from_atoms(Atoms("Cs2", [[0, 0, 0], [0, 0, distance]]), 3.0)
+    for distance in (2.0 - 1e-6, 2.0 + 1e-6):
+        graph = from_atoms(Atoms("Cs2", [[0, 0, 0], [0, 0, distance]]), 2.0)
         energies.append((with_it(graph).energy - without(graph).energy).item())
     assert abs(energies[0] - energies[1]) < 1e-9
