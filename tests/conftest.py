@@ -14,7 +14,7 @@ from ase.spacegroup import crystal
 
 from ase_geomol.checkpoint import Metadata, save_checkpoint, shipped_models
 from ase_geomol.models import build_model
-from ase_geomol.nn import GaussianBasis
+from ase_geomol.nn import ExponentialBasis, GaussianBasis
 from ase_geomol.potential import Potential
 
 ELEMENTS = (1, 6, 7, 8, 13, 14)
@@ -63,6 +63,7 @@ def _leave_no_term_zero(model: torch.nn.Module) -> None:
         if isinstance(module, GaussianBasis):
             module.centre += 0.05 * torch.randn_like(module.centre)
             module.width *= 1 + 0.1 * torch.rand_like(module.width)
+        if isinstance(module, GaussianBasis | ExponentialBasis):
             module.scale += 0.1 * torch.randn_like(module.scale)
             module.offset += 0.1 * torch.randn_like(module.offset)
         else:

@@ -223,7 +223,7 @@ def test_committees_that_do_not_fit(make_checkpoint, checkpoint) -> None:
         GeoMolCalculator([checkpoint, make_checkpoint(seed=1, charges=(1,))], device="cpu")
 
 
-@pytest.mark.parametrize("part", ["out.bias", "radial.centre"])
+@pytest.mark.parametrize("part", ["out.bias", "radial.scale"])
 def test_results_that_are_not_finite_are_refused_and_forgotten(checkpoint, part: str) -> None:
     calculator = GeoMolCalculator(checkpoint, device="cpu")
     weights = dict(calculator.checkpoints[0].potential.model.named_parameters())

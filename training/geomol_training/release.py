@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ase_geomol.checkpoint import WEIGHTS, Checkpoint, Metadata, load_checkpoint, register, save_checkpoint
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
+from ase_geomol.repulsion import REACH
 
 from .config import read_yaml, validated
 
@@ -26,7 +27,7 @@ CARD = """# {name}
 | charges, multiplicities | {charges}; {spins} |
 | architecture | GeoMFormer (local form): {layers} layers, {channels} channels, {heads} heads, cutoff {cutoff} Å |
 | parameters | {parameters} |
-| short range | ZBL repulsion inside the sum of covalent radii |
+| short range | {repulsion} |
 | forces | exact gradients of the energy |
 | licence | {licence} |
 
@@ -146,6 +147,7 @@ def release(
         heads=config.heads,
         cutoff=config.cutoff,
         parameters=f"{sum(p.numel() for p in loaded.potential.parameters()):,}",
+        repulsion=f"ZBL repulsion within {REACH:g} sums of covalent radii" if loaded.potential.repulsion else "",
         licence=metadata.licence,
         counts=counts,
         errors=_table({"all": {"frames": measured.n_frames, **measured.errors}, **measured.by_source}),
