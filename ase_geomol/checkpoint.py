@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -59,7 +59,7 @@ class Header(BaseModel):
         format_version: of this layout.
         architecture: a name in `ase_geomol.models.ARCHITECTURES`.
         config: fields of its configuration.
-        repulsion: whether the potential adds `ase_geomol.repulsion.ZBLRepulsion`.
+        repulsion: reach of its `ase_geomol.repulsion.ZBLRepulsion` in sums of covalent radii; 0: it has none.
         units: always these.
         metadata: about the potential.
     """
@@ -69,7 +69,7 @@ class Header(BaseModel):
     format_version: Literal[1] = 1
     architecture: str
     config: dict[str, Any]
-    repulsion: StrictBool
+    repulsion: FiniteFloat = Field(ge=0)
     units: dict[Literal["energy", "length"], Literal["eV", "angstrom"]] = UNITS
     metadata: Metadata
 
@@ -115,7 +115,7 @@ def save_checkpoint(path: str | Path, potential: Potential, metadata: Metadata) 
     header = Header(
         architecture=next(name for name, (_, kind) in ARCHITECTURES.items() if isinstance(potential.model, kind)),
         config=potential.model.config.model_dump(mode="json"),  # type: ignore[attr-defined]
-        repulsion=potential.repulsion is not None,
+        repulsion=0.0 if potential.repulsion is None else potential.repulsion.reach,
         metadata=metadata,
     )
     tensors = {key: value.detach().cpu().contiguous() for key, value in potential.state_dict().items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .graph import AtomGraph, edge_vectors
 from .models import EnergyModel, ModelOutput
 from .nn import segment_sum
-from .repulsion import ZBLRepulsion
+from .repulsion import REACH, ZBLRepulsion
 
 
 class Prediction(NamedTuple):
@@ -41,7 +41,7 @@ class Potential(nn.Module):
         model: the network.
         reference_energies: eV of each element {atomic number: energy}.
         scale: eV that the model's unit stands for.
-        repulsion: add `ZBLRepulsion`.
+        repulsion: reach of `ZBLRepulsion` in sums of covalent radii; 0: without it.
     """
 
     reference_energies: Tensor
@@ -52,7 +52,7 @@ class Potential(nn.Module):
         model: EnergyModel,
         reference_energies: Mapping[int, float] | None = None,
         scale: float = 1.0,
-        repulsion: bool = True,
+        repulsion: float = REACH,
     ) -> None:
         super().__init__()
         self.model = model
@@ -61,7 +61,7 @@ class Potential(nn.Module):
             table[number] = energy
         self.register_buffer("reference_energies", table)
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
-        self.repulsion = ZBLRepulsion(model.cutoff) if repulsion else None
+        self.repulsion = ZBLRepulsion(model.cutoff, repulsion) if repulsion > 0 else None
 
     @property
     def elements(self) -> tuple[int, ...]:

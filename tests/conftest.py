@@ -43,7 +43,7 @@ def _make_potential(
     *,
     dtype: torch.dtype = torch.float64,
     scale: float = 1.5,
-    repulsion: bool = True,
+    repulsion: float = 0.7,
     **options: object,
 ) -> Potential:
     config = {"elements": ELEMENTS, "cutoff": CUTOFF, **SMALL, **options}

@@ -27,7 +27,7 @@ def _save(path, scale):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model("geomformer", config)
-    potential = Potential(model, {1: -1.0, 6: -2.0, 8: -3.0}, scale=scale)  # type: ignore[arg-type]
+    potential = Potential(model, {1: -1.0, 6: -2.0, 8: -3.0}, scale=scale, repulsion=1.0)  # type: ignore[arg-type]
     save_checkpoint(path, potential, Metadata(name="tiny", theory="ZBL", training_data="none"))
     return str(path)
 

@@ -56,9 +56,10 @@ def path(tmp_path: Path) -> Path:
         {},
         {"cutoff": None, "direct_forces": True},
         {"equivariant_norm": "whiten", "attention_norm": "silu", "without": ("invariant_ffn",)},
-        {"repulsion": False, "scale": 0.3},
+        {"repulsion": 0.0, "scale": 0.3},
+        {"repulsion": 1.2},
     ],
-    ids=["default", "global", "ablated", "no repulsion"],
+    ids=["default", "global", "ablated", "no repulsion", "far repulsion"],
 )
 def test_what_is_saved_is_loaded(make_potential, make_structure, path: Path, options: dict) -> None:
     potential = make_potential(dtype=torch.float32, **options)
@@ -72,6 +73,8 @@ def test_what_is_saved_is_loaded(make_potential, make_structure, path: Path, opt
     assert loaded.potential.reference_energies.dtype == torch.float64
     assert not loaded.potential.training
     assert (loaded.potential.repulsion is None) == (potential.repulsion is None)
+    if potential.repulsion is not None:
+        assert loaded.potential.repulsion.reach == potential.repulsion.reach
     for key, value in potential.state_dict().items():
         assert torch.equal(loaded.potential.state_dict()[key], value), key
     graph = from_atoms(make_structure("ethanol"), potential.cutoff)

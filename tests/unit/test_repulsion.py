@@ -95,7 +95,7 @@ def test_ends_smoothly_at_a_cutoff_shorter_than_the_radii(make_potential) -> Non
 
     from ase_geomol.graph import from_atoms
 
-    with_it, without = (make_potential(elements=(37, 55), cutoff=2.0, repulsion=on) for on in (True, False))
+    with_it, without = (make_potential(elements=(37, 55), cutoff=2.0, repulsion=reach) for reach in (0.7, 0.0))
     energies = []
     for distance in (2.0 - 1e-6, 2.0 + 1e-6):
         graph = from_atoms(Atoms("Cs2", [[0, 0, 0], [0, 0, distance]]), 2.0)

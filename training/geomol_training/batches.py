@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from ase_geomol.graph import AtomGraph, edge_vectors
 from ase_geomol.neighbors import all_pairs, neighbor_pairs
 from ase_geomol.nn import segment_sum
-from ase_geomol.repulsion import ZBLRepulsion
+from ase_geomol.repulsion import REACH, ZBLRepulsion
 
 from .frames import Frames
 
@@ -135,10 +135,13 @@ def count(frames: Frames, index: np.ndarray) -> Counts:
 
 
 def survey(
-    frames: Frames, cutoff: float | None, report: Callable[[int, int], None] = lambda done, all_frames: None
+    frames: Frames,
+    cutoff: float | None,
+    report: Callable[[int, int], None] = lambda done, all_frames: None,
+    reach: float = REACH,
 ) -> Survey:
-    """Count the neighbour pairs and sum up the ZBL repulsion of every frame."""
-    repulsion = ZBLRepulsion(cutoff)
+    """Count the neighbour pairs and sum up the ZBL repulsion (its ``reach`` in sums of radii) of every frame."""
+    repulsion = ZBLRepulsion(cutoff, reach)
     edges, energy = np.zeros(len(frames), dtype=np.int64), np.zeros(len(frames))
     for start in range(0, len(frames), SURVEY_FRAMES):
         index = np.arange(start, min(start + SURVEY_FRAMES, len(frames)))

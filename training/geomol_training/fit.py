@@ -310,6 +310,7 @@ def _prepare(
             train,
             potential.cutoff,
             lambda done, frames: status.update(f"looking at the neighbours: {done} of {frames} frames"),
+            physics.repulsion,
         )
     if state is None:
         _set_units(potential, recipe, train, seen, console)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ase_geomol.models import ARCHITECTURES, GeoMFormerConfig
+from ase_geomol.repulsion import REACH
 
 from .config import faults, read_yaml, validated
 
@@ -96,12 +97,12 @@ class Physics(Section):
     """The terms around the network.
 
     Attributes:
-        repulsion: add the ZBL repulsion.
+        repulsion: where the ZBL repulsion ends, in sums of covalent radii; 0: without it.
         reference_energies: "fit", or eV of each element {atomic number: energy}.
         scale: "fit" (see `geomol_training.references.force_scale`), or eV.
     """
 
-    repulsion: bool = True
+    repulsion: float = Field(default=REACH, ge=0, allow_inf_nan=False)
     reference_energies: Literal["fit"] | dict[AtomicNumber, Energy] = "fit"
     scale: Literal["fit"] | Annotated[Energy, Field(gt=0)] = "fit"
 

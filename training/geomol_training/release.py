@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from ase_geomol.checkpoint import WEIGHTS, Checkpoint, Metadata, load_checkpoint, register, save_checkpoint
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
-from ase_geomol.repulsion import REACH
 
 from .config import read_yaml, validated
 
@@ -136,6 +135,8 @@ def release(
     path = WEIGHTS / f"{metadata.name}.safetensors"
     save_checkpoint(path, loaded.potential, metadata)
     config: Any = loaded.potential.model.config  # type: ignore[attr-defined]
+    repulsion = loaded.potential.repulsion
+    reach = 0.0 if repulsion is None else repulsion.reach
     card = CARD.format(
         name=metadata.name,
         theory=metadata.theory,
@@ -147,7 +148,7 @@ def release(
         heads=config.heads,
         cutoff=config.cutoff,
         parameters=f"{sum(p.numel() for p in loaded.potential.parameters()):,}",
-        repulsion=f"ZBL repulsion within {REACH:g} sums of covalent radii" if loaded.potential.repulsion else "",
+        repulsion=f"ZBL repulsion within {reach:g} sums of covalent radii" if reach else "nothing but the network",
         licence=metadata.licence,
         counts=counts,
         errors=_table({"all": {"frames": measured.n_frames, **measured.errors}, **measured.by_source}),
