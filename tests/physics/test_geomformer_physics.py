@@ -30,14 +30,16 @@ class TestLocal(PotentialPhysics):
 
 @torch.no_grad()
 def _favour_far_neighbours(model: GeoMFormer) -> None:
-    """Set the structural bias of every module to rise from about 0 to about 5 over the outer third of the cutoff."""
+    """Set the structural bias of every module to rise from about 0 of an atom with itself to about 6 at the cutoff."""
     assert model.cutoff is not None
-    distance = torch.linspace(0.1, 0.999, 100, dtype=torch.float64) * model.cutoff
+    model.radial.scale.fill_(1.0)  # all pairs of elements have the same kernels
+    model.radial.offset.fill_(0.0)
+    distance = torch.linspace(0.0, 0.999, 100, dtype=torch.float64) * model.cutoff
     functions = model.radial(distance, torch.zeros(len(distance), dtype=torch.long)).T
     if model.radial_hidden is not None:
         functions = torch.nn.functional.gelu(model.radial_hidden(functions))
-    rise = 5 * ((distance / model.cutoff - 2 / 3) * 3).clamp(min=0.0)
-    weight = torch.linalg.lstsq(functions, rise[:, None], driver="gelsd").solution.T
+    rise = 6 * (distance / model.cutoff) ** 2
+    weight = torch.linalg.lstsq(functions, rise[:, None], rcond=1e-5, driver="gelsd").solution.T
     modules = [module for module in model.modules() if isinstance(module, Attention)]
     assert len(modules) == 4 * model.config.layers - 1  # the last layer has no use for the equivariant cross-attention
     for module in modules:
