@@ -327,15 +327,14 @@ def _sizes(recipe: Recipe, train: Frames, seen: Survey) -> np.ndarray:
 
 def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey, console: Console) -> None:
     physics = recipe.potential
-    repulsion = seen.repulsion if physics.repulsion else 0.0
     if physics.reference_energies == "fit":
-        references = fit_references(train, repulsion)
+        references = fit_references(train, seen.repulsion)
     else:
         references = physics.reference_energies
         missing = sorted(set(train.elements) - set(references))
         if missing:
             raise ConfigError(f"potential.reference_energies lacks the atomic numbers {missing}.")
-    scale = force_scale(train, references, repulsion) if physics.scale == "fit" else physics.scale
+    scale = force_scale(train, references, seen.repulsion) if physics.scale == "fit" else physics.scale
     for number, energy in references.items():
         potential.reference_energies[number] = energy
     potential.scale.fill_(scale)

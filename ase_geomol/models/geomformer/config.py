@@ -42,8 +42,8 @@ class GeoMFormerConfig(BaseModel):
         attention_norm: softmax (paper), silu (TorchMD-Net) or sum (PaiNN); only under softmax does an atom attend
             to itself. Default: softmax in the global form, silu in the local one, where it learns better (measured
             in training/README.md).
-        equivariant_norm: "rms" for potentials, "whiten" for the paper's EquLN, which amplifies rounding: in single
-            precision, forces in planar molecules are off by up to 2e-4 of the largest one (random networks).
+        equivariant_norm: "rms" for potentials, "whiten" for the paper's EquLN, which amplifies rounding: prefer
+            double precision with it.
         norm_floor: absolute floor under the variance in `ase_geomol.nn.EquivariantNorm`; default 1 for "rms",
             which amplifies nothing, and 0.05 for "whiten", which then whitens.
         radial_channels: hidden width of the network that makes biases and filters from the kernels, as in the
