@@ -94,7 +94,7 @@ class GeoMolCalculator(Calculator):
         """What decides the results: two calculators with equal identities compute the same."""
         return {
             "models": [member.metadata.name for member in self.checkpoints],
-            "sha256": [member.sha256 for member in self.checkpoints],
+            "weights": [member.fingerprint for member in self.checkpoints],
             "dtype": self.dtype,
             "direct_forces": self.direct_forces,
         }
@@ -132,7 +132,8 @@ class GeoMolCalculator(Calculator):
 
         Args:
             atoms: the structure; default: the last one computed.
-            vectors: return equivariant features (N, 3, d) instead of invariant ones (N, d).
+            vectors: return equivariant features (N, 3, d) instead of invariant ones (N, d); a network without a
+                direct head leaves out their last update, which its energy does not read.
         """
         output = self._first().features(self._graph(self._given(atoms)))
         return _finite("descriptors", (output.vectors if vectors else output.scalars).double().cpu().numpy())

@@ -82,12 +82,19 @@ class Header(BaseModel):
 
 
 class Checkpoint(NamedTuple):
-    """A potential as it was loaded: evaluation mode, the network in the precision that it was saved in."""
+    """A potential as it was loaded: evaluation mode, the network in the precision that it was saved in.
+
+    Attributes:
+        potential: energies, forces and stresses.
+        metadata: about it.
+        path: of its file.
+        fingerprint: SHA-256 of all that its numbers follow from: architecture, repulsion, tensors; not the metadata.
+    """
 
     potential: Potential
     metadata: Metadata
     path: Path
-    sha256: str
+    fingerprint: str
 
 
 class Listed(NamedTuple):
@@ -131,8 +138,7 @@ def load_checkpoint(model: str | Path, device: torch.device | str = "cpu") -> Ch
     """
     path, expected = _locate(model)
     content = _read(path)
-    digest = hashlib.sha256(content).hexdigest()
-    if expected is not None and digest != expected:
+    if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise CheckpointError(f"{path} is not the file that was released (SHA-256 differs): reinstall ase_geomol.")
     header, tensors = _parse(path, content)
     try:
@@ -142,7 +148,7 @@ def load_checkpoint(model: str | Path, device: torch.device | str = "cpu") -> Ch
         potential.load_state_dict(tensors)
     except (GeoMolError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this version of ase_geomol: {error}") from error
-    return Checkpoint(potential.to(device).eval(), header.metadata, path, digest)
+    return Checkpoint(potential.to(device).eval(), header.metadata, path, _fingerprint(header, tensors))
 
 
 def shipped_models() -> dict[str, Listed]:
@@ -194,6 +200,14 @@ def _locate(model: str | Path) -> tuple[Path, str | None]:
         shipped = ", ".join(_registry()) or "none"
         raise CheckpointError(f"'{model}' is neither a shipped potential ({shipped}) nor a file.")
     return path, None
+
+
+def _fingerprint(header: Header, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps([header.architecture, header.config, header.repulsion], sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> bytes:

@@ -4,12 +4,11 @@ from .attention import attention_weights, log_envelope
 from .blocks import Blocks, make_blocks
 from .cutoff import smooth_cutoff
 from .norm import EquivariantNorm
-from .radial import BASES, ExponentialBasis, GaussianBasis, RadialBasis
+from .radial import ExponentialBasis, GaussianBasis, RadialBasis
 from .readout import ScalarReadout, VectorReadout
 from .segment import segment_sum
 
 __all__ = [
-    "BASES",
     "Blocks",
     "EquivariantNorm",
     "ExponentialBasis",

@@ -42,29 +42,28 @@ class ExponentialBasis(nn.Module):
 
     ``psi_k = exp(-((t - c_k)/s)^2 / 2)`` with fixed centres on a uniform grid from exp(-reach/length) to 1 and ``s``
     about their spacing times the square root of 2 (PhysNet, arXiv 1902.08408). They resolve tenths of an Å where
-    atoms are bonded and ever less with the distance. Arguments are those of `GaussianBasis`.
+    atoms are bonded and ever less with the distance.
+
+    Args:
+        n_kernels: number of kernels K.
+        reach: Å, distance of the last centre.
+        n_kinds: number of kinds, each with its own scale and offset.
+        length: Å over which t falls to 1/e: the longer, the more is resolved far away.
     """
 
-    LENGTH = 1.0
-    """Å over which t falls to 1/e."""
-
-    def __init__(self, n_kernels: int, reach: float, n_kinds: int) -> None:
+    def __init__(self, n_kernels: int, reach: float, n_kinds: int, length: float = 1.0) -> None:
         super().__init__()
-        self.n_kernels, self.reach = n_kernels, reach
+        self.n_kernels, self.reach, self.length = n_kernels, reach, length
         self.scale = nn.Parameter(torch.ones(n_kinds))
         self.offset = nn.Parameter(torch.zeros(n_kinds))
 
     def forward(self, distance: Tensor, kind: Tensor) -> Tensor:
         """Return (K, …) for distances (…) in Å of the kinds (…)."""
-        least = math.exp(-self.reach / self.LENGTH)
+        least = math.exp(-self.reach / self.length)
         centre = torch.linspace(least, 1.0, self.n_kernels, dtype=distance.dtype, device=distance.device)
         width = (1 - least) / self.n_kernels * math.sqrt(2)
-        t = torch.exp((self.scale[kind] * distance + self.offset[kind]) * (-1 / self.LENGTH))
+        t = torch.exp((self.scale[kind] * distance + self.offset[kind]) * (-1 / self.length))
         return torch.exp(-0.5 * ((t - centre.view(-1, *[1] * distance.dim())) / width).square())
 
 
 RadialBasis = Literal["gaussian", "exponential"]
-BASES: dict[RadialBasis, type[GaussianBasis] | type[ExponentialBasis]] = {
-    "gaussian": GaussianBasis,
-    "exponential": ExponentialBasis,
-}

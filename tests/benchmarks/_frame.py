@@ -2,8 +2,8 @@
 
 A script calls `answer` with its question and a function that returns rows (dictionaries with equal keys), or an
 `Answer` with a summary too. With ``--smoke`` the function is asked for a small version and nothing is written;
-otherwise the rows go to ``results/<script>.json`` with versions, hardware and, of a potential that is measured, the
-SHA-256 of its file. What else a reader must know to do the same again (seed, data, goals) is given as ``settings``.
+otherwise the rows go to ``results/<script>.json`` with versions, hardware and, of a potential that is measured, its
+fingerprint. What else a reader must know to do the same again (seed, data, goals) is given as ``settings``.
 """
 
 from __future__ import annotations
@@ -133,10 +133,10 @@ def _use_threads(threads: int) -> None:
 
 
 def _identity(model: str) -> dict[str, Any]:
-    potential, metadata, _, digest = load_checkpoint(model)
+    potential, metadata, _, fingerprint = load_checkpoint(model)
     return {
         "name": metadata.name,
-        "sha256": digest,
+        "fingerprint": fingerprint,
         "parameters": sum(parameter.numel() for parameter in potential.parameters()),
     }
 

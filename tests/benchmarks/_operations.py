@@ -29,7 +29,7 @@ def operations(config: GeoMFormerConfig, atoms: int, pairs: int) -> int:
         atoms: slots of atoms, the empty ones among them.
         pairs: slots of pairs, the empty ones and those of an atom with itself among them.
     """
-    d, r, kernels = config.channels, config.ffn_channels, config.radial_channels or config.n_kernels
+    d, r, kernels = config.channels, config.ffn_channels, config.radial_channels or config.kernels
     maps = {  # d x d matrices and the rows of each atom that they act on
         "invariant_self": 4,
         "equivariant_self": 3 * 4,
@@ -57,9 +57,9 @@ def operations(config: GeoMFormerConfig, atoms: int, pairs: int) -> int:
         layers += products * (config.layers - unread)
     if not config.direct_forces and "quadrupole" not in left_out:
         layers -= atoms * 6 * d**2
-    start = 3 * pairs * config.n_kernels + atoms * config.n_kernels * d * (3 + config.centrality)
+    start = 3 * pairs * config.kernels + atoms * config.kernels * d * (3 + config.centrality)
     if config.radial_channels is not None:
-        start += pairs * config.n_kernels * config.radial_channels
+        start += pairs * config.kernels * config.radial_channels
     readout = atoms * (d**2 + d)
     return round(2 * (start + layers + readout))
 

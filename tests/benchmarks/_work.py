@@ -1,7 +1,7 @@
 """Long work in pieces: each piece leaves its row in a folder as soon as it is done, and a second run goes on.
 
-The folder is ``runs/benchmarks/SCRIPT/WEIGHTS``, with the beginning of the weights' SHA-256; what does not depend on
-weights is kept in ``runs/benchmarks/SCRIPT/reference``. To measure everything again, delete the folder.
+The folder is ``runs/benchmarks/SCRIPT/WEIGHTS``, with the beginning of the weights' fingerprint; what does not depend
+on weights is kept in ``runs/benchmarks/SCRIPT/reference``. To measure everything again, delete the folder.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def work_folder(script: str, settings: Mapping[str, Any], smoke: bool, model: st
         with TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
-    folder = FOLDER / script / (load_checkpoint(model).sha256[:12] if model else "reference")
+    folder = FOLDER / script / (load_checkpoint(model).fingerprint[:12] if model else "reference")
     make_folder(folder)
     wanted, path = json.dumps(dict(settings), indent=1), folder / "settings.json"
     if path.exists() and path.read_text() != wanted:

@@ -54,7 +54,7 @@ def test_agrees_with_hand(checkpoint, xyz, structures, tmp_path):
     stored = json.loads((tmp_path / "new/folder/evaluation.json").read_text())
     assert stored["errors"] == result.errors
     assert stored["by_source"]["emt"]["frames"] == 40
-    assert stored["sha256"] == load_checkpoint(checkpoint).sha256
+    assert stored["fingerprint"] == load_checkpoint(checkpoint).fingerprint
     assert (tmp_path / "new/folder/parity.png").read_bytes()[:8] == PNG
 
 

@@ -12,7 +12,7 @@ import pytest
 from ase.io import read
 
 from ase_geomol.checkpoint import Metadata, save_checkpoint
-from ase_geomol.errors import CheckpointError, ConfigError, GeoMolError, OutputError
+from ase_geomol.errors import CheckpointError, ConfigError, DataError, GeoMolError, OutputError
 
 pytest.importorskip("rdkit", reason="labels need the extra 'labels'")
 pytest.importorskip("tblite", reason="labels need the extra 'labels'")
@@ -166,6 +166,19 @@ class TestRun:
         with pytest.raises(OutputError, match="another recipe or checkpoint"):
             explore(checkpoint, recipe, tmp_path)
         assert (tmp_path / "model.safetensors").read_bytes() != checkpoint.read_bytes()
+
+    def test_weights_that_are_replaced_meanwhile(self, checkpoint, make_checkpoint, tmp_path, monkeypatch):
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(checkpoint.read_bytes())
+        replaced = make_checkpoint(seed=3, elements=ELEMENTS).read_bytes()
+
+        def open_folder(folder, plan):
+            path.write_bytes(replaced)
+            folder.mkdir()
+
+        monkeypatch.setattr("geomol_training.labelling.explore.open_folder", open_folder)
+        with pytest.raises(DataError, match="was replaced while it was copied"):
+            explore(path, tiny(), tmp_path / "out")
 
     def test_a_potential_that_lacks_elements_is_refused(self, make_potential, tmp_path):
         path = tmp_path / "few.safetensors"

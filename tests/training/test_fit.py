@@ -35,7 +35,7 @@ def quiet() -> Console:
 
 
 def state_of(out) -> dict:
-    return read_state(out / "last.pt")
+    return read_state(out / "last.pt", "identity")
 
 
 def same_weights(first: dict, second: dict) -> bool:
@@ -107,8 +107,11 @@ def test_time_budget(make_recipe, structures, tmp_path):
     assert metadata.theory == "EMT"
     assert metadata.errors["validation_forces_MAE_meV_per_A"] > 0
     assert torch.isfinite(potential(from_atoms(structures[0], potential.cutoff)).energy).all()
+    told = (tmp_path / "result.json").read_bytes()
+    assert json.loads(told)["seconds"] == pytest.approx(result.elapsed, abs=0.06)
     again = fit(recipe, tmp_path, time_budget=2.0, resume=True, console=quiet())
     assert (again.step, again.stopped_by) == (result.step, "nothing was left to do")
+    assert (tmp_path / "result.json").read_bytes() == told
 
 
 def test_exported_weights_are_the_best_mean_weights(make_recipe, tmp_path):
@@ -151,6 +154,7 @@ def test_interrupt_ends_orderly(make_recipe, xyz, tmp_path):
         thread.join()
     assert result.stopped_by == "interrupted"
     assert not any(name.startswith("test_") for name in result.errors)
+    assert not (tmp_path / "result.json").exists()
     assert state_of(tmp_path)["standing"]["step"] == result.step
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -311,9 +315,30 @@ def test_running_twice_in_one_folder(make_recipe, tmp_path):
     other = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_edges": 300})})
     with pytest.raises(ConfigError, match=r"another 'training\.batch_edges'"):
         fit(other, tmp_path, resume=True, console=quiet())
+    other = recipe.model_copy(update={"optimiser": recipe.optimiser.model_copy(update={"name": "muon"})})
+    with pytest.raises(ConfigError, match=r"another 'optimiser\.name'"):
+        fit(other, tmp_path, resume=True, console=quiet())
+    write_state(tmp_path / "last.pt", {"settings": {}})
+    with pytest.raises(CheckpointError, match="another command"):
+        fit(recipe, tmp_path, resume=True, console=quiet())
     (tmp_path / "last.pt").write_bytes(b"PK no")
     with pytest.raises(CheckpointError, match="damaged"):
         fit(recipe, tmp_path, resume=True, console=quiet())
+
+
+def test_threads_are_as_before_afterwards(make_recipe, tmp_path, monkeypatch):
+    """Each training divides the same number among its processes."""
+    given = []
+    monkeypatch.setattr("geomol_training.fit._fit", lambda *_: given.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for options in ({"processes": 2}, {"processes": 2}, {"threads": 1}, {}):
+            fit(make_recipe(), tmp_path, **options)
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert given == [2, 2, 1, 4]
 
 
 def test_nothing_ends_it(make_recipe, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from geomol_training.cli import app
-from geomol_training.keeper import read_state
+from geomol_training.keeper import read_state, write_state
 from geomol_training.nbody import learning, train
 from geomol_training.nbody.learning import Part, Settings, Training, make_settings, mean_square_error
 from geomol_training.nbody.simulate import Samples
@@ -92,7 +92,7 @@ def test_resumed_run_has_the_same_bits(samples, tmp_path, dropout, monkeypatch):
     assert parts is not None
     assert whole["test_mse"] == parts["test_mse"]
     assert [line["valid_mse"] for line in whole["history"]] == [line["valid_mse"] for line in parts["history"]]
-    one, other = (read_state(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    one, other = (read_state(tmp_path / name / "last.pt", "settings") for name in ("whole", "parts"))
     for name in ("network", "mean", "best"):
         assert all(torch.equal(one[name][key], other[name][key]) for key in one[name])
 
@@ -141,6 +141,12 @@ def test_a_training_that_came_to_nothing_is_no_result(samples, tmp_path):
     with pytest.raises(ConfigError, match="Nothing was learned"):
         run(settings(), broken, tmp_path, steps=4, console=quiet())
     assert not (tmp_path / "result.json").exists()
+
+
+def test_resuming_a_run_of_another_command(samples, tmp_path):
+    write_state(tmp_path / "last.pt", {"identity": {}})
+    with pytest.raises(CheckpointError, match="another command"):
+        run(settings(), samples, tmp_path, steps=1, resume=True, console=quiet())
 
 
 def test_mean_square_error_by_hand(samples):

@@ -49,6 +49,17 @@ def test_singular_values_are_near_one_and_vectors_stay(shape: tuple[int, ...]) -
     assert (values - torch.diag_embed(diagonal)).abs().max() < 1e-10
 
 
+def test_small_singular_values_grow_and_the_others_end_near_one() -> None:
+    values = torch.logspace(0, -5, 64, dtype=torch.float64)
+    torch.manual_seed(1)
+    left, right = (torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64))[0] for _ in range(2))
+    made = (left.mT @ orthogonal(left * values @ right) @ right.mT).diagonal()
+    share = values / values.norm()
+    assert made[share > 0.002].min() > 0.65
+    assert made[share > 0.002].max() < 1.25
+    assert (made / share)[share < 1e-4].sub(480).abs().max() < 10
+
+
 def test_matrices_move_as_with_torchs_muon() -> None:
     """Up to the bfloat16 in which torch's computes the directions."""
     torch.manual_seed(2)

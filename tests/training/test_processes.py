@@ -54,7 +54,7 @@ def two(recipe, tmp_path_factory):
 
 
 def weights_of(result) -> dict[str, torch.Tensor]:
-    state = read_state(result.model.with_name("last.pt"))
+    state = read_state(result.model.with_name("last.pt"), "identity")
     return {f"{part}.{name}": state[part][name] for part in ("potential", "averaged") for name in state[part]}
 
 
@@ -121,7 +121,7 @@ def test_interrupt_ends_both(at_first_weights, tmp_path):
 
     result = at_first_weights(interrupt)
     assert result.stopped_by == "interrupted"
-    assert read_state(tmp_path / "last.pt")["standing"]["step"] == result.step
+    assert read_state(tmp_path / "last.pt", "identity")["standing"]["step"] == result.step
 
 
 @needs_signals

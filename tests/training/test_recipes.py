@@ -117,7 +117,7 @@ def test_rmd17_recipe_runs_with_the_molecule_as_its_only_change(tmp_path, molecu
     assert result.step == 3
     assert {"validation_energy_MAE_meV", "test_energy_MAE_meV"} <= set(result.errors)
     assert load_checkpoint(result.model).metadata.errors == result.errors
-    assert load_checkpoint(result.model).metadata.theory == "PBE/def2-SVP (revised labels) or PBE+TS (original labels)"
+    assert load_checkpoint(result.model).metadata.theory == "PBE/def2-SVP"
 
 
 def test_variables_fill_every_text(tmp_path):
@@ -127,6 +127,8 @@ def test_variables_fill_every_text(tmp_path):
     recipe = load_recipe(path, changes)
     assert recipe.name == "water-1"
     assert recipe.data.train == ("a/water/there", "b/{other}")
+    with pytest.raises(ConfigError, match=r"has no \{wat\} that the variable 'wat' could replace"):
+        load_recipe(path, (*changes, "variables.wat=ice"))
 
 
 def test_errors_keep_their_brackets(tmp_path, monkeypatch, capsys):

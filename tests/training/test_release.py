@@ -22,12 +22,8 @@ MANIFEST = {
     "frames": 1234,
     "counts": {"source": {"md": 1234}, "split": {"train": 1200, "test": 34}, "rejected": {"force too large": 5}},
 }
-STABILITY = {
-    "command": "python tests/benchmarks/stability.py",
-    "hardware": {"processor": "a processor"},
-    "date": "2026-01-01",
-    "rows": [{"molecule": "first"}, {"molecule": "all 2", "broken bonds": 0, "mean K": 301.23}],
-}
+RESULT = {"command": "python it.py", "hardware": {"processor": "a processor"}, "date": "2026-01-01"}
+ROWS = [{"molecule": "first"}, {"molecule": "all 2", "broken bonds": 0, "mean K": 301.23}]
 NOTES = Path(__file__).parents[2] / "training/recipes/shipped/geomformer_organic_card.yaml"
 
 
@@ -38,23 +34,43 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     weights.mkdir()
     monkeypatch.setattr(checkpoint, "WEIGHTS", weights)
     monkeypatch.setattr(release, "WEIGHTS", weights)
-    for name, content in (("evaluation", EVALUATION), ("manifest", MANIFEST), ("stability", STABILITY)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
     return tmp_path
 
 
 def evaluated(trained: Path, folder: Path, split: str = "test") -> Path:
-    """The same path, after an evaluation of these weights was put into the folder."""
-    about = {"sha256": load_checkpoint(trained).sha256, "split": split}
-    (folder / "evaluation.json").write_text(json.dumps({**EVALUATION, **about}))
+    """The same path, after an evaluation and results of benchmarks of these weights were put into the folder."""
+    fingerprint = load_checkpoint(trained).fingerprint
+    for name, content in {
+        "evaluation/evaluation": {**EVALUATION, "fingerprint": fingerprint, "split": split},
+        "results/rows": {
+            **RESULT,
+            "question": "How hot?\n\nMore.",
+            "model": {"fingerprint": fingerprint},
+            "rows": ROWS,
+        },
+        "results/summary": {
+            **RESULT,
+            "question": "How long?",
+            "model": {"fingerprint": fingerprint},
+            "summary": {"of the longest": 2.5},
+            "rows": ROWS,
+        },
+        "results/other": {**RESULT, "question": "Other weights?", "model": {"fingerprint": "abc"}, "rows": ROWS},
+        "results/none": {**RESULT, "question": "No weights?", "rows": ROWS},
+    }.items():
+        path = folder / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    (folder / "evaluation/parity.png").write_bytes(b"a picture")
     return trained
 
 
 def test_card_registry_and_weights(folder: Path, make_checkpoint, monkeypatch, capsys) -> None:
     trained = evaluated(make_checkpoint(seed=4), folder)
-    options = ["--labels", f"{folder}/manifest.json", "--stability", f"{folder}/stability.json"]
+    options = ["--labels", f"{folder}/manifest.json"] * 2 + ["--results", f"{folder}/results"]
     monkeypatch.setattr(
-        sys, "argv", ["geomol-train", "release", str(trained), str(NOTES), f"{folder}/evaluation.json", *options]
+        sys, "argv", ["geomol-train", "release", str(trained), str(NOTES), f"{folder}/evaluation", *options]
     )
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -72,41 +88,48 @@ def test_card_registry_and_weights(folder: Path, make_checkpoint, monkeypatch, c
         "| all | 4 | 12.3 | 67.9 |",
         "| md | 3 | 20.0 | 30.0 |",
         "| rare | 1 |  |  |",
-        "| md | 1,234 |",
-        "By molecule: train 1,200, test 34. Rejected: force too large 5.",
+        "2,468 frames",
+        "| md | 2,468 |",
+        "By molecule: test 68, train 2,400. Rejected: force too large 10.",
+        "(small-4.png)",
+        "### How hot?\n",
         "| broken bonds | 0 |",
         "| mean K | 301.2 |",
         yaml.safe_load(NOTES.read_text())["failures"],
     ):
         assert words in card, words
+    assert "| of the longest | 2.5 |\n" in card
+    assert "Other weights?" not in card
+    assert "No weights?" not in card
+    assert (folder / "weights/small-4.png").read_bytes() == b"a picture"
 
 
 def test_what_was_not_measured_is_said(folder: Path, make_checkpoint) -> None:
-    path = release.release(evaluated(make_checkpoint(seed=4), folder), NOTES, folder / "evaluation.json")
+    path = release.release(evaluated(make_checkpoint(seed=4), folder), NOTES, folder / "evaluation")
     assert "Not measured." in path.with_suffix(".md").read_text()
 
 
 def test_evaluation_of_other_weights_or_frames(folder: Path, make_checkpoint) -> None:
     trained = evaluated(make_checkpoint(seed=4), folder)
-    with pytest.raises(DataError, match=r"evaluation\.json is about other weights"):
-        release.release(make_checkpoint(seed=5), NOTES, folder / "evaluation.json")
+    with pytest.raises(DataError, match="evaluation is about other weights"):
+        release.release(make_checkpoint(seed=5), NOTES, folder / "evaluation")
     evaluated(trained, folder, split="train")
     with pytest.raises(DataError, match="evaluate with --split test"):
-        release.release(trained, NOTES, folder / "evaluation.json")
+        release.release(trained, NOTES, folder / "evaluation")
     assert not list((folder / "weights").iterdir())
 
 
-@pytest.mark.parametrize("name", ["manifest", "stability"])
+@pytest.mark.parametrize("name", ["manifest", "results/summary"])
 def test_foreign_files(name: str, folder: Path, make_checkpoint) -> None:
     trained = evaluated(make_checkpoint(seed=4), folder)
     (folder / f"{name}.json").write_text("{}")
     with pytest.raises(ConfigError, match=rf"{name}\.json is not valid: \w+: Field required"):
-        release.release(trained, NOTES, folder / "evaluation.json", folder / "manifest.json", folder / "stability.json")
+        release.release(trained, NOTES, folder / "evaluation", [folder / "manifest.json"], folder / "results")
     assert not list((folder / "weights").iterdir())
 
 
 def test_notes_that_lack_a_word(folder: Path, make_checkpoint) -> None:
     (folder / "notes.yaml").write_text("intro: a potential\n")
     with pytest.raises(ConfigError, match=r"notes\.yaml is not valid: data: Field required"):
-        release.release(make_checkpoint(seed=4), folder / "notes.yaml", folder / "evaluation.json")
+        release.release(make_checkpoint(seed=4), folder / "notes.yaml", folder / "evaluation")
     assert not list((folder / "weights").iterdir())

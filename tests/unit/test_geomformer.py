@@ -85,7 +85,7 @@ def _expected_loss(config: GeoMFormerConfig, part: str) -> int:
     The last layer of a network without a head for vectors lacks what only vectors would receive.
     """
     d, r, norms = config.channels, config.ffn_channels, 3 * config.layers + 1
-    radial = ((config.radial_channels or config.n_kernels) + 1) * config.heads  # of one function per head
+    radial = ((config.radial_channels or config.kernels) + 1) * config.heads  # of one function per head
     local = config.cutoff is not None
     per_layer = {
         "invariant_self": 4 * d * d + 4 * d + (2 if local else 1) * radial,
@@ -125,7 +125,7 @@ def test_the_global_form_has_no_quadrupole(make_potential, make_structure) -> No
 @pytest.mark.parametrize("option", ["query_products", "quadrupole"])
 def test_what_the_local_form_adds_can_be_left_out_and_matters(make_potential, make_structure, option: str) -> None:
     full, bare = make_potential(seed=2).model, make_potential(seed=2, **{option: False}).model
-    d, radial = full.config.channels, (full.config.n_kernels + 1) * full.config.heads
+    d, radial = full.config.channels, (full.config.kernels + 1) * full.config.heads
     per_layer = {"query_products": 2 * d * d, "quadrupole": 6 * d * d + 2 * d + radial}
     unread = 2 * d * d if option == "quadrupole" else 0
     assert _count(full) - _count(bare) == full.config.layers * per_layer[option] - unread
@@ -279,22 +279,17 @@ def test_configuration_is_frozen_and_survives_json() -> None:
         config.layers = 7
 
 
-def test_default_attention_follows_the_form() -> None:
-    for cutoff, expected in [(5.0, "silu"), (None, "softmax")]:
-        assert GeoMFormerConfig(elements=(1,), cutoff=cutoff).attention == expected
-        for norm in ("softmax", "silu", "sum"):
-            assert GeoMFormerConfig(elements=(1,), cutoff=cutoff, attention_norm=norm).attention == norm
-
-
-@pytest.mark.parametrize(("cutoff", "norm"), [(4.2, "silu"), (None, "softmax")])
-def test_default_attention_is_what_is_computed(make_potential, make_structure, cutoff, norm: str) -> None:
-    atoms = make_structure("ethanol")
-    energies = {
-        name: _run(make_potential(seed=2, cutoff=cutoff, attention_norm=name).model, atoms).energies
-        for name in (None, "softmax", "silu", "sum")
-    }
-    assert torch.equal(energies[None], energies[norm])
-    assert sum(torch.allclose(energies[None], other, atol=1e-3) for other in energies.values()) == 2
+def test_defaults_follow_the_form_and_are_stored() -> None:
+    for cutoff, expected in {5.0: ("silu", "exponential", 24, None), None: ("softmax", "gaussian", 32, 32)}.items():
+        stored = GeoMFormerConfig(elements=(1,), cutoff=cutoff).model_dump(mode="json")
+        assert tuple(stored[x] for x in ("attention_norm", "radial_basis", "kernels", "radial_channels")) == expected
+        assert stored["norm_floor"] == 1.0
+        assert GeoMFormerConfig(elements=(1,), cutoff=cutoff, kernels=7, radial_channels=None).radial_channels is None
+    for norm, floor in [("rms", 1.0), ("whiten", 0.05)]:
+        assert GeoMFormerConfig(elements=(1,), equivariant_norm=norm).norm_floor == floor
+    assert GeoMFormerConfig(elements=(1,), radial_basis="gaussian").kernels == 32
+    with pytest.raises(ConfigError, match=r"radial_basis: [^;]*$"):
+        build_model("geomformer", {"elements": [1], "radial_basis": "bessel"})
 
 
 # Both forms against a dense reference
@@ -304,7 +299,7 @@ def _dense(model: GeoMFormer, numbers: Tensor, r: Tensor) -> tuple[Tensor, Tenso
     """Energies, scalars, vectors of one molecule by dense matrices, from the formulas and the raw weights."""
     w, config = model.state_dict(), model.config
     n, d, h = len(numbers), config.channels, config.heads
-    local, norm = config.cutoff is not None, config.attention_norm or ("softmax" if config.cutoff is None else "silu")
+    local, norm = config.cutoff is not None, config.attention_norm
     types, one = torch.tensor([config.elements.index(int(z)) for z in numbers]), torch.eye(n, dtype=torch.float64)
 
     def linear(name: str, x: Tensor) -> Tensor:

@@ -407,25 +407,26 @@ def test_gaussian_basis_derivatives() -> None:
     assert gradgradcheck(function, (distance,))
 
 
-def test_exponential_basis_is_the_printed_formula() -> None:
-    basis = ExponentialBasis(6, 5.0, 3).double()
+@pytest.mark.parametrize("length", [1.0, 2.5])
+def test_exponential_basis_is_the_printed_formula(length: float) -> None:
+    basis = ExponentialBasis(6, 5.0, 3, length).double()
     for parameter in basis.parameters():
         parameter.data += 0.1 * _random(*parameter.shape)
     distance, kind = torch.tensor([[0.7, 2.0, 4.9]], dtype=torch.float64), torch.tensor([[2, 0, 1]])
     values = basis(distance, kind)
     assert values.shape == (6, 1, 3)
-    least = math.exp(-5.0)
+    least = math.exp(-5.0 / length)
     width = math.sqrt(2) * (1 - least) / 6
     for e in range(3):
         for k in range(6):
             x = basis.scale[kind[0, e]] * distance[0, e] + basis.offset[kind[0, e]]
             centre = least + k * (1 - least) / 5
-            expected = math.exp(-(((math.exp(-x.item()) - centre) / width) ** 2) / 2)
+            expected = math.exp(-(((math.exp(-x.item() / length) - centre) / width) ** 2) / 2)
             assert values[k, 0, e].item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_exponential_basis_derivatives() -> None:
-    basis = ExponentialBasis(5, 4.0, 1).double()
+    basis = ExponentialBasis(5, 4.0, 1, 2.0).double()
     distance = torch.tensor([0.0, 1.9, 3.9], dtype=torch.float64, requires_grad=True)
 
     def function(r: Tensor) -> Tensor:

@@ -305,10 +305,10 @@ def test_resume_without_its_trajectory(damage, ethanol, tmp_path):
 
 @pytest.mark.parametrize("other", ["dtype", "pbc", "charge", "spin"])
 def test_resume_with_another_potential_or_system(other, ethanol, tmp_path):
-    ethanol.calc.identity = {"dtype": "float32", "sha256": ["abc"]}
+    ethanol.calc.identity = {"dtype": "float32", "weights": ["abc"]}
     run_md(ethanol, time=5, folder=tmp_path)
     if other == "dtype":
-        ethanol.calc.identity = {"dtype": "float64", "sha256": ["abc"]}
+        ethanol.calc.identity = {"dtype": "float64", "weights": ["abc"]}
     elif other == "pbc":
         ethanol.set_cell([20, 20, 20])
         ethanol.pbc = True
@@ -329,7 +329,7 @@ def test_resume_with_another_dtype_or_weights_of_our_own(checkpoint, make_checkp
     go(checkpoint, skin=1.0)
     with pytest.raises(DataError, match="dtype float32, not float64"):
         go(checkpoint, dtype="float64")
-    with pytest.raises(DataError, match="sha256"):
+    with pytest.raises(DataError, match="weights"):
         go(make_checkpoint(seed=0, scale=1.0))  # the same name
 
 

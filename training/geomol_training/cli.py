@@ -237,6 +237,8 @@ def nbody(
         from .nbody.simulate import load
         from .nbody.train import run as run_training
 
+    if steps is None and time_budget is None:
+        raise ConfigError("Nothing ends this training: give --steps or --time-budget.")
     budget = None if time_budget is None else parse_duration(time_budget)
     network = {"equivariant_norm": norm, "without": without or (), "dropout": dropout}
     settings = make_settings(network=network, seed=seed, lr=lr)
@@ -255,19 +257,21 @@ def nbody(
 def release(
     checkpoint: Annotated[Path, typer.Argument(help="The trained .safetensors file.")],
     notes: Annotated[Path, typer.Argument(help="YAML with the card's words.")],
-    evaluation: Annotated[Path, typer.Argument(help="evaluation.json on molecules that it never saw.")],
-    labels: Annotated[Path | None, typer.Option(help="manifest.json of the labels.")] = None,
-    stability: Annotated[Path | None, typer.Option(help="Result of tests/benchmarks/stability.py.")] = None,
+    evaluation: Annotated[Path, typer.Argument(help="Folder of its evaluation on molecules that it never saw.")],
+    labels: Annotated[list[Path] | None, typer.Option(help="manifest.json of the labels; may be repeated.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of results of tests/benchmarks: those of these weights go on the card.")
+    ] = None,
 ) -> None:
     """Ship a potential: its weights, its card and its line in the registry go into the package.
 
     Example: `geomol-train release runs/geomformer-organic/model.safetensors
-    training/recipes/shipped/geomformer_organic_card.yaml evaluation/organic/evaluation.json`
+    training/recipes/shipped/geomformer_organic_card.yaml evaluation/organic`
     """
     with _packages("train", "A release"):
         from .release import release as run_release
 
-    path = run_release(checkpoint, notes, evaluation, labels, stability)
+    path = run_release(checkpoint, notes, evaluation, labels or (), results)
     Console().print(f"Shipped: {path} and {path.with_suffix('.md').name}", soft_wrap=True, markup=False)
 
 

@@ -48,13 +48,9 @@ def _apply(fields: dict[str, Any], change: str) -> None:
         if not isinstance(fields, dict):
             raise ConfigError(f"'{change}': '{parent}' has no fields to set.")
     try:
-        value = yaml.safe_load(text)
+        fields[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"'{change}': the value is not valid YAML.") from error
-    try:  # YAML 1.1 takes 1e-3 for a text
-        fields[last] = float(value) if isinstance(value, str) else value
-    except ValueError:
-        fields[last] = value
 
 
 def validated(kind: type[Settings], fields: dict[str, Any], path: Path) -> Settings:

@@ -76,7 +76,7 @@ def evaluate(
         OutputError: ``out`` cannot be written.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    potential, metadata, path, digest = load_checkpoint(checkpoint, device)
+    potential, metadata, path, fingerprint = load_checkpoint(checkpoint, device)
     make_folder(out)
     limits = Limits(
         potential.elements, max_force, metadata.charges, metadata.spins, periodic=potential.cutoff is not None
@@ -91,7 +91,7 @@ def evaluate(
         n_frames=len(frames),
         skipped=describe_skipped(skipped) if skipped else "",
     )
-    about = {"checkpoint": path.name, "sha256": digest, "name": metadata.name, "theory": metadata.theory}
+    about = {"checkpoint": path.name, "fingerprint": fingerprint, "name": metadata.name, "theory": metadata.theory}
     content = {**about, "data": data, "split": split, **result._asdict()}
     write_atomically(out / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
     plot_parity(out / "parity.png", frames, predicted, potential, metadata.name)

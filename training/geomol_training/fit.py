@@ -43,8 +43,11 @@ from .schedule import Extent, Standing
 from .splits import split_frames
 
 FIXED_SECTIONS = ("seed", "data", "model", "potential", "loss")
-FIXED_TRAINING = ("valid_frames", "batch_edges", "batch_atoms", "batch_frames")
-"""Parts of a recipe, and fields of its ``training``, that must not change when a run is resumed."""
+FIXED_FIELDS = {
+    "optimiser": ("name",),
+    "training": ("valid_frames", "batch_edges", "batch_atoms", "batch_frames"),
+}
+"""Parts of a recipe, and fields of other parts, that must not change when a run is resumed."""
 SPLITS = "splits.json"
 
 
@@ -106,10 +109,19 @@ def fit(
         OutputError: ``out`` cannot be written.
         GeoMolError: one of the processes died.
     """
-    standing = Standing()
-    console = console or Console()
     check_processes(processes)
-    torch.set_num_threads(threads or max(1, torch.get_num_threads() // processes))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or max(1, before // processes))
+    try:
+        return _fit(recipe, out, time_budget, resume, processes, console or Console())
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fit(
+    recipe: Recipe, out: Path, time_budget: float | None, resume: bool, processes: int, console: Console
+) -> Fitted:
+    standing = Standing()
     _check_end(recipe, time_budget)
     state = _open(out, recipe, resume)
     if recipe.data.test is not None:
@@ -129,35 +141,36 @@ def fit(
         standing.best = math.inf  # killed between the checkpoint and the weights
     run = Run(out, metadata, {"recipe": _fixed(recipe), "data": parts.keys})
     keeper, display = Keeper(run), Display(console)
-    if extent.progress(standing.step, standing.elapsed) < 1:
+    unfinished = extent.progress(standing.step, standing.elapsed) < 1
+    if unfinished:
         _train(fitting, parts.train, plan, keeper, display, processes)
     elif not (out / MODEL).exists():
         raise ConfigError(
             "Nothing was learned: the time budget (or the number of steps) was used up before a first validation. Run "
             f"again with a larger --time-budget{' and --resume' if (out / LAST).exists() else ''}."
         )
-    card = _measured(parts.test, out, stopped=keeper.stopped_by in ("interrupted", "terminated"))
+    elapsed, reason = standing.elapsed, keeper.stopped_by or "nothing was left to do"
+    stopped = reason in ("interrupted", "terminated")
+    card = _measured(parts.test, out, stopped=stopped)
     console.print(errors_table(f"{recipe.name}, best weights", _by_part(card.errors)))
-    reason = keeper.stopped_by or "nothing was left to do"
-    write_result(
-        out,
-        {
+    if unfinished and not stopped:
+        result = {
             "recipe": recipe.model_dump(mode="json"),
             "parameters": sum(parameter.numel() for parameter in potential.parameters()),
             "steps": standing.step,
-            "seconds": round(standing.elapsed, 1),
+            "seconds": round(elapsed, 1),
             "time_budget": time_budget,
             "processes": processes,
             "stopped_by": reason,
             "errors": card.errors,
-        },
-    )
+        }
+        write_result(out, result)
     console.print(
-        f"{standing.step} steps, {standing.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}",
+        f"{standing.step} steps, {elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}",
         soft_wrap=True,
         markup=False,
     )
-    return Fitted(out / MODEL, standing.step, standing.elapsed, reason, card.errors)
+    return Fitted(out / MODEL, standing.step, elapsed, reason, card.errors)
 
 
 def _measured(frames: Frames | None, out: Path, *, stopped: bool) -> Metadata:
@@ -187,7 +200,7 @@ def _open(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
     """Make the folder, write the recipe there; return the state to resume, if any."""
     make_folder(out)
     if resume:
-        state = read_state(out / LAST)
+        state = read_state(out / LAST, "identity")
         _same(state["identity"]["recipe"], _fixed(recipe))
     else:
         state = None
@@ -203,8 +216,8 @@ def _open(out: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
 
 def _fixed(recipe: Recipe) -> dict[str, Any]:
     content = recipe.model_dump(mode="json")
-    training = {f"training.{name}": content["training"][name] for name in FIXED_TRAINING}
-    return {section: content[section] for section in FIXED_SECTIONS} | training
+    fields = {f"{part}.{name}": content[part][name] for part, names in FIXED_FIELDS.items() for name in names}
+    return {section: content[section] for section in FIXED_SECTIONS} | fields
 
 
 def _same(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -345,7 +358,7 @@ def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey
 def _target(recipe: Recipe) -> int:
     training = recipe.training
     target = training.batch_edges or training.batch_atoms or training.batch_frames
-    assert target is not None  # the recipe has one of the two
+    assert target is not None  # the recipe has one of them
     return target
 
 

@@ -45,14 +45,21 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Read what `write_state` wrote, without executing anything; raises :class:`CheckpointError`."""
+def read_state(path: Path, key: str) -> dict[str, Any]:
+    """Read what `write_state` wrote, without executing anything.
+
+    Raises:
+        CheckpointError: no file, a damaged one, or one of another command, without ``key``.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"There is nothing to resume: {path} does not exist. Leave --resume out.") from error
     except Exception as error:  # torch and pickle have many ways to say that a file is damaged
         raise CheckpointError(f"{path} is damaged: start the run anew in another folder ({error}).") from error
+    if not isinstance(state, dict) or key not in state:
+        raise CheckpointError(f"{path} was written by another command: it cannot be resumed here.")
+    return state
 
 
 class Keeper(lightning.Callback):

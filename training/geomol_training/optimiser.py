@@ -20,7 +20,7 @@ class Muon(Optimizer):
     """Muon for the matrices of linear maps, AdamW for all other parameters.
 
     `torch.optim.Muon` does the same for one matrix after the other, in bfloat16; here the matrices of one shape are
-    made orthogonal together, in a third of its time on a CPU. The step is scaled by 0.2 sqrt(largest side), so that
+    made orthogonal together. The step is scaled by 0.2 sqrt(largest side), so that
     one learning rate serves both kinds of parameters.
 
     Args:
@@ -86,7 +86,10 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices (…, m, n) with their singular values all near 1, in [0.7, 1.2], and singular vectors as they were."""
+    """Matrices (…, m, n) with singular vectors as they were and singular values near 1.
+
+    Those above 0.002 of the Frobenius norm end between 0.65 and 1.25; smaller ones grow about 480 times.
+    """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)

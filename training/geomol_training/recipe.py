@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ase_geomol.errors import ConfigError
 from ase_geomol.models import ARCHITECTURES, GeoMFormerConfig
 from ase_geomol.repulsion import REACH
 
@@ -234,7 +235,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        if self.loss.direct_forces > 0 and not self.model.built.direct_forces:
+        if (self.loss.direct_forces > 0) != self.model.built.direct_forces:
             raise ValueError("loss.direct_forces trains a head that the network has with model.config.direct_forces")
         given = self.potential.reference_energies
         missing = [] if given == "fit" else sorted(set(self.elements or ()) - set(given))
@@ -256,6 +257,10 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     fields = read_yaml(path, changes)
     variables = fields.get("variables")
     if isinstance(variables, dict):
+        text = str({name: value for name, value in fields.items() if name != "variables"})
+        for name in variables:
+            if f"{{{name}}}" not in text:
+                raise ConfigError(f"{path} has no {{{name}}} that the variable '{name}' could replace.")
         fields = {name: _filled(value, variables) for name, value in fields.items()}
     return validated(Recipe, fields, path)
 

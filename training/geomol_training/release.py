@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,11 @@ Measured by `{evaluation_command}`; split by molecule.
 
 {errors}
 
-## Relaxation and 1 ps at 300 K of unseen drug-like molecules
+![Labels against predictions, energies and forces]({parity})
 
-{stability}
+## At work on molecules that it never saw
+
+{results}
 
 ## Known failures
 
@@ -69,9 +73,9 @@ class Notes(BaseModel):
 
 
 class Measured(BaseModel):
-    """What of ``evaluation.json`` goes into a card; ``sha256`` is of the weights that were evaluated."""
+    """What of ``evaluation.json`` goes into a card; ``fingerprint`` is of the weights that were evaluated."""
 
-    sha256: str
+    fingerprint: str
     split: str | None
     errors: dict[str, float]
     by_source: dict[str, dict[str, float]]
@@ -99,37 +103,41 @@ class Hardware(BaseModel):
     processor: str
 
 
-class Stability(BaseModel):
-    """What of ``stability.json`` goes into a card: the last row is about all molecules."""
+class Measurement(BaseModel):
+    """What of a result of ``tests/benchmarks`` goes into a card."""
 
+    question: str
     command: str
+    model: dict[str, Any] | None = None
     hardware: Hardware
     date: str
+    summary: dict[str, float | None] = Field(default_factory=dict)
     rows: list[dict[str, Any]] = Field(min_length=1)
 
 
 def release(
-    checkpoint: Path, notes: Path, evaluation: Path, labels: Path | None = None, stability: Path | None = None
+    checkpoint: Path, notes: Path, evaluation: Path, labels: Sequence[Path] = (), results: Path | None = None
 ) -> Path:
     """Copy a checkpoint with its measured errors to the shipped weights, write its card, enter it in the registry.
 
     Args:
         checkpoint: what ``geomol-train fit`` exported.
         notes: YAML with the card's words: ``intro``, ``data``, ``failures``, ``making``, ``evaluation_command``.
-        evaluation: ``evaluation.json`` that ``geomol-train evaluate`` wrote on the test split.
-        labels: the labels' ``manifest.json``.
-        stability: result of ``tests/benchmarks/stability.py``.
+        evaluation: folder that ``geomol-train evaluate`` wrote on the test split.
+        labels: each ``manifest.json`` of the labels.
+        results: folder of the results of ``tests/benchmarks``; those of these weights go into the card.
 
     Raises:
         ConfigError: a file lacks a field.
-        DataError: a JSON file cannot be read; the evaluation is of other weights, or not of the test split.
+        DataError: a file cannot be read; the evaluation is of other weights, or not of the test split.
         OutputError: the weights folder cannot be written.
     """
     loaded = load_checkpoint(checkpoint)
     words = validated(Notes, read_yaml(notes), notes)
-    measured = validated(Measured, _json(evaluation), evaluation)
+    measured = validated(Measured, _json(evaluation / "evaluation.json"), evaluation)
     _check_measured(measured, evaluation, loaded)
-    counts, survival = _counts(labels), _stability(stability)
+    parity = _bytes(evaluation / "parity.png")
+    counts, at_work = _counts(labels), _results(results, loaded.fingerprint)
     errors = {f"test_{name}": round(value, 2) for name, value in measured.errors.items()}
     metadata = Metadata.model_validate({**loaded.metadata.model_dump(), "errors": errors})
     path = WEIGHTS / f"{metadata.name}.safetensors"
@@ -152,16 +160,18 @@ def release(
         licence=metadata.licence,
         counts=counts,
         errors=_table({"all": {"frames": measured.n_frames, **measured.errors}, **measured.by_source}),
-        stability=survival,
+        parity=f"{metadata.name}.png",
+        results=at_work,
         **words.model_dump(),
     )
+    write_atomically(path.with_suffix(".png"), parity)
     write_atomically(path.with_suffix(".md"), card.encode())
     register(path)
     return path
 
 
 def _check_measured(measured: Measured, evaluation: Path, loaded: Checkpoint) -> None:
-    if measured.sha256 != loaded.sha256:
+    if measured.fingerprint != loaded.fingerprint:
         raise DataError(f"{evaluation} is about other weights than {loaded.path}: evaluate these first.")
     if measured.split != "test":
         raise DataError(f"{evaluation} is not about the test split alone: evaluate with --split test.")
@@ -169,25 +179,34 @@ def _check_measured(measured: Measured, evaluation: Path, loaded: Checkpoint) ->
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(_bytes(path))
+    except ValueError as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _listed(values: tuple[int, ...]) -> str:
     return ", ".join(map(str, values))
 
 
-def _counts(labels: Path | None) -> str:
-    if labels is None:
+def _counts(labels: Sequence[Path]) -> str:
+    if not labels:
         return ""
-    manifest = validated(Manifest, _json(labels), labels)
-    counts = manifest.counts
-    lines = [f"{manifest.frames:,} frames:", "", "| source | frames |", "|---|---|"]
-    lines += [f"| {source} | {count:,} |" for source, count in counts.source.items()]
-    split = ", ".join(f"{name} {count:,}" for name, count in counts.split.items())
-    rejected = ", ".join(f"{reason} {count:,}" for reason, count in counts.rejected.items()) or "none"
-    return "\n".join([*lines, "", f"By molecule: {split}. Rejected: {rejected}."])
+    manifests = [validated(Manifest, _json(path), path) for path in labels]
+    source, split, rejected = (
+        sum((Counter(getattr(manifest.counts, what)) for manifest in manifests), Counter())
+        for what in ("source", "split", "rejected")
+    )
+    lines = [f"{sum(manifest.frames for manifest in manifests):,} frames:", "", "| source | frames |", "|---|---|"]
+    lines += [f"| {name} | {count:,} |" for name, count in sorted(source.items())]
+    listed = (", ".join(f"{name} {count:,}" for name, count in sorted(of.items())) for of in (split, rejected))
+    return "\n".join([*lines, "", "By molecule: {}. Rejected: {}.".format(*(text or "none" for text in listed))])
 
 
 def _table(errors: dict[str, dict[str, float]]) -> str:
@@ -203,13 +222,19 @@ def _table(errors: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _stability(result: Path | None) -> str:
-    if result is None:
-        return "Not measured."
-    record = validated(Stability, _json(result), result)
-    lines = [f"`{record.command}` on {record.hardware.processor}, {record.date}:", "", "| | |", "|---|---|"]
-    lines += [
-        f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
-        for name, value in record.rows[-1].items()
-    ]
-    return "\n".join(lines)
+def _results(folder: Path | None, fingerprint: str) -> str:
+    """A section for each benchmark of the weights with this fingerprint: its summary, or else its last row."""
+    sections = []
+    for path in sorted(folder.glob("*.json")) if folder else ():
+        measurement = validated(Measurement, _json(path), path)
+        if (measurement.model or {}).get("fingerprint") != fingerprint:
+            continue
+        question, numbers = measurement.question.partition("\n\n")[0], measurement.summary or measurement.rows[-1]
+        how = f"`{measurement.command}` on {measurement.hardware.processor}, {measurement.date}:"
+        lines = [f"### {' '.join(question.split())}", "", how, "", "| | |", "|---|---|"]
+        lines += [
+            f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+            for name, value in numbers.items()
+        ]
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections) or "Not measured."

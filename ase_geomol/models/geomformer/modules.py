@@ -29,7 +29,7 @@ class Geometry(NamedTuple):
         radial: (K, B n M) functions of the distance, from which bias and filters are made.
         direction: (B, 3, n, M) unit vectors from receiver to sender, 0 of an atom with itself; what empty slots
             hold is never seen.
-        quadrupole: (B, 5, n, M) spherical harmonics of degree 2 of these directions.
+        quadrupole: (B, 5, n, M) spherical harmonics of degree 2 of these directions; None where nobody reads them.
     """
 
     blocks: Blocks
@@ -37,7 +37,7 @@ class Geometry(NamedTuple):
     log_envelope: Tensor
     radial: Tensor
     direction: Tensor
-    quadrupole: Tensor
+    quadrupole: Tensor | None
 
 
 class HeadwiseModule(nn.Module):
@@ -47,7 +47,7 @@ class HeadwiseModule(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.radial = (
-            nn.Linear(config.radial_channels or config.n_kernels, radial_functions * config.heads)
+            nn.Linear(config.radial_channels or config.kernels, radial_functions * config.heads)
             if radial_functions
             else None
         )
@@ -97,7 +97,7 @@ class Attention(HeadwiseModule):
     def __init__(self, config: GeoMFormerConfig, filters: int = 0) -> None:
         self.has_bias = "structural_bias" not in config.without
         super().__init__(config, filters * (config.cutoff is not None) + self.has_bias)
-        self.norm: AttentionNorm = config.attention
+        self.norm: AttentionNorm = config.attention_norm
         self.local = config.cutoff is not None
         self.dropout = nn.Dropout(config.attention_dropout)
 
@@ -219,6 +219,7 @@ class Quadrupole(HeadwiseModule):
         """Map (A, d), (A, 3, d) to updates of the same shapes; None where nobody reads the vectors."""
         (filter_,) = self.radial_functions(geometry)
         weights = (filter_.view(self.heads, *geometry.envelope.shape) * geometry.envelope).view_as(filter_)
+        assert geometry.quadrupole is not None
         moments = self.moments(weights, geometry.quadrupole, self.value(scalars), geometry.blocks)
         first, second = self.factors(moments).chunk(2, -1)
         product = (first * second).sum(1) / math.sqrt(5)
@@ -264,7 +265,7 @@ class Norms(nn.Module):
         self.vectors = (
             nn.Identity()
             if "equivariant_norm" in without
-            else EquivariantNorm(d, config.equivariant_norm, config.floor)
+            else EquivariantNorm(d, config.equivariant_norm, config.norm_floor)
         )
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...nn import BASES, Blocks, ScalarReadout, VectorReadout, log_envelope, make_blocks, smooth_cutoff
+from ...nn import (
+    Blocks,
+    ExponentialBasis,
+    GaussianBasis,
+    ScalarReadout,
+    VectorReadout,
+    log_envelope,
+    make_blocks,
+    smooth_cutoff,
+)
 from ..base import ModelOutput
 from .config import GeoMFormerConfig
 from .modules import (
@@ -94,19 +103,17 @@ class GeoMFormer(nn.Module):
         self.elements = config.elements
         self.cutoff = config.cutoff
         self.has_direct_forces = config.direct_forces
-        d, k, n = config.channels, config.n_kernels, len(config.elements)
+        d, k, n = config.channels, config.kernels, len(config.elements)
         types = torch.full((119,), -1, dtype=torch.long)
         types[list(config.elements)] = torch.arange(n)
         self.types: Tensor
         self.register_buffer("types", types, persistent=False)
 
-        reach = config.cutoff or config.kernel_reach
-        basis = BASES[config.basis]
-        self.radial = basis(k, reach, n * n)
+        self.radial = _basis(config, n * n)
         self.radial_hidden = nn.Linear(k, config.radial_channels) if config.radial_channels else None
         self.embedding = nn.Embedding(n, d)
         self.centrality = nn.Linear(k, d, bias=False) if config.centrality else None
-        self.from_centroid = basis(k, reach, n) if config.cutoff is None else None
+        self.from_centroid = _basis(config, n) if config.cutoff is None else None
         self.start_vectors = nn.Linear(k, d, bias=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers - 1))
         self.blocks.append(Block(config, vectors_are_read=config.direct_forces))
@@ -159,7 +166,7 @@ class GeoMFormer(nn.Module):
                 torch.linalg.vector_norm(edge_vectors, dim=-1), self.cutoff, self.config.envelope_power
             )
         envelope = blocks.place_pairs(envelope, 0.0)
-        if self.config.attention == "softmax":
+        if self.config.attention_norm == "softmax":
             envelope = envelope.index_fill(0, blocks.selves, 1.0)
         envelope = envelope.view(shape)
         distance = distance.index_fill(0, blocks.selves, 0.0).view(shape)
@@ -176,7 +183,7 @@ class GeoMFormer(nn.Module):
             log_envelope=log_envelope(envelope),
             radial=functions,
             direction=direction,
-            quadrupole=degree_two(direction),
+            quadrupole=degree_two(direction) if "quadrupole" in self.blocks[-1].parts else None,  # type: ignore[operator]
         )
 
     def _centroid_kernels(self, types: Tensor, blocks: Blocks, edge_vectors: Tensor) -> Tensor:
@@ -188,6 +195,13 @@ class GeoMFormer(nn.Module):
         position = -total / count[:, None]
         distance = torch.sqrt(position.square().sum(-1) + CENTROID_SOFTENING**2)
         return position[:, :, None] * self.from_centroid(distance, types).T[:, None]
+
+
+def _basis(config: GeoMFormerConfig, kinds: int) -> GaussianBasis | ExponentialBasis:
+    reach = config.cutoff or config.kernel_reach
+    if config.radial_basis == "gaussian":
+        return GaussianBasis(config.kernels, reach, kinds)
+    return ExponentialBasis(config.kernels, reach, kinds, config.radial_length)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 
 from ase_geomol.calculator import GeoMolCalculator
 from ase_geomol.checkpoint import load_checkpoint
-from ase_geomol.errors import ConfigError, GeoMolError
+from ase_geomol.errors import ConfigError, DataError, GeoMolError
 from ase_geomol.files import write_atomically
 from ase_geomol.simulate.watch import BondWatch
 
@@ -49,15 +49,16 @@ def explore(
     import_tblite()
     stop = None if time_budget is None else time.monotonic() + time_budget
     loaded = load_checkpoint(checkpoint)
-    weights = loaded.path.read_bytes()
     if missing := [chemical_symbols[z] for z in ELEMENTS if z not in loaded.potential.elements]:
         raise ConfigError(
             f"{loaded.metadata.name} does not know {' '.join(missing)}: explore with a potential that knows all of "
             f"{' '.join(chemical_symbols[z] for z in ELEMENTS)}."
         )
-    plan = make_explore_plan(recipe, loaded.sha256)
+    plan = make_explore_plan(recipe, loaded.fingerprint)
     open_folder(folder, plan)
-    write_atomically(folder / WEIGHTS, weights)
+    write_atomically(folder / WEIGHTS, loaded.path.read_bytes())
+    if load_checkpoint(folder / WEIGHTS).fingerprint != loaded.fingerprint:
+        raise DataError(f"{loaded.path} was replaced while it was copied: run the command again.")
     work = partial(explore_job, recipe=recipe, checkpoint=folder / WEIGHTS)
     return run_plan(plan, recipe, work, folder, workers, stop, report, first)
 

@@ -20,7 +20,7 @@ from .network import NBodyConfig, NBodyGeoMFormer
 
 
 class Settings(Section):
-    """What is trained; the paper's choices but for rate, schedule and dropout, which suit a short training.
+    """What is trained; the paper's choices but for rate, schedule, dropout and running mean, which suit a short one.
 
     Attributes:
         network: the architecture.

@@ -44,7 +44,7 @@ SOFTENING = 0.01
 
 
 class NBodyConfig(BaseModel):
-    """Architecture; the defaults are the paper's.
+    """Architecture; the defaults are the paper's but for ``norm_floor`` and ``dropout`` (there 0.4).
 
     Attributes:
         layers: number of blocks.

@@ -69,7 +69,7 @@ def run(
     parts = {name: Part(*(torch.tensor(column, dtype=torch.float32) for column in of)) for name, of in samples.items()}
     training = Training(settings, parts["train"], parts["valid"], Extent(steps, time_budget))
     if resume:
-        training.restore(read_state(out / LAST))
+        training.restore(read_state(out / LAST, "settings"))
     if not _train(training, out, console):
         console.print("Stopped: run the same command with --resume to go on.")
         return None

@@ -1,4 +1,4 @@
-"""The norm "whiten" in less time: a third of a training step on a CPU is spent in its products of 3 x 3 matrices."""
+"""The norm "whiten" in less time: its products of 3 x 3 matrices for many atoms at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ase_geomol.nn import EquivariantNorm
 
 
 class FastEquivariantNorm(EquivariantNorm):
-    """`EquivariantNorm` with the same values; "whiten" is about 1.6 times faster and has first derivatives only."""
+    """`EquivariantNorm` with the same values; "whiten" is faster and has first derivatives only."""
 
     def _inverse_square_root(self, centred: Tensor) -> Tensor:
         identity = torch.eye(3, dtype=centred.dtype, device=centred.device)
