@@ -64,12 +64,13 @@ def run(smoke: bool) -> Answer:
     means = {key: statistics.mean(r["test_mse"] for r in group) for key, group in groups.items()}
     published = [_row(name, mse=mse) for name, mse in PUBLISHED.items()]
     ours = sorted((_summary(group, means) for group in groups.values()), key=lambda row: (row["without"], row["MSE"]))
-    full = [row["MSE"] for row in ours if not row["without"]]
-    best = min(full, default=None)
-    return Answer(
-        _without_network(samples) + published + ours,
-        {f"best full network / {name}": None if best is None else best / mse for name, mse in PUBLISHED.items()},
-    )
+    full = [group for group in groups.values() if not group[0]["settings"]["network"]["without"]]
+    summary = {}
+    if full:
+        chosen = min(full, key=lambda group: statistics.mean(result["valid_mse"] for result in group))
+        error = statistics.mean(result["test_mse"] for result in chosen)
+        summary = {f"ours with the best validation / {name}": error / mse for name, mse in PUBLISHED.items()}
+    return Answer(_without_network(samples) + published + ours, summary)
 
 
 def _results(folder: Path) -> list[dict[str, Any]]:
