@@ -25,11 +25,14 @@ ATTEMPTS = 5000
 
 
 def excluded_keys(path: Path | None) -> tuple[frozenset[str], str]:
-    """Connectivity keys of the file's molecules, and a note on what was found."""
+    """Connectivity keys of the file's molecules, and a note on what was found; raises :class:`DataError`."""
     if path is None:
         return frozenset(), "nothing was asked to be left out"
     if not path.exists():
-        return frozenset(), f"{path} is absent: its molecules may be among the labels"
+        raise DataError(
+            f"{path}, whose molecules must not be labelled, is absent: say where it is with --set exclude=…, or label "
+            "them too with --set exclude=null."
+        )
     try:
         with lzma.open(path, "rt") if path.suffix == ".xz" else path.open() as lines:
             found = {match[1] or match[2] for line in lines if (match := _SMILES.search(line))}

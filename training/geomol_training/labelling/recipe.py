@@ -88,8 +88,7 @@ class Chemistry(_Section):
     """What all recipes of labels say: the method, and which molecules may be met.
 
     ``exclude`` names a file that ASE's extended XYZ format describes (``.xz`` allowed), relative to the
-    working directory, whose molecules (``smiles`` in each comment line) must not be labelled. A file
-    that is absent is noted in the manifest.
+    working directory, whose molecules (``smiles`` in each comment line) must not be labelled.
     """
 
     name: str
