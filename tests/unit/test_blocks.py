@@ -315,6 +315,7 @@ def _features(blocks: Blocks, graph: AtomGraph, empty: float) -> tuple[Tensor, T
 def _other_directions(geometry):
     """The same geometry with other directions where the envelope is zero."""
     empty = (geometry.envelope == 0)[:, None]
-    return geometry._replace(
-        direction=torch.where(empty, 0.3, geometry.direction), quadrupole=torch.where(empty, -0.7, geometry.quadrupole)
-    )
+    other = geometry._replace(direction=torch.where(empty, 0.3, geometry.direction))
+    if geometry.quadrupole is None:
+        return other
+    return other._replace(quadrupole=torch.where(empty, -0.7, geometry.quadrupole))
