@@ -4,6 +4,7 @@ A script calls `answer` with its question and a function that returns rows (dict
 `Answer` with a summary too. With ``--smoke`` the function is asked for a small version and nothing is written;
 otherwise the rows go to ``results/<script>.json`` with versions, hardware and, of a potential that is measured, its
 fingerprint. What else a reader must know to do the same again (seed, data, goals) is given as ``settings``.
+What Ctrl-C cut off, or what lacks peers that the result has, goes to ``runs/benchmarks/<script>/partial.json`` instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from _peers import Peers
+from _work import FOLDER
 from geomol_training.result import processor
 from rich.console import Console
 from rich.markup import escape
@@ -29,19 +31,31 @@ from rich.table import Table
 
 from ase_geomol.checkpoint import load_checkpoint
 from ase_geomol.errors import GeoMolError
+from ase_geomol.files import make_folder, write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 BUSY = 0.5
 """Mean number of processes at work above which times are not to be trusted."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
 Row = dict[str, Any]
 Item = TypeVar("Item")
 
 
 class Answer(NamedTuple):
-    """Rows of the table, and sentences with a number each that stand below it."""
+    """What a benchmark found.
+
+    Attributes:
+        rows: of the table.
+        summary: sentences with a number each, which stand below the table.
+        computed: when and on what the rows were computed, where an earlier run may have left some.
+        complete: False where Ctrl-C cut it off.
+    """
 
     rows: list[Row]
     summary: dict[str, float | None]
+    computed: Mapping[str, Any] = {}
+    complete: bool = True
 
 
 def answer(
@@ -58,6 +72,65 @@ def answer(
     asks for peers with `_peers.Peers` that start them.
     """
     name = Path(sys.argv[0]).stem
+    arguments = _arguments(question, model, with_peers)
+    _use_threads(arguments.threads)
+    load = os.getloadavg()[0]
+    if load > BUSY and not arguments.smoke:
+        Console(stderr=True).print(f"The machine is busy (load {load:.1f}): these times will not be worth keeping.")
+    peers = Peers(arguments.environments) if with_peers else None
+    given = [arguments.smoke, *([arguments.model] if model else []), *([peers] if peers else [])]
+    started = time.perf_counter()
+    try:
+        measured = {"model": _identity(arguments.model)} if model else {}
+        found = run(*given)
+        found = found if isinstance(found, Answer) else Answer(found, {})
+        if not (found.rows or found.complete):
+            raise KeyboardInterrupt
+    except GeoMolError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt as interrupt:
+        kept = "" if arguments.smoke else str(interrupt)
+        print(f"Interrupted: {kept or 'nothing new was kept'}.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    finally:
+        if peers:
+            peers.stop()
+    seconds = time.perf_counter() - started
+    left_out = peers.left_out if peers else []
+    about = {**measured.get("model", {}), **(settings or {})}
+    about |= {"smoke": "a small part of these settings"} if arguments.smoke else {}
+    about |= {"processor": processor(), "threads": arguments.threads}
+    _print(question, found.rows, about)
+    for line in (*(f"{what}: {_text(value)}" for what, value in found.summary.items()), *left_out):
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    if not arguments.smoke:
+        record = {
+            "question": question,
+            "command": f"python tests/benchmarks/{name}.py --threads {arguments.threads}"
+            + (f" --model {arguments.model}" if model else "")
+            + (" --environments DIR" if peers and peers.folder else ""),
+            **measured,
+            "date": datetime.now(UTC).date().isoformat(),
+            **({"rows computed": dict(found.computed)} if found.computed else {}),
+            **({"settings": dict(settings)} if settings else {}),
+            "hardware": {
+                "processor": processor(),
+                "processors": os.cpu_count(),
+                "threads": arguments.threads,
+                "load before": round(load, 2),
+            },
+            "versions": {p: version(p) for p in ("ase_geomol", "torch", "ase", *packages)},
+            **({"peers": peers.about, "left out": left_out} if peers else {}),
+            "seconds": round(seconds, 1),
+            **({"summary": found.summary} if found.summary else {}),
+            "rows": found.rows,
+        }
+        keep(name, record, found.complete)
+    if not found.complete:
+        sys.exit(INTERRUPTED)
+
+
+def _arguments(question: str, model: str, with_peers: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--smoke", action="store_true", help="a small version that proves the script runs")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the peers (default 2)")
@@ -69,54 +142,23 @@ def answer(
             type=Path,
             help="folder of the peers' virtual environments, made if missing; without it those peers are left out",
         )
-    arguments = parser.parse_args()
-    _use_threads(arguments.threads)
-    load = os.getloadavg()[0]
-    if load > BUSY and not arguments.smoke:
-        Console(stderr=True).print(f"The machine is busy (load {load:.1f}): these times will not be worth keeping.")
-    peers = Peers(arguments.environments) if with_peers else None
-    given = [arguments.smoke, *([arguments.model] if model else []), *([peers] if peers else [])]
-    started = time.perf_counter()
-    try:
-        measured = {"model": _identity(arguments.model)} if model else {}
-        found = run(*given)
-    except GeoMolError as error:
-        sys.exit(f"Error: {error}")
-    finally:
-        if peers:
-            peers.stop()
-    seconds = time.perf_counter() - started
-    rows, summary = found if isinstance(found, Answer) else (found, {})
-    left_out = peers.left_out if peers else []
-    about = {**measured.get("model", {}), **(settings or {})}
-    about |= {"smoke": "a small part of these settings"} if arguments.smoke else {}
-    about |= {"processor": processor(), "threads": arguments.threads}
-    _print(question, rows, about)
-    for line in (*(f"{what}: {_text(value)}" for what, value in summary.items()), *left_out):
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
-    if not arguments.smoke:
-        record = {
-            "question": question,
-            "command": f"python tests/benchmarks/{name}.py --threads {arguments.threads}"
-            + (f" --model {arguments.model}" if model else "")
-            + (" --environments DIR" if peers and peers.folder else ""),
-            **measured,
-            "date": datetime.now(UTC).date().isoformat(),
-            **({"settings": dict(settings)} if settings else {}),
-            "hardware": {
-                "processor": processor(),
-                "processors": os.cpu_count(),
-                "threads": arguments.threads,
-                "load before": round(load, 2),
-            },
-            "versions": {p: version(p) for p in ("ase_geomol", "torch", "ase", *packages)},
-            **({"peers": peers.about, "left out": left_out} if peers else {}),
-            "seconds": round(seconds, 1),
-            **({"summary": summary} if summary else {}),
-            "rows": rows,
-        }
+    return parser.parse_args()
+
+
+def keep(name: str, record: Mapping[str, Any], complete: bool) -> None:
+    """Write the result as last measured, or beside it what is less than that."""
+    path, partial = RESULTS / f"{name}.json", FOLDER / name / "partial.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    missing = sorted(earlier.get("peers", {}).keys() - record.get("peers", {}).keys())
+    if complete and not missing:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        return
+    make_folder(partial.parent)
+    text = json.dumps({**record, "complete": False}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(partial, text.encode())
+    why = f"Without {', '.join(missing)}" if complete else "Interrupted"
+    print(f"{why}: these rows are kept in {partial}, not in {RESULTS.name}/{path.name}.", file=sys.stderr)
 
 
 def progress(items: Iterable[Item], what: str) -> Iterator[Item]:

@@ -13,7 +13,7 @@ def xtb(method: str = "GFN2-xTB") -> TBLite:
     return TBLite(method=method, verbosity=0)
 
 
-def relaxed(atoms: Atoms, fmax: float, steps: int = 2000) -> RelaxResult:
+def relaxed(atoms: Atoms, fmax: float, steps: int) -> RelaxResult:
     """A relaxation with GFN2-xTB (L-BFGS; eV/Å)."""
     start = atoms.copy()
     start.calc = xtb()

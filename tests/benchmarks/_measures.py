@@ -11,8 +11,10 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from scipy.spatial.transform import Rotation
 
-STRETCH = 1.5
-"""A bond longer than this many sums of its covalent radii is broken."""
+BONDED, BROKEN = 1.2, 1.5
+"""Atoms closer than this many sums of covalent radii are bonded; a bond longer than this many is broken."""
+BONDS = {"bond up to / radii": BONDED, "broken beyond / radii": BROKEN}
+"""Both for the settings of a benchmark: rows that were made with others do not count."""
 Curve = Callable[[np.ndarray], np.ndarray]
 
 
@@ -28,7 +30,7 @@ def bond_stretches(start: Atoms, frames: Sequence[Atoms]) -> np.ndarray:
 
     The molecules of a periodic structure must be whole, not folded back into the cell.
     """
-    first, second = neighbor_list("ij", start, 1.2 * covalent_radii[start.numbers])
+    first, second = neighbor_list("ij", start, BONDED * covalent_radii[start.numbers])
     first, second = first[first < second], second[first < second]
     radii = covalent_radii[start.numbers[first]] + covalent_radii[start.numbers[second]]
     lengths = [np.linalg.norm(atoms.positions[first] - atoms.positions[second], axis=1) for atoms in frames]
@@ -40,7 +42,7 @@ def bonds_row(start: Atoms, frames: Sequence[Atoms]) -> dict[str, float | int]:
     stretches = bond_stretches(start, frames)
     return {
         "longest bond / radii": float(stretches.max(initial=0.0)),
-        "broken bonds": int((stretches > STRETCH).sum()),
+        "broken bonds": int((stretches > BROKEN).sum()),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -14,7 +15,9 @@ from geomol_training.frames import Row, pack
 from geomol_training.loss import total_loss
 from geomol_training.memory import keep_freed_memory
 from geomol_training.objective import predict
+from geomol_training.optimiser import Muon, matrices_of
 from geomol_training.recipe import Loss
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ase_geomol import GeoMolCalculator
 from ase_geomol.checkpoint import load_checkpoint
@@ -58,17 +61,41 @@ def training_batch(model: str, structures: int) -> Batch:
 
 
 def training_step(potential: Potential, batch: Batch) -> Callable[[], None]:
-    """A call that does one step: energies, forces, loss, its gradient by the weights, optimiser.
+    """A call that does one step: energies, forces, loss, its gradient by the weights, AdamW.
 
     It keeps freed memory from here on, as `geomol-train fit` does.
     """
+    optimiser = torch.optim.AdamW(potential.parameters(), lr=LEARNING_RATE)
+    return _step(potential, batch, optimiser, optimiser.step)
+
+
+def recipe_step(potential: Potential, batch: Batch) -> Callable[[], None]:
+    """The same with what the recipes do in place of AdamW: clipping, Muon, running mean of the weights."""
+    matrices = matrices_of(potential)
+    known = {id(matrix) for matrix in matrices}
+    parameters: list[torch.Tensor] = list(potential.parameters())
+    optimiser = Muon(matrices, [{"params": [p for p in parameters if id(p) not in known]}], LEARNING_RATE)
+    averaged: list[torch.Tensor] = list(copy.deepcopy(potential).requires_grad_(False).parameters())
+    average = get_ema_multi_avg_fn(0.999)
+
+    def learn() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        optimiser.step()
+        with torch.no_grad():
+            average(averaged, parameters, 1)
+
+    return _step(potential, batch, optimiser, learn)
+
+
+def _step(
+    potential: Potential, batch: Batch, optimiser: torch.optim.Optimizer, learn: Callable[[], object]
+) -> Callable[[], None]:
     keep_freed_memory()
     potential.train()
-    optimiser = torch.optim.AdamW(potential.parameters(), lr=LEARNING_RATE)
 
     def step() -> None:
         optimiser.zero_grad()
         total_loss(predict(potential, batch, LOSS), batch, LOSS).backward()
-        optimiser.step()
+        learn()
 
     return step

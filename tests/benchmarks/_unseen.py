@@ -1,7 +1,8 @@
 """Molecules that no shipped potential was trained on.
 
 They are those of the conformer benchmark of drug-like molecules in ``../shared/data``, which the recipes of the labels
-leave out. The smoke mode takes a few SMILES instead, so that it needs no data.
+leave out: a test sees to it, and the manifest of labels tells under ``left_out`` whether the file was there. Of
+other weights given with ``--model`` nobody can tell. The smoke mode takes a few SMILES instead, and needs no data.
 """
 
 from __future__ import annotations

@@ -9,13 +9,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -23,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 from ase import Atoms
 from ase.io import read, write
+from geomol_training.result import processor
 from rich.progress import track
 
 from ase_geomol.checkpoint import load_checkpoint
@@ -57,34 +60,58 @@ def work_folder(script: str, settings: Mapping[str, Any], smoke: bool, model: st
 
 
 def each(items: Mapping[str, Item], work: Callable[[Item], Row], folder: Path) -> list[Row]:
-    """The row of each item, with its name, its seconds and its error: computed now, or by an earlier run.
+    """The row of each item, with its name, error, seconds, date and processor: computed now, or by an earlier run.
 
     As many processes as torch has threads, each with one. An error does not end the others, and is tried again by
-    the next run.
+    the next run. Ctrl-C ends all at once; finished rows are kept, and dynamics go on where they were.
     """
     piece = partial(_piece, work, folder)
     description = Path(sys.argv[0]).stem
     workers = min(torch.get_num_threads(), len(items))
-    if workers <= 1:
-        return list(track(map(piece, items, items.values()), total=len(items), description=description))
+    try:
+        if workers <= 1:
+            return list(track(map(piece, items, items.values()), total=len(items), description=description))
+        with _processes(workers) as pool:
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the processes start here, and will ignore it too
+            futures = [pool.submit(piece, name, item) for name, item in items.items()]
+            signal.signal(signal.SIGINT, before)
+            return [future.result() for future in track(futures, description=description)]
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"finished rows are kept in {folder}, the same command goes on from there") from None
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes with one thread each, whose work is dropped on Ctrl-C."""
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        rows = pool.map(piece, items, items.values())
-        return list(track(rows, total=len(items), description=description))
+    with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            for process in active_children():
+                process.terminate()
+            raise
 
 
 def _piece(work: Callable[[Item], Row], folder: Path, name: str, item: Item) -> Row:
     path = folder / f"{name}.json"
     if path.exists():
         return json.loads(path.read_text())
+    made = {"date": datetime.now(UTC).date().isoformat(), "processor": processor()}
     start = time.perf_counter()
     try:
-        row = {"name": name, **work(item), "error": ""}
+        row = {"name": name, **work(item), "error": "", **made}
     except Exception as error:  # what happens to one is a result, not the end of all
-        return {"name": name, "error": f"{type(error).__name__}: {error}"}
+        return {"name": name, "error": f"{type(error).__name__}: {error}", **made}
     row["seconds"] = time.perf_counter() - start
     write_atomically(path, json.dumps(row).encode())
     return row
+
+
+def computed(rows: list[Row]) -> Row:
+    """When and on what processors these rows of `each` were computed."""
+    days = sorted({row["date"] for row in rows})
+    return {"from": days[0], "to": days[-1], "processors": sorted({row["processor"] for row in rows})}
 
 
 def table(rows: list[Row], columns: Mapping[str, Callable[[list[Any]], Any]]) -> list[Row]:

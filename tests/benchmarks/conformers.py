@@ -6,7 +6,7 @@ GFN2-xTB (what was learned) and of DLPNO-CCSD(T), averaged over molecules; besid
 on the same conformers. The columns of GFN2-xTB and DLPNO-CCSD(T) are atomisation energies, larger is more stable, and
 change their sign here. Error: mean absolute difference of energies counted from the molecule's mean.
 Left out: charged molecules, other elements, conformers without an energy in all columns that are compared, and
-molecules of which fewer than 3 conformers are left.
+molecules of which fewer than 3 conformers are left. A molecule that ends with an error is a row of its own below.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from _frame import Answer, Row, answer
 from _gfn2 import xtb
 from _unseen import BENCHMARK, as_atoms, benchmark_frames, is_neutral
-from _work import each, work_folder
+from _work import computed, each, work_folder
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.data import atomic_numbers
@@ -27,7 +27,6 @@ from ase.units import kcal, mol
 from scipy.stats import spearmanr
 
 from ase_geomol import GeoMolCalculator
-from ase_geomol.errors import GeoMolError
 from ase_geomol.simulate import load_structure
 from ase_geomol.simulate.files import frame_text
 
@@ -37,6 +36,17 @@ SETTINGS = {"data": BENCHMARK.name, "fewest conformers": 3}
 SIGNS = {"gfn2": -1, "dlpno": -1, "mmff": 1}
 COMPARED = {"gfn2": ("ours", "mmff"), "dlpno": ("ours", "mmff", "gfn2")}
 NAMES = {"ours": "ours", "gfn2": "GFN2-xTB", "dlpno": "DLPNO-CCSD(T)", "mmff": "MMFF94"}
+COLUMNS = (
+    "reference",
+    "method",
+    "molecules",
+    "left out: too few conformers",
+    "conformers",
+    "mean Spearman",
+    "median Spearman",
+    "error kcal/mol",
+    "error",
+)
 Conformer = tuple[dict[str, Any], str]
 """Header and text of a structure."""
 
@@ -47,15 +57,15 @@ def run(smoke: bool, model: str) -> Answer:
     molecules, left_out = choose(_smoke_conformers() if smoke else list(benchmark_frames()), known)
     with work_folder("conformers", SETTINGS, smoke, model) as folder:
         rows = each(molecules, partial(_energies, model=model), folder)
-    failed = [row for row in rows if row["error"]]
-    if failed:
-        raise GeoMolError(f"{len(failed)} molecules could not be computed, the first is {failed[0]}.")
+    energies = [row["energies"] for row in rows if not row["error"]]
+    failed = [{"method": f"{row['name']}, left out", "error": row["error"]} for row in rows if row["error"]]
     table = [
-        {"reference": NAMES[reference], "method": NAMES[method], **score}
+        {"reference": NAMES[reference], "method": NAMES[method], **score, "error": ""}
         for reference, methods in COMPARED.items()
-        for method, score in compare([row["energies"] for row in rows], reference, methods).items()
+        for method, score in compare(energies, reference, methods).items()
     ]
-    return Answer(table, left_out)
+    even = [{name: row.get(name) for name in COLUMNS} for row in (*table, *failed)]
+    return Answer(even, {**left_out, "molecules that ended with an error (goal: 0)": len(failed)}, computed(rows))
 
 
 def choose(frames: list[Conformer], known: set[int]) -> tuple[dict[str, list[Conformer]], Row]:

@@ -1,7 +1,9 @@
 """Which share of the machine's rate of matrix multiplication do an inference call and a training step reach?
 
 The rate is that of two square float32 matrices, measured in the same turns. "operations" are those of the network's
-products of matrices, from its configuration (see `_operations`); "by torch" are those that torch counted as it ran.
+products of matrices, from its configuration (see `_operations`), in all slots that are computed; "useful" are those of
+the atoms and neighbour pairs alone; "by torch" are those that torch counted as it ran. It takes about a minute: Ctrl-C
+leaves nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from _frame import Row, answer, progress
-from _operations import ENERGY_AND_FORCES, TRAINING_STEP, counted_by_torch, of_potential
+from _operations import counted_by_torch, of_potential, useful
 from _structures import ASPIRIN, liquid
 from _timing import time_in_turns, timed
 from _training import training_batch, training_step
@@ -29,11 +31,12 @@ ROUNDS = 9
 
 
 class Work(NamedTuple):
-    """Something that is timed: a call, the graph that it works on, operations by our own count."""
+    """Something that is timed: a call, the graph that it works on, operations by our own counts."""
 
     call: Callable[[], object]
     graph: AtomGraph
     operations: int
+    useful: int
 
 
 def run(smoke: bool, model: str) -> list[Row]:
@@ -48,13 +51,14 @@ def run(smoke: bool, model: str) -> list[Row]:
 def _inference(atoms: Atoms, model: str) -> Work:
     potential = load_checkpoint(model).potential
     graph = from_atoms(atoms, potential.cutoff)
-    return Work(lambda: potential(graph), graph, ENERGY_AND_FORCES * of_potential(potential, graph))
+    counts = (of(potential, graph).energy_and_forces for of in (of_potential, useful))
+    return Work(lambda: potential(graph), graph, *counts)
 
 
 def _training(model: str, structures: int) -> Work:
     potential, batch = load_checkpoint(model).potential, training_batch(model, structures)
-    step = training_step(potential, batch)
-    return Work(step, batch.graph, TRAINING_STEP * of_potential(potential, batch.graph))
+    counts = (of(potential, batch.graph).training_step for of in (of_potential, useful))
+    return Work(training_step(potential, batch), batch.graph, *counts)
 
 
 def _row(name: str, work: Work, rounds: int) -> Row:
@@ -68,10 +72,12 @@ def _row(name: str, work: Work, rounds: int) -> Row:
         "pairs": work.graph.n_edges,
         "ms": 1e3 * seconds["work"],
         "operations (10⁶)": work.operations / 1e6,
+        "useful (10⁶)": work.useful / 1e6,
         "by torch (10⁶)": by_torch / 1e6,
         "rate (10⁹/s)": work.operations / seconds["work"] / 1e9,
         "of matrices (10⁹/s)": rate / 1e9,
         "share": work.operations / seconds["work"] / rate,
+        "share, useful": work.useful / seconds["work"] / rate,
         "share by torch": by_torch / seconds["work"] / rate,
     }
 

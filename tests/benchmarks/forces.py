@@ -1,9 +1,10 @@
 """How large are the errors of forces and energies along molecular dynamics of unseen molecules at 300 K?
 
 Twenty neutral molecules of the conformer benchmark move for 2 ps at 300 K on the forces of GFN2-xTB (Langevin, BAOAB,
-1 fs), after a short relaxation; a frame every 50 fs of the second picosecond. Errors are those to GFN2-xTB on these
-frames. The peer is GFN1-xTB, and its energies differ by a constant for each molecule: energies are compared counted
-from the molecule's mean, ours also as they are. The last row weighs every force component and every frame alike.
+1 fs), after a short relaxation (0.05 eV/Å). The first picosecond warms them up, from the second a frame is taken every
+50 fs. Errors are those to GFN2-xTB on these frames. The peer is GFN1-xTB, and its energies differ by a constant for
+each molecule: energies are compared counted from the molecule's mean, ours also as they are. The last row weighs every
+force component and every frame alike. Goal: a mean absolute error of the forces of at most 60 meV/Å.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from _frame import Answer, Row, answer
 from _gfn2 import relaxed, xtb
 from _unseen import DATA, SEED, unseen
-from _work import dynamics, each, table, work_folder
+from _work import computed, dynamics, each, table, work_folder
 from ase import Atoms
 
 from ase_geomol import GeoMolCalculator
@@ -28,6 +29,8 @@ SETTINGS = {
     "data": DATA,
     "seed": SEED,
     "molecules": 20,
+    "fmax eV/Å": 0.05,
+    "most steps": 200,
     "temperature K": 300,
     "time step fs": 1.0,
     "frames from ps": 1,
@@ -46,7 +49,7 @@ def run(smoke: bool, model: str) -> Answer:
     weights = np.array([row["atoms"] * row["frames"] for row in rows if not row["error"]])
     frames = np.array([row["frames"] for row in rows if not row["error"]])
     by_atom, by_frame = (partial(_mean, weights=w) for w in (weights, frames))
-    rows = table(
+    shown = table(
         rows,
         {
             "atoms": sum,
@@ -62,7 +65,14 @@ def run(smoke: bool, model: str) -> Answer:
             "GFN1-xTB's from the mean meV/atom": by_frame,
         },
     )
-    return Answer(rows, {f"{name}, all frames": rows[-1][name] for name in ("force MAE meV/Å", "force RMSE meV/Å")})
+    summary = {
+        "force MAE of all frames in meV/Å (goal: at most 60)": shown[-1]["force MAE meV/Å"],
+        "GFN1-xTB's force MAE of all frames in meV/Å": shown[-1]["GFN1-xTB's force MAE meV/Å"],
+        "force RMSE of all frames in meV/Å": shown[-1]["force RMSE meV/Å"],
+        "GFN1-xTB's force RMSE of all frames in meV/Å": shown[-1]["GFN1-xTB's force RMSE meV/Å"],
+        "molecules that ended with an error (goal: 0)": shown[-1]["error"],
+    }
+    return Answer(shown, summary, computed(rows))
 
 
 def _mean(values: list[float], weights: np.ndarray, power: int = 1) -> float:
@@ -104,7 +114,11 @@ def _frames(start: Atoms, folder: Path, scale: float) -> list[Atoms]:
         seed=SEED,
         interval=round(scale * SETTINGS["every fs"] / step) or 1,
     )
-    first = start if (folder / "state.json").exists() else relaxed(start, 0.05, 200).atoms
+    first = (
+        start
+        if (folder / "state.json").exists()
+        else relaxed(start, SETTINGS["fmax eV/Å"], SETTINGS["most steps"]).atoms
+    )
     first.calc = xtb()
     _, frames = dynamics(first, settings, 1e3 * scale * SETTINGS["to ps"], folder)
     return [atoms for atoms in frames if atoms.info["time_fs"] > 1e3 * scale * SETTINGS["frames from ps"]]

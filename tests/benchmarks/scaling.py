@@ -1,12 +1,13 @@
 """How do time and memory of one energy-and-forces call grow with the number of atoms?
 
 Boxes of liquid acetic acid, each in a fresh process; the sizes take turns. "memory" is the peak of the process above
-what it held, with weights and structure loaded, before its first call.
+what it held, with weights and structure loaded, before its first call. Ctrl-C leaves medians of fewer rounds.
 """
 
 from __future__ import annotations
 
 import statistics
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +27,8 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
     sizes = (64, 128) if smoke else SIZES
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     memory: dict[int, list[float]] = {size: [] for size in sizes}
-    with TemporaryDirectory() as folder:
+    complete = False
+    with TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
         for size in sizes:
             write(Path(folder) / f"{size}.extxyz", liquid(size))
         for _ in progress(range(1 if smoke else ROUNDS), "rounds"):
@@ -39,6 +41,7 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
                     except PeerError as error:
                         peers.leave_out(f"{size} atoms", error)
                     peer.stop()
+        complete = True
     rows = [
         {
             "atoms": size,
@@ -50,19 +53,21 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
         for size in sizes
         if memory[size]
     ]
-    return Answer(
-        rows,
-        {
-            "time grows as atoms to the power of (target: 1.1 or less)": _exponent(rows, "ms"),
-            "memory grows as atoms to the power of": _exponent(rows, "memory MB"),
-        },
-    )
+    summary = {
+        "time grows as atoms to the power of (target: 1.1 or less)": exponent(rows, "ms"),
+        "the same over the last two doublings": exponent(rows[-3:], "ms"),
+        "memory grows as atoms to the power of": exponent(rows, "memory MB"),
+    }
+    return Answer(rows, summary if complete else {}, complete=complete)
 
 
-def _exponent(rows: list[Row], column: str) -> float:
-    """Slope of the straight line through the logarithms."""
-    atoms, values = ([row[name] for row in rows] for name in ("atoms", column))
-    return float(np.polyfit(np.log(atoms), np.log(values), 1)[0])
+def exponent(rows: list[Row], column: str) -> float | None:
+    """Slope of the straight line through the logarithms; None where fewer than two sizes have a value above zero."""
+    points = [(row["atoms"], row[column]) for row in rows if row[column] > 0]
+    if len(points) < 2:
+        return None
+    atoms, values = np.log(np.array(points)).T
+    return float(np.polyfit(atoms, values, 1)[0])
 
 
 if __name__ == "__main__":

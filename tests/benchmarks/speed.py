@@ -2,7 +2,8 @@
 
 All run through their ASE calculators on the same structures, in turns; atoms move by about 0.001 Å before each call,
 as in MD. The peers run in processes of their own. "calculator's share" is the part of our time that is not spent in
-the potential itself. SevenNet-0 is a potential for crystals: only its speed is compared here.
+the potential itself. SevenNet-0 is a potential for crystals: only its speed is compared here. Each row compares by
+itself, so that Ctrl-C leaves those that are done.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,15 +47,16 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
     structures = {name: STRUCTURES[name]() for name in (["ethanol"] if smoke else STRUCTURES)}
     for name, atoms in structures.items():
         atoms.info["name"] = name
-    with TemporaryDirectory() as folder:
+    rows: list[Row] = []
+    complete = False
+    with TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
         file = Path(folder) / "structures.extxyz"
         write(file, list(structures.values()))
         running = {package.name: peers.start(package, str(file)) for package in PACKAGES}
-        rows = [
-            _row(structures[name], model, running, peers, rounds=1 if smoke else ROUNDS)
-            for name in progress(structures, "structures")
-        ]
-    return Answer(rows, _summary(rows))
+        for name in progress(structures, "structures"):
+            rows.append(_row(structures[name], model, running, peers, rounds=1 if smoke else ROUNDS))
+        complete = True
+    return Answer(rows, _summary(rows) if complete else {}, complete=complete)
 
 
 def _row(atoms: Atoms, model: str, running: dict[str, Peer | None], peers: Peers, rounds: int) -> Row:

@@ -1,10 +1,13 @@
 """How well does the energy follow when a bond of an unseen molecule is turned?
 
 Twenty neutral molecules of the conformer benchmark that have a rotatable bond (RDKit's definition, not strict: amides
-and esters count); one such bond each, drawn at random. GFN2-xTB turns it in 24 steps of 15°: the four atoms of the
-torsion are held, all others relax. Our energies, and those of GFN1-xTB as a peer, are single points on exactly these
-geometries. Error: mean over the 24 points of the absolute difference to GFN2-xTB, both profiles counted from their own
-mean, or both from their own minimum. Goal: a mean error of at most 0.5 kcal/mol. The picture shows every profile.
+and esters count); one such bond each, drawn at random. Only their SMILES are taken from there: the geometry is RDKit's
+(ETKDGv3, MMFF94s), relaxed by GFN2-xTB. Then GFN2-xTB turns the bond in 24 steps of 15°, each from the geometry before:
+the four atoms of the torsion are held, all others relax. Where a relaxation ended before its forces were small, the
+point counts and is also counted as "not relaxed". Our energies, and those of GFN1-xTB as a peer, are single points on
+exactly these geometries. Error: mean over the 24 points of the absolute difference to GFN2-xTB, both profiles counted
+from their own mean, or both from their own minimum. Goal: a mean error of at most 0.5 kcal/mol, counted from the mean,
+which does not hang on a single point. The picture shows every profile.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from _frame import Answer, Row, answer
 from _gfn2 import relaxed, xtb
 from _measures import profile_errors
 from _unseen import DATA, SEED, unseen
-from _work import each, frames_of, table, work_folder
+from _work import computed, each, frames_of, table, work_folder
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
@@ -33,11 +36,20 @@ from ase_geomol.simulate import load_structure, relax
 
 MODEL = "geomformer-organic"
 SMOKE = ("CCCC",)
-SETTINGS = {"data": DATA, "seed": SEED, "molecules": 20, "points": 24, "fmax eV/Å": 0.03, "most steps": 200}
+SETTINGS = {
+    "data": DATA,
+    "seed": SEED,
+    "molecules": 20,
+    "points": 24,
+    "fmax eV/Å": 0.03,
+    "most steps": 200,
+    "most steps at first": 2000,
+}
 OURS, PEER = "error kcal/mol, from the ", "GFN1-xTB's error kcal/mol, from the "
 COLUMNS = {
     "atoms": sum,
     "bond": lambda bonds: "",
+    "not relaxed": sum,
     "barrier kcal/mol": np.mean,
     "error of the barrier kcal/mol": lambda errors: float(np.mean(np.abs(errors))),
     OURS + "mean": np.mean,
@@ -58,9 +70,17 @@ def run(smoke: bool, model: str) -> Answer:
         molecules = {atoms.info["name"]: atoms.info["smiles"] for atoms in islice(found, SETTINGS["molecules"])}
         rows = each(molecules, partial(_row, model=model, points=points, reference=reference), folder)
         _draw([row for row in rows if not row["error"]], folder / "torsions.png")
-    rows = table(rows, COLUMNS)
-    summary = {f"mean {name}": rows[-1][name] for name in (OURS + "mean", OURS + "minimum", PEER + "mean")}
-    return Answer(rows, {**summary, "molecules that ended with an error (goal: 0)": rows[-1]["error"]})
+    shown = table(rows, COLUMNS)
+    last = shown[-1]
+    summary = {
+        "mean error in kcal/mol, counted from the mean (goal: at most 0.5)": last[OURS + "mean"],
+        "mean error in kcal/mol, counted from the minimum": last[OURS + "minimum"],
+        "GFN1-xTB's mean error in kcal/mol, counted from the mean": last[PEER + "mean"],
+        "GFN1-xTB's mean error in kcal/mol, counted from the minimum": last[PEER + "minimum"],
+        "points that GFN2-xTB did not relax": last["not relaxed"],
+        "molecules that ended with an error (goal: 0)": last["error"],
+    }
+    return Answer(shown, summary, computed(rows))
 
 
 def rotatable_bonds(smiles: str) -> list[tuple[int, int]]:
@@ -98,6 +118,7 @@ def _row(smiles: str, model: str, points: int, reference: Path) -> Row:
     return {
         "atoms": len(frames[0]),
         "bond": "{1}{0}-{3}{2}".format(*(x for i in torsion[1:3] for x in (i, frames[0].symbols[i]))),
+        "not relaxed": sum(not atoms.info["relaxed"] for atoms in frames),
         "barrier kcal/mol": float(np.ptp(curves["GFN2-xTB"])),
         "error of the barrier kcal/mol": ours["barrier"],
         **{OURS + zero: ours[zero] for zero in ("mean", "minimum")},
@@ -109,12 +130,14 @@ def _row(smiles: str, model: str, points: int, reference: Path) -> Row:
 def _turn(smiles: str, points: int) -> list[Atoms]:
     """Geometries of GFN2-xTB around the circle, with its energies; GFN1-xTB's in ``info``."""
     torsion, side = torsion_of(smiles, SEED)
-    atoms = relaxed(load_structure(smiles), SETTINGS["fmax eV/Å"]).atoms
-    gfn2, gfn1, frames = xtb(), xtb("GFN1-xTB"), []
+    fmax, gfn2, gfn1, frames = SETTINGS["fmax eV/Å"], xtb(), xtb("GFN1-xTB"), []
+    atoms = relaxed(load_structure(smiles), fmax, SETTINGS["most steps at first"]).atoms
     for _ in range(points):
         atoms.calc, atoms.constraints = gfn2, [FixAtoms(torsion)]
-        atoms = relax(atoms, fmax=SETTINGS["fmax eV/Å"], steps=SETTINGS["most steps"], optimizer="LBFGS").atoms
-        frame = Atoms(atoms.numbers, atoms.positions, info={"gfn1_eV": gfn1.get_potential_energy(atoms)})
+        found = relax(atoms, fmax=fmax, steps=SETTINGS["most steps"], optimizer="LBFGS")
+        atoms = found.atoms
+        about = {"gfn1_eV": gfn1.get_potential_energy(atoms), "relaxed": found.converged}
+        frame = Atoms(atoms.numbers, atoms.positions, info=about)
         frame.calc = SinglePointCalculator(frame, energy=atoms.get_potential_energy())
         frames.append(frame)
         axis = atoms.positions[torsion[2]] - atoms.positions[torsion[1]]

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 import lzma
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +33,7 @@ from benchmarks._measures import (
 )
 
 from ase_geomol import GeoMolCalculator
-from ase_geomol.errors import DataError, OutputError
+from ase_geomol.errors import DataError, GeoMolError, OutputError
 
 ROOT = Path(__file__).parents[2]
 DISTANCES = np.arange(0.3, 6.0, 0.01)
@@ -168,6 +175,67 @@ def test_finished_pieces_are_not_done_again(tmp_path: Path) -> None:
     assert again[0] == first[0]
 
 
+def test_rows_tell_when_they_were_made(tmp_path: Path) -> None:
+    def twice(number: int) -> dict[str, int]:
+        return {"double": 2 * number}
+
+    (row,) = _work.each({"one": 1}, twice, tmp_path)
+    old = {**row, "date": "2001-02-03", "processor": "another"}
+    (tmp_path / "one.json").write_text(json.dumps(old))
+    rows = _work.each({"one": 1, "two": 2}, twice, tmp_path)
+    assert rows[0] == old
+    assert _work.computed(rows) == {
+        "from": "2001-02-03",
+        "to": row["date"],
+        "processors": sorted({"another", row["processor"]}),
+    }
+
+
+INTERRUPTED = """
+import signal, sys, time
+from pathlib import Path
+import torch
+import _work
+
+def piece(number):
+    if number:
+        Path(sys.argv[1], f"started {number}").touch()
+        time.sleep(1000)
+    return {}
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    torch.set_num_threads(int(sys.argv[2]))
+    try:
+        _work.each({str(number): number for number in range(9)}, piece, Path(sys.argv[1]))
+    except KeyboardInterrupt as interrupt:
+        sys.exit(str(interrupt))
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupt_ends_all_pieces_at_once(tmp_path: Path, processes: int) -> None:
+    script, folder = tmp_path / "script.py", tmp_path / "rows"
+    folder.mkdir()
+    script.write_text(INTERRUPTED)
+    path = os.pathsep.join([str(ROOT / "tests/benchmarks"), *sys.path])
+    running = subprocess.Popen(
+        [sys.executable, str(script), str(folder), str(processes)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(list(folder.glob("started*"))) < processes and running.poll() is None:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    _, errors = running.communicate(timeout=300)  # until the last process has closed it
+    assert errors.strip() == f"finished rows are kept in {folder}, the same command goes on from there"
+    assert (folder / "0.json").exists()
+    assert len(list(folder.glob("started*"))) == processes
+
+
 def test_work_is_kept_for_its_settings_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_work, "FOLDER", tmp_path)
     with _work.work_folder("script", {"seed": 1}, smoke=False) as folder:
@@ -214,6 +282,44 @@ def test_conformers_that_cannot_be_computed_are_counted(script) -> None:
     assert list(left_out.values()) == [1, 1]
 
 
+def test_conformers_of_a_molecule_that_fails_are_a_row(
+    script, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    conformers = script("conformers")
+    frames = [({"molecule": name, "gfn2_kcal_mol": i}, "1\n\nC 0 0 0\n") for name in "ab" for i in range(3)]
+    monkeypatch.setattr(conformers, "_smoke_conformers", lambda: frames)
+    energies = {name: [0.0, 1.0, 2.0] for name in ("ours", "gfn2", "dlpno", "mmff")}
+    rows = [
+        {"name": "a", "energies": energies, "error": "", "date": "2001-02-03", "processor": ""},
+        {"name": "b", "error": "ValueError: no", "date": "2001-02-03", "processor": ""},
+    ]
+    monkeypatch.setattr(conformers, "each", lambda *arguments: rows)
+    found = conformers.run(True, str(checkpoint))
+    assert [row["mean Spearman"] for row in found.rows[:5]] == [1.0] * 5
+    assert (found.rows[5]["method"], found.rows[5]["error"]) == ("b, left out", "ValueError: no")
+    assert found.summary["molecules that ended with an error (goal: 0)"] == 1
+
+
+def test_a_liquid_that_explodes_is_a_row(script, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    liquid = script("liquid")
+
+    def explode(*arguments: object) -> None:
+        raise GeoMolError("The simulation exploded.")
+
+    monkeypatch.setattr(liquid, "dynamics", explode)
+    monkeypatch.setattr(liquid, "relax", lambda atoms, **options: SimpleNamespace(atoms=atoms))
+    found = liquid.run(True, str(checkpoint))
+    assert found.rows[0]["error"] == "GeoMolError: The simulation exploded."
+    assert found.summary["runs that ended with an error (goal: 0)"] == 1
+
+
+def test_drifts_are_judged_by_their_size(script) -> None:
+    conservation = script("conservation")
+    rows = [{conservation.DRIFT: drift} for drift in (0.05, -0.4)]
+    assert conservation.largest_drift([*rows, {"error": "exploded"}]) == 0.4
+    assert conservation.largest_drift([{"error": "exploded"}]) is None
+
+
 def test_torsions_turn_one_side_of_a_single_bond(script) -> None:
     torsions = script("torsions")
     assert torsions.rotatable_bonds("CCCC") == [(1, 2)]
@@ -233,3 +339,21 @@ def test_dimers_in_one_box_are_those_alone(script, checkpoint: Path) -> None:
         alone = Atoms("CO", [(0, 0, 0), (0, 0, distance)], calculator=calculator)
         assert energy == pytest.approx(alone.get_potential_energy(), abs=1e-9)
         assert force == pytest.approx(alone.get_forces()[1, 2], abs=1e-9)
+
+
+def test_dimers_are_judged_by_their_curve(script) -> None:
+    dimers, radii = script("dimers"), 1.0
+
+    def with_hole(where: np.ndarray, place: float) -> tuple[np.ndarray, np.ndarray]:
+        """A wall with a well of 5 eV at ``place``."""
+        well = -5 * np.exp(-(((where - place) / 0.05) ** 2) / 2)
+        wall = 10 * np.exp(-where / 0.4)
+        return wall + well, wall / 0.4 + well * (where - place) / 0.05**2
+
+    bond = dimers.judged(lambda where: with_hole(where, 1.0), DISTANCES, radii)
+    assert (bond["smooth"], bond["repulsive"], bond["minima"]) == ("yes", "yes", 1)
+    assert bond["minimum Å"] == pytest.approx(1.0, abs=0.02)
+    hole = dimers.judged(lambda where: with_hole(where, 0.68), DISTANCES, radii)
+    assert (hole["smooth"], hole["repulsive"]) == ("yes", "NO")
+    with pytest.raises(GeoMolError, match=r"2\.00 Å"):
+        dimers.judged(lambda where: (np.where(where < 1.999, where, np.nan), where), DISTANCES, radii)

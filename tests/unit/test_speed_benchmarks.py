@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import time
 from contextlib import ExitStack
@@ -14,7 +15,8 @@ import pytest
 from ase.neighborlist import neighbor_list
 from benchmarks import _clock, _operations, _peers, _structures, _timing
 
-from ase_geomol.graph import edge_vectors, from_atoms
+from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.graph import collate, edge_vectors, from_atoms
 
 BENCHMARKS = Path(_timing.__file__).parent
 PEER = f"""
@@ -111,15 +113,36 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("name", ["ethanol", "bulk"])
-def test_operations_are_those_that_torch_counts(make_potential, make_structure, options: dict, name: str) -> None:
+@pytest.mark.parametrize("names", [["ethanol"], ["bulk"], ["ethanol", "water_dimer"]], ids=" and ".join)
+def test_operations_are_those_that_torch_counts(
+    make_potential, make_structure, options: dict, names: list[str]
+) -> None:
     potential = make_potential(seed=0, **options)
-    graph = from_atoms(make_structure(name), potential.cutoff)
+    graph = collate([from_atoms(make_structure(name), potential.cutoff) for name in names])
     counted = _operations.of_potential(potential, graph)
     vectors = edge_vectors(graph, graph.positions, graph.cell)
     one_energy = lambda: potential.model(graph.numbers, graph.system, graph.edge_index, vectors)  # noqa: E731
-    assert counted == _operations.counted_by_torch(one_energy)
-    assert counted < _operations.counted_by_torch(lambda: potential(graph)) <= 3 * counted
+    assert counted.energy == _operations.counted_by_torch(one_energy)
+
+    def training_step() -> None:
+        prediction = potential(graph)
+        (prediction.energy.sum() + prediction.forces.square().sum()).backward()
+
+    tolerance = 0.002 if options.get("centrality", True) else 0.02
+    by_torch = _operations.counted_by_torch(lambda: potential(graph))
+    assert by_torch == pytest.approx(counted.energy_and_forces, rel=tolerance)
+    potential.train()
+    assert _operations.counted_by_torch(training_step) == pytest.approx(counted.training_step, rel=tolerance)
+
+
+def test_useful_operations_leave_out_empty_slots(make_potential, make_structure) -> None:
+    potential = make_potential(seed=0)
+    alone = from_atoms(make_structure("ethanol"), potential.cutoff)
+    together = collate([alone, from_atoms(make_structure("water_dimer"), potential.cutoff)])
+    added = _operations.useful(potential, together).energy - _operations.useful(potential, alone).energy
+    other = _operations.useful(potential, from_atoms(make_structure("water_dimer"), potential.cutoff)).energy
+    assert added == other
+    assert _operations.useful(potential, together).energy < _operations.of_potential(potential, together).energy
 
 
 def test_clock_gives_time_to_the_innermost_part() -> None:
@@ -148,3 +171,67 @@ def test_crossing_is_where_all_larger_molecules_are_faster(monkeypatch: pytest.M
     rows += [{"structure": "liquid", "atoms": 512, "ours / GFN2-xTB": None}]
     assert speed._crossing(rows) == 60
     assert speed._crossing(rows[:3]) is None
+
+
+def test_exponents_need_two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    exponent = importlib.import_module("scaling").exponent
+    rows = [{"atoms": n, "ms": 0.1 * n**1.5, "memory MB": 0.0 if n < 256 else 1.0 * n} for n in (64, 128, 256, 512)]
+    assert exponent(rows, "ms") == pytest.approx(1.5)
+    assert exponent(rows, "memory MB") == pytest.approx(1.0)  # what is not above zero says nothing
+    assert exponent(rows[:3], "memory MB") is None
+    assert exponent([], "ms") is None
+
+
+def test_a_recipe_step_learns_and_averages(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    training = importlib.import_module("_training")
+    potential = load_checkpoint(checkpoint).potential
+    before = [parameter.detach().clone() for parameter in potential.parameters()]
+    training.recipe_step(potential, training.training_batch(str(checkpoint), structures=1))()
+    moved = [
+        float((after.detach() - old).abs().max()) for after, old in zip(potential.parameters(), before, strict=True)
+    ]
+    assert 0 < max(moved) < 1e-3
+
+
+@pytest.fixture
+def frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The frame of all benchmarks, writing below a temporary folder."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    found = importlib.import_module("_frame")
+    monkeypatch.setattr(found, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(found, "FOLDER", tmp_path / "runs")
+    return found
+
+
+def test_a_result_is_not_replaced_by_less(frame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result, partial = tmp_path / "results/speed.json", tmp_path / "runs/speed/partial.json"
+
+    def kept(path: Path) -> dict:
+        return json.loads(path.read_text())
+
+    frame.keep("speed", {"peers": {"GFN2-xTB": {}}, "rows": [1]}, complete=True)
+    frame.keep("speed", {"peers": {"GFN2-xTB": {}, "SevenNet-0": {}}, "rows": [2]}, complete=True)
+    assert kept(result)["rows"] == [2]
+    assert not partial.exists()
+    frame.keep("speed", {"peers": {"GFN2-xTB": {}}, "rows": [3]}, complete=True)
+    assert "Without SevenNet-0" in capsys.readouterr().err
+    assert (kept(result)["rows"], kept(partial)["rows"], kept(partial)["complete"]) == ([2], [3], False)
+    frame.keep("speed", {"peers": {"GFN2-xTB": {}, "SevenNet-0": {}}, "rows": [4]}, complete=False)
+    assert "Interrupted" in capsys.readouterr().err
+    assert (kept(result)["rows"], kept(partial)["rows"]) == ([2], [4])
+
+
+@pytest.mark.parametrize("rows", [[], [{"atoms": 1}]])
+def test_an_interrupt_ends_a_benchmark_with_a_sentence(
+    frame, rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed.py"])
+    monkeypatch.setattr(frame, "_use_threads", lambda threads: None)
+    with pytest.raises(SystemExit) as end:
+        frame.answer("Why?", lambda smoke: frame.Answer(rows, {}, complete=False))
+    assert end.value.code == 130
+    assert ("nothing new was kept" in capsys.readouterr().err) == (not rows)
+    assert (tmp_path / "runs/speed/partial.json").exists() == bool(rows)
+    assert not (tmp_path / "results").exists()
