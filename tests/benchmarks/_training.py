@@ -15,8 +15,8 @@ from geomol_training.frames import Row, pack
 from geomol_training.loss import total_loss
 from geomol_training.memory import keep_freed_memory
 from geomol_training.objective import predict
-from geomol_training.optimiser import Muon, matrices_of
-from geomol_training.recipe import Loss
+from geomol_training.optimiser import make_optimiser
+from geomol_training.recipe import Loss, Optimiser
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ase_geomol import GeoMolCalculator
@@ -65,16 +65,14 @@ def training_step(potential: Potential, batch: Batch) -> Callable[[], None]:
 
     It keeps freed memory from here on, as `geomol-train fit` does.
     """
-    optimiser = torch.optim.AdamW(potential.parameters(), lr=LEARNING_RATE)
+    optimiser = make_optimiser(potential, Optimiser(name="adamw", lr=LEARNING_RATE))
     return _step(potential, batch, optimiser, optimiser.step)
 
 
 def recipe_step(potential: Potential, batch: Batch) -> Callable[[], None]:
     """The same with what the recipes do in place of AdamW: clipping, Muon, running mean of the weights."""
-    matrices = matrices_of(potential)
-    known = {id(matrix) for matrix in matrices}
     parameters: list[torch.Tensor] = list(potential.parameters())
-    optimiser = Muon(matrices, [{"params": [p for p in parameters if id(p) not in known]}], LEARNING_RATE)
+    optimiser = make_optimiser(potential, Optimiser(name="muon", lr=LEARNING_RATE))
     averaged: list[torch.Tensor] = list(copy.deepcopy(potential).requires_grad_(False).parameters())
     average = get_ema_multi_avg_fn(0.999)
 

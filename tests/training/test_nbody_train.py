@@ -21,12 +21,13 @@ from typer.testing import CliRunner
 
 from ase_geomol.errors import CheckpointError, ConfigError
 
+ADAM = {"name": "adam", "lr": 0.01}
 TINY = {"layers": 1, "channels": 8, "heads": 2, "kernels": 8}
 
 
 def settings(**changes) -> Settings:
     network = TINY | changes.pop("network", {})
-    return make_settings(network=network, batch=16, warmup_steps=2, **{"lr": 0.01, **changes})
+    return make_settings(network=network, batch=16, warmup_steps=2, **{"optimiser": ADAM, **changes})
 
 
 def quiet() -> Console:
@@ -173,6 +174,13 @@ def test_what_cannot_be_done_is_said(samples, tmp_path):
         make_settings(network={"equivariant_norm": "batch"})
 
 
+def test_muon_moves_the_maps_of_both_streams(samples):
+    parts = {name: Part(*(torch.tensor(x, dtype=torch.float32) for x in of)) for name, of in samples.items()}
+    training = Training(settings(optimiser={"name": "muon"}), parts["train"], parts["valid"], learning.Extent(1, None))
+    shapes = {tuple(p.shape) for p in training.optimiser.param_groups[0]["params"]}
+    assert {(2, 8, 24), (2, 8, 8), (8, 8)} <= shapes
+
+
 def test_the_name_of_a_run():
     assert settings(seed=2).name == "whiten-seed2"
     network = {"equivariant_norm": "rms", "without": ("structural_bias", "invariant_ffn")}
@@ -186,7 +194,7 @@ def test_command(samples, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "runs/nbody/rms-without-invariant_ffn-seed0-1/result.json").read_text())
-    assert result["settings"]["lr"] == 0.002
+    assert result["settings"]["optimiser"]["lr"] == 0.002
     assert result["settings"]["network"]["without"] == ["invariant_ffn"]
     assert result["hardware"]["threads"] == 1
     refused = CliRunner().invoke(app, ["nbody", "--time-budget", "soon"])

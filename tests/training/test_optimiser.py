@@ -82,6 +82,21 @@ def test_matrices_move_as_with_torchs_muon() -> None:
         assert (one - other).norm() < 0.05 * moved
 
 
+def test_several_matrices_in_one_parameter_move_as_each_alone() -> None:
+    torch.manual_seed(4)
+    stack = nn.Parameter(torch.randn(2, 8, 24, dtype=torch.float64))
+    alone = [nn.Parameter(matrix.clone()) for matrix in stack.detach()]
+    other = [{"params": [nn.Parameter(torch.zeros(1))]}]
+    optimisers = [Muon([stack], other, lr=1e-2), Muon(alone, other, lr=1e-2)]
+    for _ in range(3):
+        stack.grad = torch.randn_like(stack)
+        for matrix, gradient in zip(alone, stack.grad, strict=True):
+            matrix.grad = gradient.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    assert torch.allclose(stack, torch.stack(alone), rtol=0, atol=1e-12)
+
+
 def test_all_other_parameters_move_as_with_adamw(network: nn.Module) -> None:
     """Where matrices stand still, as with a learning rate of zero, the rest is AdamW's."""
     other = copy.deepcopy(network)

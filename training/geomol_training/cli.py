@@ -217,7 +217,8 @@ def nbody(
     norm: Annotated[str, typer.Option(help="Norm of the vectors: whiten (the paper's) or rms.")] = "whiten",
     without: Annotated[list[str] | None, typer.Option(help="Leave a part out, e.g. structural_bias.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and batches; the data are always the same.")] = 0,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    optimiser: Annotated[str, typer.Option(help="muon, adamw, or adam (the paper's).")] = "muon",
+    lr: Annotated[float, typer.Option(help="Highest learning rate; Adam wants about 0.001.")] = 0.01,
     dropout: Annotated[float, typer.Option(help="Of attention weights and residual updates.")] = 0.0,
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
     time_budget: Annotated[
@@ -241,7 +242,7 @@ def nbody(
         raise ConfigError("Nothing ends this training: give --steps or --time-budget.")
     budget = None if time_budget is None else parse_duration(time_budget)
     network = {"equivariant_norm": norm, "without": without or (), "dropout": dropout}
-    settings = make_settings(network=network, seed=seed, lr=lr)
+    settings = make_settings(network=network, seed=seed, optimiser={"name": optimiser, "lr": lr})
     folder = Path("runs/nbody") / f"{settings.name}-{steps or time_budget}" if out is None else out
     console = Console()
     with console.status("simulating") as status:

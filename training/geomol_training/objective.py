@@ -21,7 +21,7 @@ from .batches import Batch
 from .frames import Frames
 from .loss import total_loss
 from .metrics import MILLI, Part, as_part, errors, errors_by, gather
-from .optimiser import Muon, matrices_of
+from .optimiser import make_optimiser
 from .recipe import Loss, Recipe
 from .schedule import Extent, Standing, learning_rate
 
@@ -104,20 +104,8 @@ class PotentialFitting(lightning.LightningModule):
     # --- optimiser
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The recipe's optimiser; matrices decay, vectors (biases, norms, kernels) do not."""
-        settings = self.recipe.optimiser
-        matrices = matrices_of(self.potential) if settings.name == "muon" else []
-        known = {id(p) for p in matrices}
-        others = [p for p in self.potential.parameters() if id(p) not in known]
-        groups = [
-            {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        if settings.name == "muon":
-            optimiser = Muon(matrices, groups, settings.lr, settings.betas, settings.weight_decay)
-        else:
-            kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-            optimiser = kind(groups, lr=settings.lr, betas=settings.betas)
+        """The recipe's optimiser, as it was saved where the run goes on."""
+        optimiser = make_optimiser(self.potential, self.recipe.optimiser)
         if self._saved_optimiser is not None:
             optimiser.load_state_dict(self._saved_optimiser)
             self._saved_optimiser = None

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal before each step (Jordan et al. 2024, arXiv 2502.16982)."""
+"""Optimisers; Muon is momentum whose matrices are made orthogonal before each step (arXiv 2502.16982)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
+
+from .recipe import Optimiser
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz step that takes all singular values to about 1."""
@@ -24,7 +26,7 @@ class Muon(Optimizer):
     one learning rate serves both kinds of parameters.
 
     Args:
-        matrices: parameters with two dimensions.
+        matrices: parameters (…, m, n), each one matrix or several.
         others: AdamW's groups of parameters.
         lr: learning rate.
         betas: of AdamW.
@@ -43,7 +45,7 @@ class Muon(Optimizer):
     ) -> None:
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__([{"params": list(matrices)}], defaults)
-        self.adamw = AdamW(others, lr=lr, betas=betas)
+        self.adamw = AdamW(others, lr=lr, betas=betas, fused=True)
         self.param_groups += self.adamw.param_groups
         self._share()
 
@@ -67,7 +69,7 @@ class Muon(Optimizer):
         group = self.param_groups[0]
         shape = lambda parameter: tuple(parameter.shape)  # noqa: E731
         learning = sorted((p for p in group["params"] if p.grad is not None), key=shape)
-        for (rows, columns), alike in itertools.groupby(learning, key=shape):
+        for (*_, rows, columns), alike in itertools.groupby(learning, key=shape):
             parameters = list(alike)
             directions = orthogonal(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
             scale = 0.2 * math.sqrt(max(rows, columns))
@@ -104,3 +106,17 @@ def matrices_of(module: nn.Module) -> list[Tensor]:
     """Weights of the linear maps to more than one number."""
     maps = (part for part in module.modules() if isinstance(part, nn.Linear))
     return [part.weight for part in maps if part.out_features > 1]
+
+
+def make_optimiser(module: nn.Module, settings: Optimiser) -> Optimizer:
+    """What the settings name, for all parameters; matrices decay, vectors (biases, norms, kernels) do not."""
+    matrices = matrices_of(module) if settings.name == "muon" else []
+    known = {id(p) for p in matrices}
+    others = [p for p in module.parameters() if id(p) not in known]
+    groups = [
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if settings.name == "muon":
+        return Muon(matrices, groups, settings.lr, settings.betas, settings.weight_decay)
+    return {"adam": Adam, "adamw": AdamW}[settings.name](groups, lr=settings.lr, betas=settings.betas, fused=True)

@@ -14,19 +14,20 @@ from torch import Tensor
 from ase_geomol.errors import ConfigError
 
 from ..config import faults
+from ..optimiser import make_optimiser
 from ..recipe import Decay, Optimiser, Schedule, Section
 from ..schedule import Extent, Standing, learning_rate
 from .network import NBodyConfig, NBodyGeoMFormer
 
 
 class Settings(Section):
-    """What is trained; the paper's choices but for rate, schedule, dropout and running mean, which suit a short one.
+    """What is trained: the paper's choices but for what suits a short training: optimiser, schedule, running mean.
 
     Attributes:
         network: the architecture.
         seed: of the first weights, the order of batches and dropout.
-        lr: highest learning rate of Adam.
-        warmup_steps: steps to reach it; a cosine to ``lr / 1000`` follows, which ends with steps or time.
+        optimiser: Muon, or the paper's Adam; ``lr`` is the highest rate.
+        warmup_steps: steps to reach it; a cosine to a thousandth of it follows, which ends with steps or time.
         batch: simulations in a step.
         clip: largest norm of the gradient.
         ema: decay of the running mean of the weights, which is what is validated and tested.
@@ -35,7 +36,7 @@ class Settings(Section):
 
     network: NBodyConfig = NBodyConfig()
     seed: int = Field(default=0, ge=0)
-    lr: float = Field(default=1e-3, gt=0)
+    optimiser: Optimiser = Optimiser(name="muon", lr=0.01)
     warmup_steps: int = Field(default=100, ge=0)
     batch: int = Field(default=100, ge=1)
     clip: float = Field(default=1.0, gt=0)
@@ -79,7 +80,7 @@ class Training:
         self.network = NBodyGeoMFormer(settings.network)
         self.mean = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.best = copy.deepcopy(self.mean)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.lr, fused=True)
+        self.optimiser = make_optimiser(self.network, settings.optimiser)
         self.standing = Standing()
         self.history: list[dict[str, float]] = []
         self.losses: list[float] = []
@@ -103,8 +104,8 @@ class Training:
         rate = learning_rate(
             standing,
             self.extent,
-            Optimiser(lr=settings.lr),
-            Schedule(warmup_steps=settings.warmup_steps, floor=settings.lr / 1000),
+            settings.optimiser,
+            Schedule(warmup_steps=settings.warmup_steps, floor=settings.optimiser.lr / 1000),
         )
         for group in self.optimiser.param_groups:
             group["lr"] = rate

@@ -76,15 +76,16 @@ class NBodyConfig(BaseModel):
         return self
 
 
-class StreamLinear(nn.Module):
-    """A linear map with its own weights in each stream: (S, ..., in) to (S, ..., out)."""
+class StreamLinear(nn.Linear):
+    """A linear map with its own weights (S, in, out) in each stream: (S, ..., in) to (S, ..., out)."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
-        super().__init__()
+        super().__init__(inputs, outputs, bias=False)
         self.weight = nn.Parameter(torch.empty(STREAMS, inputs, outputs))
         for weight in self.weight.data:
             nn.init.xavier_uniform_(weight)
-        self.bias = nn.Parameter(torch.zeros(STREAMS, 1, outputs)) if bias else None
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(STREAMS, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the channels."""
