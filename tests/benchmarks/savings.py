@@ -1,7 +1,7 @@
 """What does each shortcut of the code save, and which test says that it changes nothing?
 
-Each row times the same work with a shortcut and without it, in turns. It takes about two minutes: Ctrl-C leaves
-nothing.
+Each row times the same work with a shortcut and without it, in turns. It takes one to two minutes: Ctrl-C
+leaves nothing.
 
 - *Molecules as blocks*: attention among the atoms of a whole molecule, instead of each atom's list of neighbours.
 - *Nothing that nobody reads*: the last layer without the parts whose vectors only a head for vectors would read.

@@ -176,6 +176,7 @@ class _Record:
             self.write()
 
     def write(self) -> dict:
+        """Write the manifest of all finished jobs, and return its content."""
         self._written = time.monotonic()
         totals = {"source": Counter(), "split": Counter(), "rejected": Counter()}
         kinds: defaultdict[str, Counter] = defaultdict(Counter)

@@ -73,12 +73,25 @@ def run(
     if not _train(training, out, console):
         console.print("Stopped: run the same command with --resume to go on.")
         return None
-    standing = training.standing
-    if standing.best == math.inf:
+    if training.standing.best == math.inf:
         raise ConfigError("Nothing was learned: no validation error was finite. Start anew with a smaller --lr.")
-    result = {
+    result = write_result(out, _result(training, parts, {"steps": steps, "seconds": time_budget}))
+    console.print(
+        f"{result['steps']} steps, {result['seconds']:.0f} s: validation MSE {result['valid_mse']:.5f}, "
+        f"test MSE {result['test_mse']:.5f}. Written: {out / RESULT}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+    return result
+
+
+def _result(training: Training, parts: dict[str, Part], asked: dict[str, float | None]) -> dict[str, Any]:
+    """What the training was and how well its best weights predict."""
+    standing = training.standing
+    return {
         "settings": training.settings.model_dump(mode="json"),
-        "asked": {"steps": steps, "seconds": time_budget},
+        "asked": asked,
         "parameters": sum(parameter.numel() for parameter in training.network.parameters()),
         "steps": standing.step,
         "epochs": round(standing.step / training.steps_per_epoch, 1),
@@ -90,15 +103,6 @@ def run(
         "samples": {name: len(part.charges) for name, part in parts.items()},
         "history": training.history,
     }
-    result = write_result(out, result)
-    console.print(
-        f"{standing.step} steps, {standing.elapsed:.0f} s: validation MSE {result['valid_mse']:.5f}, "
-        f"test MSE {result['test_mse']:.5f}. Written: {out / RESULT}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
-    return result
 
 
 def _train(training: Training, out: Path, console: Console) -> bool:

@@ -27,6 +27,7 @@ class _NewtonSchulz(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrices: Tensor, steps: int) -> Tensor:
+        """Map (M, 3, 3) to the same shape, and keep what each step saw."""
         y = matrices.permute(1, 2, 0).contiguous()
         identity = torch.eye(3, dtype=y.dtype, device=y.device)[..., None]
         z = identity.expand_as(y)
