@@ -14,7 +14,8 @@ import pytest
 from ase import Atoms
 from ase.build import molecule as g2
 from ase.io import read
-from ase.units import kB
+from ase.units import kB, kcal
+from ase.units import mol as mole
 from scipy.spatial.distance import cdist
 
 from ase_geomol.errors import ConfigError, DataError, MissingExtraError, OutputError
@@ -34,14 +35,18 @@ from geomol_training.labelling.molecules import (
     Molecule,
     connectivity_key,
     first_geometry,
+    force_field,
     small_molecules,
     split_of,
     split_of_all,
 )
 from geomol_training.labelling.recipe import LabelRecipe, load_recipe
 from geomol_training.labelling.run import make_labels
+from rdkit import Chem
+from rdkit.Chem import AllChem
 
 SHIPPED = Path(__file__).parents[2] / "training" / "recipes" / "shipped" / "geomformer_organic_labels.yaml"
+SECOND = SHIPPED.with_name("geomformer_organic_labels_2.yaml")
 ETHANOL = Molecule("CCO", connectivity_key("CCO") or "")
 BENZENE = Molecule("c1ccccc1", connectivity_key("c1ccccc1") or "")
 
@@ -163,6 +168,54 @@ class TestMolecules:
             )
 
 
+class TestForceField:
+    def test_forces_are_the_derivative_of_the_energy_wherever_the_atoms_were_before(self):
+        atoms, forces_of = force_field(ETHANOL, np.random.default_rng(0))
+        assert np.abs(forces_of(atoms)).max() < 0.01  # at its minimum; RDKit keeps the distances of this call
+        moved = atoms.copy()
+        moved.rattle(0.05, seed=1)
+        mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+        mol.AddConformer(Chem.Conformer(len(atoms)))
+        field = AllChem.MMFFGetMoleculeForceField(mol, AllChem.MMFFGetMoleculeProperties(mol, "MMFF94s"))
+        flat, found = moved.positions.ravel(), forces_of(moved).ravel()
+        for place in (0, 4, 20):
+            step = np.zeros_like(flat)
+            step[place] = 1e-4
+            slope = (field.CalcEnergy(list(flat + step)) - field.CalcEnergy(list(flat - step))) / 2e-4
+            assert found[place] == pytest.approx(-slope * kcal / mole, abs=1e-3)
+
+    def test_frames_are_labelled_and_far_apart(self):
+        settings = load_recipe(SECOND).force_field
+        assert settings is not None
+        settings = settings.model_copy(update={"frames": 4})
+        tray = sampling.Tray(50.0)
+        sampling.run_force_field(
+            *force_field(ETHANOL, np.random.default_rng(0)), settings, np.random.default_rng(1), tray
+        )
+        assert len(tray.frames) + tray.rejected.total() == 4
+        assert {frame.info["source"] for frame in tray.frames} == {"field_md"}
+        lengths = [frame.get_distance(0, 1) for frame in tray.frames]
+        assert np.ptp(lengths) > 0.01
+
+    def test_a_molecule_without_parameters_is_rejected(self):
+        with pytest.raises(RejectedFrame, match="no MMFF94s parameters"):
+            force_field(Molecule("CB(C)C", "X"), np.random.default_rng(0))
+
+    def test_its_molecules_come_from_their_own_places_in_the_pools(self):
+        fields = tiny_fields()
+        fields["trajectories"] |= {"druglike_molecules": 2}
+        fields["force_field"] = yaml.safe_load(SECOND.read_text())["force_field"]
+        fields["force_field"] |= {"qm9_molecules": 0, "druglike_molecules": 3, "hetero_molecules": 2}
+        made = plan.make_plan(LabelRecipe.model_validate(fields))
+        of = {
+            kind: [t.molecules[0] for job in made.jobs if job.kind == kind for t in job.tasks]
+            for kind in ("field", "druglike")
+        }
+        assert len(of["field"]) == 5
+        assert len(of["druglike"]) == 2
+        assert not {m.key for m in of["field"]} & {m.key for m in of["druglike"]}
+
+
 class TestSampling:
     def test_touch_makes_the_closest_contact(self):
         rng = np.random.default_rng(0)
@@ -270,8 +323,10 @@ class TestPlan:
 
 class TestJobs:
     def test_each_kind_of_job_names_its_frames(self, tiny):
+        tiny = tiny.model_copy(update={"force_field": load_recipe(SECOND).force_field})
         kinds = {
             "small": (ETHANOL,),
+            "field": (ETHANOL,),
             "torsion": (ETHANOL,),
             "distort": (ETHANOL,),
             "pair": (ETHANOL, BENZENE),
@@ -280,6 +335,7 @@ class TestJobs:
         }
         expected = {
             "small": {"relax", "small_md"},
+            "field": {"field_md"},
             "torsion": {"torsion"},
             "distort": {"stretch", "rattle"},
             "pair": {"dimer"},
@@ -389,8 +445,9 @@ class TestRun:
 
 
 class TestRecipe:
-    def test_the_shipped_recipe_is_valid(self):
-        assert load_recipe(SHIPPED).method == "GFN2-xTB"
+    @pytest.mark.parametrize("path", [SHIPPED, SECOND], ids=lambda path: path.stem)
+    def test_the_shipped_recipes_are_valid(self, path):
+        assert load_recipe(path).method == "GFN2-xTB"
 
     @pytest.mark.parametrize(
         ("fields", "named"),

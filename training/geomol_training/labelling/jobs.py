@@ -18,10 +18,10 @@ from ase_geomol.errors import OutputError
 from ase_geomol.files import write_atomically
 
 from .complexes import cluster, pair_scan, push_together, settled
-from .molecules import ELEMENTS, first_geometry
+from .molecules import ELEMENTS, first_geometry, force_field
 from .plan import Job, Task
 from .recipe import LabelRecipe
-from .sampling import Tray, rattle, relax, run_dynamics, stretch_bond, turn_torsion
+from .sampling import Tray, rattle, relax, run_dynamics, run_force_field, stretch_bond, turn_torsion
 
 _RUN_SOURCES = {"qm9": "qm9_md", "druglike": "drug_md", "small": "small_md"}
 PREPARING_STEPS = 5  # GFN2 steps before a bond is turned or stretched
@@ -53,6 +53,10 @@ def run_job(job: Job, recipe: LabelRecipe) -> Outcome:
 
 
 def _run_task(kind: str, task: Task, recipe: LabelRecipe, rng: np.random.Generator, tray: Tray) -> None:
+    if kind == "field":
+        assert recipe.force_field is not None  # the plan has no such job otherwise
+        run_force_field(*force_field(task.molecules[0], rng), recipe.force_field, rng, tray)
+        return
     geometries = [first_geometry(molecule, rng) for molecule in task.molecules]
     runs = recipe.trajectories
     if kind in _RUN_SOURCES:

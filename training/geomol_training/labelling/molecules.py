@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from ase import Atoms
+from ase.units import kcal, mol
 from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
 
@@ -96,3 +97,25 @@ def first_geometry(molecule: Molecule, rng: np.random.Generator) -> Atoms:
     if AllChem.MMFFHasAllMoleculeParams(built):  # pyright: ignore[reportAttributeAccessIssue]
         AllChem.MMFFOptimizeMolecule(built, mmffVariant="MMFF94s")  # pyright: ignore[reportAttributeAccessIssue]
     return Atoms([atom.GetAtomicNum() for atom in built.GetAtoms()], built.GetConformer().GetPositions())
+
+
+def force_field(molecule: Molecule, rng: np.random.Generator) -> tuple[Atoms, Callable[[Atoms], np.ndarray]]:
+    """A minimum of MMFF94s, and the function that gives its forces (N, 3) in eV/Å at any positions of these atoms.
+
+    Raises :class:`RejectedFrame` where there is no geometry or MMFF94s lacks a parameter.
+    """
+    atoms = first_geometry(Molecule(molecule.smiles, molecule.key), rng)
+    built = Chem.AddHs(Chem.MolFromSmiles(molecule.smiles))
+    conformer = Chem.Conformer(len(atoms))
+    conformer.SetPositions(atoms.positions)
+    built.AddConformer(conformer)
+    settings = AllChem.MMFFGetMoleculeProperties(built, "MMFF94s")  # pyright: ignore[reportAttributeAccessIssue]
+    if settings is None:
+        raise RejectedFrame("no MMFF94s parameters")
+    field = AllChem.MMFFGetMoleculeForceField(built, settings)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forces(moved: Atoms) -> np.ndarray:
+        field.Initialize()  # or RDKit takes the distances of the call before
+        return -np.reshape(field.CalcGrad(moved.positions.ravel().tolist()), (-1, 3)) * (kcal / mol)
+
+    return atoms, forces

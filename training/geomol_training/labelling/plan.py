@@ -11,12 +11,13 @@ import numpy as np
 
 from .molecules import ELEMENTS, Molecule, split_of_all
 from .pools import Pools, excluded_keys
-from .recipe import Chemistry, ExploreRecipe, LabelRecipe
+from .recipe import Chemistry, ExploreRecipe, ForceField, LabelRecipe
 
 JOB_SIZES = {
     "qm9": 4,
     "druglike": 3,
     "hetero": 3,
+    "field": 3,
     "small": 6,
     "torsion": 3,
     "distort": 6,
@@ -65,10 +66,11 @@ def make_plan(recipe: LabelRecipe) -> Plan:
     """Draw the molecules and jobs; the same recipe and packages give the same plan."""
     forbidden, note = excluded_keys(recipe.exclude)
     rng = np.random.default_rng(recipe.seed)
-    runs = recipe.trajectories
+    runs, field = recipe.trajectories, recipe.force_field
     sizes = {
-        "qm9": round(runs.qm9_molecules * EXTRA_QM9),
-        "druglike": round(runs.druglike_molecules * EXTRA_DRUGLIKE),
+        "qm9": round(runs.qm9_molecules * EXTRA_QM9) + (field.qm9_molecules if field else 0),
+        "druglike": round(runs.druglike_molecules * EXTRA_DRUGLIKE) + (field.druglike_molecules if field else 0),
+        "hetero": field.hetero_molecules if field else 0,
     }
     pools = Pools(recipe, sizes, forbidden, rng)
     atoms = Job("atom_00000", "atom", recipe.seed, ())
@@ -115,15 +117,28 @@ def _tasks(recipe: LabelRecipe, pools: Pools, rng: np.random.Generator) -> dict[
         "qm9": [Task((molecule,)) for molecule in pools.of["qm9"][: runs.qm9_molecules]],
         "druglike": [Task((molecule,)) for molecule in pools.of["druglike"][: runs.druglike_molecules]],
         "small": [Task((molecule,)) for molecule in pools.of["small"] * runs.small_repeats],
+        "field": _field(recipe.force_field, pools),
         "torsion": [Task((pools.draw(rng, split(both), both),)) for _ in range(recipe.torsions.molecules)],
         "distort": [Task((pools.draw(rng, split(both), both),)) for _ in range(recipe.distortions.molecules)],
         "pair": [_pair(pools, rng, split(meeting), meeting, largest) for _ in range(recipe.complexes.pairs)],
         "cluster": [_cluster(pools, rng, split(packed), packed, largest) for _ in range(recipe.complexes.clusters)],
         "contact": [task for _ in range(recipe.contacts.repeats) for task in _contacts(pools, rng)],
     }
-    for kind in ("small", "contact"):
+    for kind in ("small", "field", "contact"):
         rng.shuffle(tasks[kind])  # pyright: ignore[reportArgumentType]
     return tasks
+
+
+def _field(settings: ForceField | None, pools: Pools) -> list[Task]:
+    """Molecules that the force field moves: the last ones of each pool, which no trajectory has."""
+    if settings is None:
+        return []
+    wanted = {
+        "qm9": settings.qm9_molecules,
+        "druglike": settings.druglike_molecules,
+        "hetero": settings.hetero_molecules,
+    }
+    return [Task((molecule,)) for kind, count in wanted.items() for molecule in pools.of[kind][::-1][:count]]
 
 
 def _pair(pools: Pools, rng: np.random.Generator, split: str, shares: dict[str, float], max_atoms: int) -> Task:

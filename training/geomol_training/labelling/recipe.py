@@ -48,6 +48,20 @@ class Trajectories(_Section):
     hot_share: float = Field(ge=0, le=1, description="share of molecules above the common range")
 
 
+class ForceField(_Section):
+    """Langevin MD on MMFF94s: it costs next to nothing, so that frames can be far apart."""
+
+    qm9_molecules: Count
+    druglike_molecules: Count
+    hetero_molecules: Count = Field(description="drug-like with at least two elements of F P S Cl Br I")
+    frames: Positive = Field(description="frames of each molecule")
+    heat_steps: Count = Field(description="MD steps before the first frame")
+    interval: Positive = Field(description="MD steps between frames")
+    step_fs: Length = Field(description="fs; all atoms move with 12 u")
+    friction_per_fs: Length
+    temperature: Range = Field(description="K: drawn uniformly for each molecule")
+
+
 class Torsions(_Section):
     """Rotatable bonds turned through a full circle."""
 
@@ -111,6 +125,7 @@ class LabelRecipe(Chemistry):
     """All that decides which frames are made; the same recipe gives the same frames."""
 
     trajectories: Trajectories
+    force_field: ForceField | None = None
     torsions: Torsions
     distortions: Distortions
     complexes: Complexes

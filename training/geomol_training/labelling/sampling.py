@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from ase import Atoms
@@ -16,7 +17,7 @@ from ase.units import fs, kB
 
 from .engine import DRIVING_ACCURACY, GFN2, RejectedFrame, label
 from .geometry import bonds_of, rotated, side_of_bond
-from .recipe import ExploreRecipe, Trajectories
+from .recipe import ExploreRecipe, ForceField, Trajectories
 
 UNIFORM_MASS = 12.0  # u: averages over positions do not depend on masses, and equal ones allow long steps
 
@@ -84,7 +85,7 @@ def draw_temperature(settings: Trajectories, rng: np.random.Generator) -> float:
 def langevin(
     atoms: Atoms,
     temperature: float,
-    settings: Trajectories | ExploreRecipe,
+    settings: Trajectories | ExploreRecipe | ForceField,
     rng: np.random.Generator,
     forces_of: Callable[[Atoms], np.ndarray],
 ) -> Iterator[tuple[int, Atoms, np.ndarray]]:
@@ -130,6 +131,21 @@ def run_dynamics(
                 return
     except RejectedFrame as rejection:
         tray.rejected[rejection.reason] += 1
+
+
+def run_force_field(
+    atoms: Atoms,
+    forces_of: Callable[[Atoms], np.ndarray],
+    settings: ForceField,
+    rng: np.random.Generator,
+    tray: Tray,
+) -> None:
+    """Label frames at even intervals along Langevin MD on the forces (N, 3; eV/Å) of a force field."""
+    run = langevin(atoms, rng.uniform(*settings.temperature), settings, rng, forces_of)
+    for _, moving, _ in islice(run, settings.heat_steps, None, settings.interval):
+        tray.add(moving, "field_md")
+        if len(tray.frames) + tray.rejected.total() >= settings.frames:
+            return
 
 
 def rotor(atoms: Atoms, rng: np.random.Generator) -> Callable[[float], Atoms]:
