@@ -9,11 +9,13 @@ leaves nothing.
 - *Memory is kept*: freed memory is not given back to the system (glibc), in processes of their own.
 - *Matrices together*: Muon makes all matrices of one shape orthogonal at once, in float32; torch's takes one after the
   other, in bfloat16.
+- *No denormal kernels*: radial kernels that are nowhere smaller than exp(-70), computed at full speed.
 - *Newton-Schulz by hand*: the slopes of the norm "whiten" of the N-body network, atoms last, not recorded step by step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -32,7 +34,7 @@ from ase_geomol import GeoMolCalculator
 from ase_geomol.checkpoint import load_checkpoint
 from ase_geomol.graph import from_atoms
 from ase_geomol.models.geomformer import GeoMFormer
-from ase_geomol.nn import EquivariantNorm, blocks
+from ase_geomol.nn import EquivariantNorm, blocks, radial
 from ase_geomol.potential import Potential
 from ase_geomol.simulate.structures import load_structure
 
@@ -58,7 +60,7 @@ def run(smoke: bool, model: str) -> list[Row]:
     structures, rounds = (2, 1) if smoke else (STRUCTURES, ROUNDS)
     peers = Peers()
     try:
-        makers = (_blocks, _unread, _skin, partial(_memory, peers), _muon, _whitening)
+        makers = (_blocks, _unread, _skin, partial(_memory, peers), _muon, _kernels, _whitening)
         savings = [saving for make in progress(makers, "shortcuts") for saving in make(model, structures)]
         return [_row(saving, rounds) for saving in progress(savings, "works")]
     finally:
@@ -150,6 +152,26 @@ def _muon(model: str, structures: int) -> Iterator[Saving]:
     alone = torch.optim.Muon(theirs, lr=1e-6, adjust_lr_fn="match_rms_adamw")
     test = "training/test_optimiser.py::test_matrices_move_as_with_torchs_muon"
     yield Saving("matrices together", f"a step of Muon, {len(ours)} matrices", _both(together.step, alone.step), test)
+
+
+def _kernels(model: str, structures: int) -> Iterator[Saving]:
+    potential, batch = load_checkpoint(model).potential, training_batch(model, structures)
+    graph = from_atoms(load_structure(ASPIRIN), potential.cutoff)
+    works: dict[str, Call] = {
+        "energy and forces, aspirin": lambda: potential(graph),
+        f"training step, {structures} molecules": training_step(load_checkpoint(model).potential, batch),
+    }
+    test = "unit/test_nn.py::test_kernels_are_never_denormal_and_the_printed_formula"
+    for name, call in works.items():
+        yield Saving("no denormal kernels", name, _both(call, partial(_as_small_as_they_are, call)), test)
+
+
+def _as_small_as_they_are(call: Call) -> None:
+    least, radial.LEAST_EXPONENT = radial.LEAST_EXPONENT, -math.inf
+    try:
+        call()
+    finally:
+        radial.LEAST_EXPONENT = least
 
 
 def _whitening(model: str, structures: int) -> Iterator[Saving]:

@@ -17,6 +17,7 @@ from ase_geomol.nn import (
     VectorReadout,
     attention_weights,
     log_envelope,
+    radial,
     segment_sum,
     smooth_cutoff,
 )
@@ -378,6 +379,22 @@ def test_gaussian_basis_is_the_printed_formula() -> None:
             x = basis.scale[kind[e]] * distance[e] + basis.offset[kind[e]] - basis.centre[k]
             expected = math.exp(-0.5 * (x.item() / width) ** 2) / (math.sqrt(2 * math.pi) * width)
             assert values[k, e].item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("make", [GaussianBasis, ExponentialBasis])
+def test_kernels_are_never_denormal_and_the_printed_formula(make, monkeypatch) -> None:
+    distance = torch.linspace(0.3, 12.0, 400)
+    kind = torch.zeros_like(distance, dtype=torch.long)
+    basis = make(24, 5.0, 1)
+    values = basis(distance.requires_grad_(), kind)
+    (slope,) = torch.autograd.grad(values.sum(), distance, create_graph=True)
+    tiny = torch.finfo(torch.float32).tiny
+    for numbers in (values, slope):
+        assert not ((numbers != 0) & (numbers.abs() < tiny)).any()
+    exact = basis.double()(distance.double(), kind)
+    monkeypatch.setattr(radial, "LEAST_EXPONENT", -math.inf)
+    assert torch.allclose(exact, basis.double()(distance.double(), kind), rtol=0, atol=1e-29)
+    assert (((plain := basis.float()(distance, kind)) != 0) & (plain.abs() < tiny)).any()  # what would be there
 
 
 def test_gaussian_basis_puts_kernels_first() -> None:
