@@ -107,6 +107,15 @@ class Listed(NamedTuple):
     path: Path
 
 
+def form_of(potential: Potential) -> dict[str, Any]:
+    """``architecture``, ``config`` and ``repulsion`` of a potential: all that it is besides its tensors."""
+    return {
+        "architecture": next(name for name, (_, kind) in ARCHITECTURES.items() if isinstance(potential.model, kind)),
+        "config": potential.model.config.model_dump(mode="json"),  # type: ignore[attr-defined]
+        "repulsion": 0.0 if potential.repulsion is None else potential.repulsion.reach,
+    }
+
+
 def save_checkpoint(path: str | Path, potential: Potential, metadata: Metadata) -> None:
     """Write a potential to ``path`` (.safetensors), atomically.
 
@@ -119,12 +128,7 @@ def save_checkpoint(path: str | Path, potential: Potential, metadata: Metadata) 
             f"No model reads charge or spin, so it can know one of each only, not charges {metadata.charges} and "
             f"spins {metadata.spins}: train on structures of one charge and one spin."
         )
-    header = Header(
-        architecture=next(name for name, (_, kind) in ARCHITECTURES.items() if isinstance(potential.model, kind)),
-        config=potential.model.config.model_dump(mode="json"),  # type: ignore[attr-defined]
-        repulsion=0.0 if potential.repulsion is None else potential.repulsion.reach,
-        metadata=metadata,
-    )
+    header = Header(**form_of(potential), metadata=metadata)
     tensors = {key: value.detach().cpu().contiguous() for key, value in potential.state_dict().items()}
     write_atomically(Path(path), save(tensors, metadata={HEADER: header.model_dump_json()}))
 

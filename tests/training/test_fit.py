@@ -98,6 +98,24 @@ def test_killed_run_goes_on_from_its_last_checkpoint(make_recipe, tmp_path, monk
     assert same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "killed"))
 
 
+def test_a_training_starts_from_other_weights(make_recipe, tmp_path):
+    first = fit(make_recipe(), tmp_path / "first", console=quiet())
+    again = make_recipe(training={"max_steps": 1}, optimiser={"lr": 1e-12}, schedule={"warmup_steps": 0})
+    model = again.model.model_copy(update={"start": str(first.model)})
+    second = fit(again.model_copy(update={"model": model}), tmp_path / "second", console=quiet())
+    before, after = (load_checkpoint(found.model).potential.state_dict() for found in (first, second))
+    assert all(torch.allclose(after[name], before[name], atol=1e-9) for name in before)
+    assert not torch.equal(before["reference_energies"], torch.zeros_like(before["reference_energies"]))
+
+
+def test_weights_of_another_form_are_no_start(make_recipe, tmp_path):
+    first = fit(make_recipe(training={"max_steps": 1}), tmp_path / "first", console=quiet())
+    recipe = make_recipe(model={"channels": 16})
+    model = recipe.model.model_copy(update={"start": str(first.model)})
+    with pytest.raises(ConfigError, match=r"'channels' of .* is 8, that of this recipe is 16"):
+        fit(recipe.model_copy(update={"model": model}), tmp_path / "second", console=quiet())
+
+
 def test_time_budget(make_recipe, structures, tmp_path):
     recipe = make_recipe(training={"max_steps": None, "validate_every": 1000})
     result = fit(recipe, tmp_path, time_budget=2.0, console=quiet())

@@ -67,6 +67,11 @@ metadata: {theory: EMT, training_data: some}
             "potential.reference_energies lacks the atomic numbers [6]",
         ),
         ("name: tiny", "name: tiny\npotential: {reference_energies: {119: 0}}", "should be less than or equal to 118"),
+        (
+            "model: {",
+            "potential: {scale: 2.0}\nmodel: {start: some.safetensors, ",
+            "model.start brings its own reference energies and scale",
+        ),
         ("name: tiny", "name: [", "not valid YAML"),
         (VALID, "- a list", "must be a mapping of fields, not list"),
     ],

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint
+from ase_geomol.checkpoint import Metadata, form_of, load_checkpoint, save_checkpoint
 from ase_geomol.errors import ConfigError, DataError, GeoMolError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.models import build_model
@@ -325,7 +325,10 @@ def _prepare(
             lambda done, frames: status.update(f"looking at the neighbours: {done} of {frames} frames"),
             physics.repulsion,
         )
-    if state is None:
+    if state is None and recipe.model.start is not None:
+        _start_from(potential, recipe.model.start)
+        console.print(f"Starting from the weights of {recipe.model.start}.", soft_wrap=True, markup=False)
+    elif state is None:
         _set_units(potential, recipe, train, seen, console)
     potential.set_dtype(getattr(torch, recipe.training.precision))
     return potential, _sizes(recipe, train, seen)
@@ -353,6 +356,19 @@ def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey
     potential.scale.fill_(scale)
     words = ", ".join(f"{number}: {energy:.3f}" for number, energy in references.items())
     console.print(f"Reference energies (eV) {words}; scale {scale:.3f} eV.", highlight=False, soft_wrap=True)
+
+
+def _start_from(potential: Potential, start: str) -> None:
+    """Take over weights, reference energies and scale; raises :class:`ConfigError` where they are of another form."""
+    given = load_checkpoint(start).potential
+    theirs, ours = ({**form.pop("config"), **form} for form in (form_of(given), form_of(potential)))
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise ConfigError(
+                f"model.start: the '{name}' of {start} is {theirs.get(name)}, that of this recipe is {value}; "
+                "weights can only go on in a network of the same form."
+            )
+    potential.load_state_dict(given.state_dict())
 
 
 def _target(recipe: Recipe) -> int:

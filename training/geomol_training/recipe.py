@@ -73,10 +73,18 @@ class Data(Section):
 
 
 class Model(Section):
-    """The network: ``config`` goes to `ase_geomol.models.build_model`; its elements default to those of the data."""
+    """The network.
+
+    Attributes:
+        architecture: its name.
+        config: goes to `ase_geomol.models.build_model`; the elements default to those of the data.
+        start: a shipped potential's name or a file of weights of this configuration, where the training begins, with
+            its reference energies and scale; None: random weights.
+    """
 
     architecture: str = "geomformer"
     config: dict[str, Any]
+    start: str | None = None
 
     @property
     def built(self) -> GeoMFormerConfig:
@@ -241,6 +249,8 @@ class Recipe(Section):
         missing = [] if given == "fit" else sorted(set(self.elements or ()) - set(given))
         if missing:
             raise ValueError(f"potential.reference_energies lacks the atomic numbers {missing}")
+        if self.model.start is not None and not self.potential.reference_energies == self.potential.scale == "fit":
+            raise ValueError("model.start brings its own reference energies and scale: leave those of potential out")
         return self
 
 
