@@ -66,12 +66,15 @@ class ExponentialBasis(nn.Module):
         return _bell((t - centre.view(-1, *[1] * distance.dim())) / width)
 
 
-LEAST_EXPONENT = -70.0
-"""exp(-70) is far below the rounding of double precision, and far above the smallest normal number of single."""
+LEAST_EXPONENT = -50.0
+"""exp(-50) is far below the rounding of double precision, and far above the smallest normal number of single."""
 
 
 def _bell(x: Tensor) -> Tensor:
-    """``exp(-x^2 / 2)``, nowhere below exp(-70): processors take a hundred times as long for denormal numbers."""
+    """``exp(-x^2 / 2)``, but nowhere below exp(-50), where its slope is far below rounding, too.
+
+    Processors take up to a hundred times as long for denormal numbers, which kernels of far pairs would be.
+    """
     return torch.exp((-0.5 * x.square()).clamp(min=LEAST_EXPONENT))
 
 

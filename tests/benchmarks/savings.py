@@ -9,7 +9,7 @@ leaves nothing.
 - *Memory is kept*: freed memory is not given back to the system (glibc), in processes of their own.
 - *Matrices together*: Muon makes all matrices of one shape orthogonal at once, in float32; torch's takes one after the
   other, in bfloat16.
-- *No denormal kernels*: radial kernels that are nowhere smaller than exp(-70), computed at full speed.
+- *No denormal kernels*: radial kernels that are nowhere smaller than exp(-50), computed at full speed.
 - *Newton-Schulz by hand*: the slopes of the norm "whiten" of the N-body network, atoms last, not recorded step by step.
 """
 
@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from _frame import Row, answer, progress
@@ -84,28 +85,23 @@ def _both(with_it: Call, without: Call) -> dict[str, Callable[[], float]]:
 
 
 def _blocks(model: str, structures: int) -> Iterator[Saving]:
+    for name, call in _works(model, structures).items():
+        in_lists = partial(_changed, call, blocks, "LARGEST_BLOCK", 0)
+        yield Saving("molecules as blocks", name, _both(call, in_lists), "unit/test_blocks.py")
+
+
+def _works(model: str, structures: int) -> dict[str, Call]:
     potential, batch = load_checkpoint(model).potential, training_batch(model, structures)
     graph = from_atoms(load_structure(ASPIRIN), potential.cutoff)
-    works: dict[str, Call] = {
+    return {
         "energy and forces, aspirin": lambda: potential(graph),
         f"training step, {structures} molecules": training_step(load_checkpoint(model).potential, batch),
     }
-    for name, call in works.items():
-        yield Saving("molecules as blocks", name, _both(call, partial(_in_lists, call)), "unit/test_blocks.py")
 
 
-def _in_lists(call: Call) -> None:
-    with _no_whole_structures():
+def _changed(call: Call, module: ModuleType, name: str, value: float) -> None:
+    with patch.object(module, name, value):
         call()
-
-
-@contextmanager
-def _no_whole_structures() -> Iterator[None]:
-    largest, blocks.LARGEST_BLOCK = blocks.LARGEST_BLOCK, 0
-    try:
-        yield
-    finally:
-        blocks.LARGEST_BLOCK = largest
 
 
 def _unread(model: str, structures: int) -> Iterator[Saving]:
@@ -155,23 +151,10 @@ def _muon(model: str, structures: int) -> Iterator[Saving]:
 
 
 def _kernels(model: str, structures: int) -> Iterator[Saving]:
-    potential, batch = load_checkpoint(model).potential, training_batch(model, structures)
-    graph = from_atoms(load_structure(ASPIRIN), potential.cutoff)
-    works: dict[str, Call] = {
-        "energy and forces, aspirin": lambda: potential(graph),
-        f"training step, {structures} molecules": training_step(load_checkpoint(model).potential, batch),
-    }
     test = "unit/test_nn.py::test_kernels_are_never_denormal_and_the_printed_formula"
-    for name, call in works.items():
-        yield Saving("no denormal kernels", name, _both(call, partial(_as_small_as_they_are, call)), test)
-
-
-def _as_small_as_they_are(call: Call) -> None:
-    least, radial.LEAST_EXPONENT = radial.LEAST_EXPONENT, -math.inf
-    try:
-        call()
-    finally:
-        radial.LEAST_EXPONENT = least
+    for name, call in _works(model, structures).items():
+        as_they_are = partial(_changed, call, radial, "LEAST_EXPONENT", -math.inf)
+        yield Saving("no denormal kernels", name, _both(call, as_they_are), test)
 
 
 def _whitening(model: str, structures: int) -> Iterator[Saving]:

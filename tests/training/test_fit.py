@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from geomol_training.evaluate import predict_frames
 from geomol_training.fit import fit
@@ -98,22 +99,47 @@ def test_killed_run_goes_on_from_its_last_checkpoint(make_recipe, tmp_path, monk
     assert same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "killed"))
 
 
-def test_a_training_starts_from_other_weights(make_recipe, tmp_path):
+def starting_from(path, recipe):
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"start": str(path)})})
+
+
+def test_a_training_starts_from_other_weights(make_recipe, structures, tmp_path):
+    """All of them, references and scale as well, though the data has other energies and lacks an element."""
     first = fit(make_recipe(), tmp_path / "first", console=quiet())
-    again = make_recipe(training={"max_steps": 1}, optimiser={"lr": 1e-12}, schedule={"warmup_steps": 0})
-    model = again.model.model_copy(update={"start": str(first.model)})
-    second = fit(again.model_copy(update={"model": model}), tmp_path / "second", console=quiet())
-    before, after = (load_checkpoint(found.model).potential.state_dict() for found in (first, second))
-    assert all(torch.allclose(after[name], before[name], atol=1e-9) for name in before)
-    assert not torch.equal(before["reference_energies"], torch.zeros_like(before["reference_energies"]))
+    for number, atoms in enumerate(frames := [atoms.copy() for atoms in structures if 8 not in atoms.numbers]):
+        atoms.calc = SinglePointCalculator(atoms, energy=7.0 + number, forces=np.ones((len(atoms), 3)))
+    write(tmp_path / "others.extxyz", frames)
+    others = make_recipe(
+        data={"train": str(tmp_path / "others.extxyz"), "split": {"by": "frame"}},
+        training={"max_steps": 1},
+        optimiser={"lr": 1e-12},
+        schedule={"warmup_steps": 0},
+    )
+    second = fit(starting_from(first.model, others), tmp_path / "second", console=quiet())
+    before, after = (load_checkpoint(found.model) for found in (first, second))
+    weights = after.potential.state_dict()
+    assert all(torch.allclose(weights[name], value, atol=1e-9) for name, value in before.potential.state_dict().items())
+    assert json.loads((tmp_path / "second/result.json").read_text())["start"] == before.fingerprint
+
+
+def test_a_started_training_resumes_without_the_first_weights(make_recipe, tmp_path):
+    first = fit(make_recipe(training={"max_steps": 1}), tmp_path / "first", console=quiet())
+    fingerprint = load_checkpoint(first.model).fingerprint
+    fit(starting_from(first.model, make_recipe(training={"max_steps": 2})), tmp_path / "second", console=quiet())
+    first.model.unlink()
+    longer = starting_from(first.model, make_recipe(training={"max_steps": 3}))
+    assert fit(longer, tmp_path / "second", resume=True, console=quiet()).step == 3
+    assert json.loads((tmp_path / "second/result.json").read_text())["start"] == fingerprint
 
 
 def test_weights_of_another_form_are_no_start(make_recipe, tmp_path):
     first = fit(make_recipe(training={"max_steps": 1}), tmp_path / "first", console=quiet())
-    recipe = make_recipe(model={"channels": 16})
-    model = recipe.model.model_copy(update={"start": str(first.model)})
     with pytest.raises(ConfigError, match=r"'channels' of .* is 8, that of this recipe is 16"):
-        fit(recipe.model_copy(update={"model": model}), tmp_path / "second", console=quiet())
+        fit(starting_from(first.model, make_recipe(model={"channels": 16})), tmp_path / "second", console=quiet())
+    with pytest.raises(CheckpointError, match="none"):
+        fit(starting_from(tmp_path / "none", make_recipe()), tmp_path / "third", console=quiet())
+    dropping = make_recipe(model={"hidden_dropout": 0.1}, training={"max_steps": 1})
+    assert fit(starting_from(first.model, dropping), tmp_path / "fourth", console=quiet()).step == 1
 
 
 def test_time_budget(make_recipe, structures, tmp_path):

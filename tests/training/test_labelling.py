@@ -47,6 +47,7 @@ from rdkit.Chem import AllChem
 
 SHIPPED = Path(__file__).parents[2] / "training" / "recipes" / "shipped" / "geomformer_organic_labels.yaml"
 SECOND = SHIPPED.with_name("geomformer_organic_labels_2.yaml")
+FORCE_FIELD = yaml.safe_load(SECOND.read_text(encoding="utf-8"))["force_field"]
 ETHANOL = Molecule("CCO", connectivity_key("CCO") or "")
 BENZENE = Molecule("c1ccccc1", connectivity_key("c1ccccc1") or "")
 
@@ -184,28 +185,38 @@ class TestForceField:
             slope = (field.CalcEnergy(list(flat + step)) - field.CalcEnergy(list(flat - step))) / 2e-4
             assert found[place] == pytest.approx(-slope * kcal / mole, abs=1e-3)
 
-    def test_frames_are_labelled_and_far_apart(self):
+    def test_frames_are_an_interval_apart(self, monkeypatch):
         settings = load_recipe(SECOND).force_field
         assert settings is not None
-        settings = settings.model_copy(update={"frames": 4})
-        tray = sampling.Tray(50.0)
-        sampling.run_force_field(
-            *force_field(ETHANOL, np.random.default_rng(0)), settings, np.random.default_rng(1), tray
-        )
-        assert len(tray.frames) + tray.rejected.total() == 4
-        assert {frame.info["source"] for frame in tray.frames} == {"field_md"}
-        lengths = [frame.get_distance(0, 1) for frame in tray.frames]
-        assert np.ptp(lengths) > 0.01
+        settings = settings.model_copy(update={"frames": 4, "heat_steps": 30, "interval": 20})
+        atoms, forces_of = force_field(ETHANOL, np.random.default_rng(0))
+        tray, calls, at = sampling.Tray(50.0), [], []
+        monkeypatch.setattr(tray, "add", lambda moving, source: at.append((len(calls), source)))
+
+        def counted(moving):
+            calls.append(moving.positions.copy())
+            return forces_of(moving)
+
+        sampling.run_force_field(atoms, counted, settings, np.random.default_rng(1), tray)
+        first = 1 + settings.heat_steps + 1  # forces before the first step, heating, one step
+        assert at == [(first + number * settings.interval, "field_md") for number in range(4)]
 
     def test_a_molecule_without_parameters_is_rejected(self):
         with pytest.raises(RejectedFrame, match="no MMFF94s parameters"):
             force_field(Molecule("CB(C)C", "X"), np.random.default_rng(0))
 
+    def test_other_jobs_have_the_seeds_that_they_have_without_it(self):
+        """Or the labels of earlier recipes could not be made again."""
+        made = plan.make_plan(LabelRecipe.model_validate(tiny_fields()))
+        distort = next(job for job in made.jobs if job.name == "distort_00000")
+        kinds = ("qm9", "druglike", "small", "torsion", "distort")
+        seed = np.random.SeedSequence((tiny_fields()["seed"], kinds.index("distort"), 0)).generate_state(1)[0]
+        assert distort.seed == seed
+
     def test_its_molecules_come_from_their_own_places_in_the_pools(self):
         fields = tiny_fields()
         fields["trajectories"] |= {"druglike_molecules": 2}
-        fields["force_field"] = yaml.safe_load(SECOND.read_text())["force_field"]
-        fields["force_field"] |= {"qm9_molecules": 0, "druglike_molecules": 3, "hetero_molecules": 2}
+        fields["force_field"] = FORCE_FIELD | {"qm9_molecules": 0, "druglike_molecules": 3, "hetero_molecules": 2}
         made = plan.make_plan(LabelRecipe.model_validate(fields))
         of = {
             kind: [t.molecules[0] for job in made.jobs if job.kind == kind for t in job.tasks]
@@ -459,6 +470,12 @@ class TestRecipe:
             (tiny_fields(seed=-1), "seed: .*greater than or equal to 0"),
             (tiny_fields(druglike_atoms=[22, 15]), r"druglike_atoms: must be given from the lowest .*\[22, 15\]"),
             (tiny_fields(contacts={"repeats": 0, "distances": 2, "reach": [2.2, 0.5]}), r"contacts\.reach: must be"),
+            (
+                tiny_fields(
+                    force_field=yaml.safe_load(SECOND.read_text())["force_field"] | {"temperature": [800, 200]}
+                ),
+                r"force_field\.temperature: must be given from the lowest",
+            ),
             ([1, 2], "mapping"),
         ],
     )

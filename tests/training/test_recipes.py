@@ -72,6 +72,12 @@ metadata: {theory: EMT, training_data: some}
             "potential: {scale: 2.0}\nmodel: {start: some.safetensors, ",
             "model.start brings its own reference energies and scale",
         ),
+        (
+            "model: {config: {",
+            "potential: {reference_energies: {1: 0}}\nmodel: {start: some.safetensors, config: {elements: [1], ",
+            "model.start brings its own reference energies and scale",
+        ),
+        ("model: {", "model: {start: some.safetensors, ", "must be named in model.config.elements"),
         ("name: tiny", "name: [", "not valid YAML"),
         (VALID, "- a list", "must be a mapping of fields, not list"),
     ],

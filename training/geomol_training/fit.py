@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from ase_geomol.checkpoint import Metadata, form_of, load_checkpoint, save_checkpoint
+from ase_geomol.checkpoint import Checkpoint, Metadata, form_of, load_checkpoint, save_checkpoint
 from ase_geomol.errors import ConfigError, DataError, GeoMolError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.models import build_model
@@ -124,6 +124,7 @@ def _fit(
     standing = Standing()
     _check_end(recipe, time_budget)
     state = _open(out, recipe, resume)
+    start = _start(recipe.model.start, recipe) if recipe.model.start is not None and state is None else None
     if recipe.data.test is not None:
         find_files(recipe.data.test)  # before the training data are read
     parts = _frames(recipe, out, state, console)
@@ -131,7 +132,7 @@ def _fit(
     for name, frames in (("validation", parts.valid), ("test", parts.test)):
         if frames is not None:
             _check_part(name, frames, parts.train, metadata)
-    potential, sizes = _prepare(recipe, parts, state, console)
+    potential, sizes = _prepare(recipe, parts, state, start, console)
     plan = Plan(sizes, parts.train.n_atoms, _target(recipe), recipe.seed)
     extent = _extent(recipe, plan, time_budget)
     fitting = PotentialFitting(recipe, potential, parts.valid, extent, standing)
@@ -139,7 +140,8 @@ def _fit(
         fitting.restore(state)
     if not (out / MODEL).exists():
         standing.best = math.inf  # killed between the checkpoint and the weights
-    run = Run(out, metadata, {"recipe": _fixed(recipe), "data": parts.keys})
+    started_from = start.fingerprint if start is not None else None if state is None else state["identity"]["start"]
+    run = Run(out, metadata, {"recipe": _fixed(recipe), "data": parts.keys, "start": started_from})
     keeper, display = Keeper(run), Display(console)
     unfinished = extent.progress(standing.step, standing.elapsed) < 1
     if unfinished:
@@ -156,6 +158,7 @@ def _fit(
     if unfinished and not stopped:
         result = {
             "recipe": recipe.model_dump(mode="json"),
+            "start": started_from,
             "parameters": sum(parameter.numel() for parameter in potential.parameters()),
             "steps": standing.step,
             "seconds": round(elapsed, 1),
@@ -305,32 +308,55 @@ def keys_of(data: Data) -> Keys:
 # --- the potential and the plan
 
 
-def _prepare(
-    recipe: Recipe, parts: Parts, state: dict[str, Any] | None, console: Console
-) -> tuple[Potential, np.ndarray]:
-    """An untrained potential with its references, and the size of each training frame in a batch."""
-    train = parts.train
+def _start(name: str, recipe: Recipe) -> Checkpoint:
+    """The weights where a training begins; raises :class:`ConfigError` where they are of another network."""
+    start = load_checkpoint(name)
+    theirs, ours = _form(start.potential), _form(_untrained(recipe, ()))
+    for field, value in ours.items():
+        if theirs.get(field) != value:
+            raise ConfigError(
+                f"model.start: the '{field}' of {name} is {theirs.get(field)}, that of this recipe is {value}; weights "
+                "can only go on in a network of the same form."
+            )
+    return start
+
+
+def _form(potential: Potential) -> dict[str, Any]:
+    """All that weights must agree in; dropout shapes no weights."""
+    form = form_of(potential)
+    config = {name: value for name, value in form["config"].items() if not name.endswith("_dropout")}
+    return {"architecture": form["architecture"], "repulsion": form["repulsion"], **config}
+
+
+def _untrained(recipe: Recipe, elements: tuple[int, ...]) -> Potential:
+    """The recipe's potential with random weights, in its precision; ``elements`` where the recipe names none."""
     torch.manual_seed(recipe.seed)
-    config = {"elements": train.elements, **recipe.model.config}
-    model = build_model(recipe.model.architecture, config)
-    physics = recipe.potential
-    potential = Potential(model, repulsion=physics.repulsion)  # type: ignore[arg-type]
+    model = build_model(recipe.model.architecture, {"elements": elements, **recipe.model.config})
+    potential = Potential(model, repulsion=recipe.potential.repulsion)  # type: ignore[arg-type]
+    return potential.set_dtype(getattr(torch, recipe.training.precision))
+
+
+def _prepare(
+    recipe: Recipe, parts: Parts, state: dict[str, Any] | None, start: Checkpoint | None, console: Console
+) -> tuple[Potential, np.ndarray]:
+    """A potential with its references before the first step, and the size of each training frame in a batch."""
+    train = parts.train
+    potential = _untrained(recipe, train.elements)
     unlearned = sorted(set(potential.elements) - set(train.elements))
-    if unlearned:
+    if unlearned and recipe.model.start is None:
         raise ConfigError(f"model.config.elements has the atomic numbers {unlearned}, which no training frame has.")
     with console.status("looking at the neighbours") as status:
         seen = survey(
             train,
             potential.cutoff,
             lambda done, frames: status.update(f"looking at the neighbours: {done} of {frames} frames"),
-            physics.repulsion,
+            recipe.potential.repulsion,
         )
-    if state is None and recipe.model.start is not None:
-        _start_from(potential, recipe.model.start)
-        console.print(f"Starting from the weights of {recipe.model.start}.", soft_wrap=True, markup=False)
+    if start is not None:
+        potential.load_state_dict(start.potential.state_dict())
+        console.print(f"Starting from the weights of {start.path}.", soft_wrap=True, markup=False, highlight=False)
     elif state is None:
         _set_units(potential, recipe, train, seen, console)
-    potential.set_dtype(getattr(torch, recipe.training.precision))
     return potential, _sizes(recipe, train, seen)
 
 
@@ -356,19 +382,6 @@ def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey
     potential.scale.fill_(scale)
     words = ", ".join(f"{number}: {energy:.3f}" for number, energy in references.items())
     console.print(f"Reference energies (eV) {words}; scale {scale:.3f} eV.", highlight=False, soft_wrap=True)
-
-
-def _start_from(potential: Potential, start: str) -> None:
-    """Take over weights, reference energies and scale; raises :class:`ConfigError` where they are of another form."""
-    given = load_checkpoint(start).potential
-    theirs, ours = ({**form.pop("config"), **form} for form in (form_of(given), form_of(potential)))
-    for name, value in ours.items():
-        if theirs.get(name) != value:
-            raise ConfigError(
-                f"model.start: the '{name}' of {start} is {theirs.get(name)}, that of this recipe is {value}; "
-                "weights can only go on in a network of the same form."
-            )
-    potential.load_state_dict(given.state_dict())
 
 
 def _target(recipe: Recipe) -> int:

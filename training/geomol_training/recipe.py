@@ -79,7 +79,8 @@ class Model(Section):
         architecture: its name.
         config: goes to `ase_geomol.models.build_model`; the elements default to those of the data.
         start: a shipped potential's name or a file of weights of this configuration, where the training begins, with
-            its reference energies and scale; None: random weights.
+            its reference energies and scale; ``config`` names its elements, whether the data has them all or not.
+            None: random weights.
     """
 
     architecture: str = "geomformer"
@@ -251,6 +252,8 @@ class Recipe(Section):
             raise ValueError(f"potential.reference_energies lacks the atomic numbers {missing}")
         if self.model.start is not None and not self.potential.reference_energies == self.potential.scale == "fit":
             raise ValueError("model.start brings its own reference energies and scale: leave those of potential out")
+        if self.model.start is not None and self.elements is None:
+            raise ValueError("model.start goes on with a network whose elements must be named in model.config.elements")
         return self
 
 

@@ -1,4 +1,4 @@
-"""A molecule to label: its name, its split and its first geometry."""
+"""A molecule to label: its name, its split, its first geometry and its force field."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from ase import Atoms
-from ase.units import kcal, mol
+from ase import Atoms, units
 from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
 
@@ -85,7 +84,30 @@ def first_geometry(molecule: Molecule, rng: np.random.Generator) -> Atoms:
     """The published geometry, or ETKDGv3 and MMFF94s (Å); raises :class:`RejectedFrame` if none is found."""
     if molecule.positions:
         return Atoms(molecule.numbers, np.array(molecule.positions))
-    built = Chem.AddHs(Chem.MolFromSmiles(molecule.smiles))
+    return _atoms(_embedded(molecule.smiles, rng))
+
+
+def force_field(molecule: Molecule, rng: np.random.Generator) -> tuple[Atoms, Callable[[Atoms], np.ndarray]]:
+    """A minimum of MMFF94s, and the function that gives its forces (N, 3) in eV/Å at any positions of these atoms.
+
+    Raises :class:`RejectedFrame` where there is no geometry or MMFF94s lacks a parameter.
+    """
+    built = _embedded(molecule.smiles, rng)
+    settings = AllChem.MMFFGetMoleculeProperties(built, "MMFF94s")  # pyright: ignore[reportAttributeAccessIssue]
+    if settings is None:
+        raise RejectedFrame("no MMFF94s parameters")
+    field = AllChem.MMFFGetMoleculeForceField(built, settings)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forces(moved: Atoms) -> np.ndarray:
+        field.Initialize()  # or RDKit takes the distances of the call before
+        return -np.reshape(field.CalcGrad(moved.positions.ravel().tolist()), (-1, 3)) * (units.kcal / units.mol)
+
+    return _atoms(built), forces
+
+
+def _embedded(smiles: str, rng: np.random.Generator) -> Chem.Mol:
+    """With hydrogens, in a geometry by ETKDGv3 and MMFF94s where it has parameters."""
+    built = Chem.AddHs(Chem.MolFromSmiles(smiles))
     settings = AllChem.ETKDGv3()  # pyright: ignore[reportAttributeAccessIssue]
     settings.randomSeed = int(rng.integers(2**31 - 1))
     settings.maxIterations = 50
@@ -96,26 +118,8 @@ def first_geometry(molecule: Molecule, rng: np.random.Generator) -> Atoms:
             raise RejectedFrame("no first geometry")
     if AllChem.MMFFHasAllMoleculeParams(built):  # pyright: ignore[reportAttributeAccessIssue]
         AllChem.MMFFOptimizeMolecule(built, mmffVariant="MMFF94s")  # pyright: ignore[reportAttributeAccessIssue]
+    return built
+
+
+def _atoms(built: Chem.Mol) -> Atoms:
     return Atoms([atom.GetAtomicNum() for atom in built.GetAtoms()], built.GetConformer().GetPositions())
-
-
-def force_field(molecule: Molecule, rng: np.random.Generator) -> tuple[Atoms, Callable[[Atoms], np.ndarray]]:
-    """A minimum of MMFF94s, and the function that gives its forces (N, 3) in eV/Å at any positions of these atoms.
-
-    Raises :class:`RejectedFrame` where there is no geometry or MMFF94s lacks a parameter.
-    """
-    atoms = first_geometry(Molecule(molecule.smiles, molecule.key), rng)
-    built = Chem.AddHs(Chem.MolFromSmiles(molecule.smiles))
-    conformer = Chem.Conformer(len(atoms))
-    conformer.SetPositions(atoms.positions)
-    built.AddConformer(conformer)
-    settings = AllChem.MMFFGetMoleculeProperties(built, "MMFF94s")  # pyright: ignore[reportAttributeAccessIssue]
-    if settings is None:
-        raise RejectedFrame("no MMFF94s parameters")
-    field = AllChem.MMFFGetMoleculeForceField(built, settings)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def forces(moved: Atoms) -> np.ndarray:
-        field.Initialize()  # or RDKit takes the distances of the call before
-        return -np.reshape(field.CalcGrad(moved.positions.ravel().tolist()), (-1, 3)) * (kcal / mol)
-
-    return atoms, forces

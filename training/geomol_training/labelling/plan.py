@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -66,12 +66,10 @@ def make_plan(recipe: LabelRecipe) -> Plan:
     """Draw the molecules and jobs; the same recipe and packages give the same plan."""
     forbidden, note = excluded_keys(recipe.exclude)
     rng = np.random.default_rng(recipe.seed)
-    runs, field = recipe.trajectories, recipe.force_field
-    sizes = {
-        "qm9": round(runs.qm9_molecules * EXTRA_QM9) + (field.qm9_molecules if field else 0),
-        "druglike": round(runs.druglike_molecules * EXTRA_DRUGLIKE) + (field.druglike_molecules if field else 0),
-        "hetero": field.hetero_molecules if field else 0,
-    }
+    runs = recipe.trajectories
+    sizes = Counter(qm9=round(runs.qm9_molecules * EXTRA_QM9), druglike=round(runs.druglike_molecules * EXTRA_DRUGLIKE))
+    if recipe.force_field is not None:
+        sizes.update(recipe.force_field.molecules)
     pools = Pools(recipe, sizes, forbidden, rng)
     atoms = Job("atom_00000", "atom", recipe.seed, ())
     jobs = _interleaved([atoms, *_jobs(_tasks(recipe, pools, rng), recipe.seed)], rng)
@@ -100,7 +98,11 @@ def make_explore_plan(recipe: ExploreRecipe, checkpoint: str) -> Plan:
 
 
 def _fingerprint(recipe: Chemistry, jobs: list[Job], checkpoint: str = "") -> str:
-    text = recipe.model_dump_json() + "".join(f"{job.name}{job.seed}{job.tasks}" for job in jobs) + checkpoint
+    text = (
+        recipe.model_dump_json(exclude_none=True)
+        + "".join(f"{job.name}{job.seed}{job.tasks}" for job in jobs)
+        + checkpoint
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -117,7 +119,7 @@ def _tasks(recipe: LabelRecipe, pools: Pools, rng: np.random.Generator) -> dict[
         "qm9": [Task((molecule,)) for molecule in pools.of["qm9"][: runs.qm9_molecules]],
         "druglike": [Task((molecule,)) for molecule in pools.of["druglike"][: runs.druglike_molecules]],
         "small": [Task((molecule,)) for molecule in pools.of["small"] * runs.small_repeats],
-        "field": _field(recipe.force_field, pools),
+        **({} if recipe.force_field is None else {"field": _field(recipe.force_field, pools)}),
         "torsion": [Task((pools.draw(rng, split(both), both),)) for _ in range(recipe.torsions.molecules)],
         "distort": [Task((pools.draw(rng, split(both), both),)) for _ in range(recipe.distortions.molecules)],
         "pair": [_pair(pools, rng, split(meeting), meeting, largest) for _ in range(recipe.complexes.pairs)],
@@ -125,20 +127,14 @@ def _tasks(recipe: LabelRecipe, pools: Pools, rng: np.random.Generator) -> dict[
         "contact": [task for _ in range(recipe.contacts.repeats) for task in _contacts(pools, rng)],
     }
     for kind in ("small", "field", "contact"):
-        rng.shuffle(tasks[kind])  # pyright: ignore[reportArgumentType]
+        rng.shuffle(tasks.get(kind, []))  # pyright: ignore[reportArgumentType]
     return tasks
 
 
-def _field(settings: ForceField | None, pools: Pools) -> list[Task]:
+def _field(settings: ForceField, pools: Pools) -> list[Task]:
     """Molecules that the force field moves: the last ones of each pool, which no trajectory has."""
-    if settings is None:
-        return []
-    wanted = {
-        "qm9": settings.qm9_molecules,
-        "druglike": settings.druglike_molecules,
-        "hetero": settings.hetero_molecules,
-    }
-    return [Task((molecule,)) for kind, count in wanted.items() for molecule in pools.of[kind][::-1][:count]]
+    wanted = settings.molecules.items()
+    return [Task((molecule,)) for kind, count in wanted for molecule in pools.of[kind][::-1][:count]]
 
 
 def _pair(pools: Pools, rng: np.random.Generator, split: str, shares: dict[str, float], max_atoms: int) -> Task:

@@ -37,7 +37,7 @@ class Trajectories(_Section):
     relax_steps: Count = Field(description="steps of the relaxation before the MD")
     relax_frames: Count = Field(description="frames kept along the relaxation")
     frames: Count = Field(description="frames kept along the MD")
-    heat_steps: Count = Field(description="MD steps before the first frame")
+    heat_steps: Count = Field(description="MD steps; the first frame is an interval later")
     interval: Positive = Field(description="MD steps between frames")
     full_length_atoms: Positive = Field(description="above this size, heating and intervals shrink with 1/atoms")
     step_fs: Length = Field(description="fs; all atoms move with 12 u")
@@ -60,6 +60,11 @@ class ForceField(_Section):
     step_fs: Length = Field(description="fs; all atoms move with 12 u")
     friction_per_fs: Length
     temperature: Range = Field(description="K: drawn uniformly for each molecule")
+
+    @property
+    def molecules(self) -> dict[str, int]:
+        """How many of each pool."""
+        return {"qm9": self.qm9_molecules, "druglike": self.druglike_molecules, "hetero": self.hetero_molecules}
 
 
 class Torsions(_Section):

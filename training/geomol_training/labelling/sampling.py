@@ -140,12 +140,10 @@ def run_force_field(
     rng: np.random.Generator,
     tray: Tray,
 ) -> None:
-    """Label frames at even intervals along Langevin MD on the forces (N, 3; eV/Å) of a force field."""
+    """Heat up, then label a frame at even intervals, along Langevin MD on the forces (N, 3; eV/Å) of a force field."""
     run = langevin(atoms, rng.uniform(*settings.temperature), settings, rng, forces_of)
-    for _, moving, _ in islice(run, settings.heat_steps, None, settings.interval):
+    for _, moving, _ in islice(islice(run, settings.heat_steps, None, settings.interval), settings.frames):
         tray.add(moving, "field_md")
-        if len(tray.frames) + tray.rejected.total() >= settings.frames:
-            return
 
 
 def rotor(atoms: Atoms, rng: np.random.Generator) -> Callable[[float], Atoms]:
