@@ -56,7 +56,7 @@ def label(
 ) -> None:
     """Label molecules with GFN2-xTB energies and forces.
 
-    Example: `geomol-train label training/recipes/shipped/geomformer_organic_labels.yaml --first 527
+    Example: `geomol-train label training/recipes/shipped/geomformer_organic_labels.yaml --first 501
     --out data/organic`
     """
     with _packages("labels", "Labelling"):
@@ -134,7 +134,8 @@ def fit(
 
     `geomol-train fit training/recipes/rmd17.yaml --time-budget 30min --resume`
 
-    `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --time-budget 65min --threads 1`
+    `geomol-train fit training/recipes/shipped/geomformer_organic.yaml --time-budget 80min
+    --processes 2 --threads 1`
     """
     with _packages("train", "Training"):
         from .fit import fit as run_fit
