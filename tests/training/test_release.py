@@ -47,8 +47,10 @@ def evaluated(trained: Path, folder: Path, split: str = "test") -> Path:
             **RESULT,
             "question": "How hot?\n\nMore.",
             "model": {"fingerprint": fingerprint},
+            "summary": {"broken bonds": 0, "mean K": 301.23},
             "rows": ROWS,
         },
+        "results/code": {**RESULT, "question": "How fast?", "model": {"fingerprint": fingerprint}, "rows": ROWS},
         "results/summary": {
             **RESULT,
             "question": "How long?",
@@ -101,6 +103,7 @@ def test_card_registry_and_weights(folder: Path, make_checkpoint, monkeypatch, c
     assert "| of the longest | 2.5 |\n" in card
     assert "Other weights?" not in card
     assert "No weights?" not in card
+    assert "How fast?" not in card
     assert (folder / "weights/small-4.png").read_bytes() == b"a picture"
 
 

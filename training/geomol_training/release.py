@@ -223,18 +223,18 @@ def _table(errors: dict[str, dict[str, float]]) -> str:
 
 
 def _results(folder: Path | None, fingerprint: str) -> str:
-    """A section for each benchmark of the weights with this fingerprint: its summary, or else its last row."""
+    """A section for each benchmark of the weights with this fingerprint that has a summary: others are about code."""
     sections = []
     for path in sorted(folder.glob("*.json")) if folder else ():
         measurement = validated(Measurement, _json(path), path)
-        if (measurement.model or {}).get("fingerprint") != fingerprint:
+        if (measurement.model or {}).get("fingerprint") != fingerprint or not measurement.summary:
             continue
-        question, numbers = measurement.question.partition("\n\n")[0], measurement.summary or measurement.rows[-1]
+        question = measurement.question.partition("\n\n")[0]
         how = f"`{measurement.command}` on {measurement.hardware.processor}, {measurement.date}:"
         lines = [f"### {' '.join(question.split())}", "", how, "", "| | |", "|---|---|"]
         lines += [
             f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
-            for name, value in numbers.items()
+            for name, value in measurement.summary.items()
         ]
         sections.append("\n".join(lines))
     return "\n\n".join(sections) or "Not measured."
