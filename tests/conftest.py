@@ -19,7 +19,19 @@ from ase_geomol.potential import Potential
 
 ELEMENTS = (1, 6, 7, 8, 13, 14)
 CUTOFF = 4.2
-SMALL = {"channels": 16, "heads": 4, "layers": 2, "ffn_channels": 16, "kernels": 8, "kernel_reach": 6.0}
+SMALL = {
+    "geomformer": {"channels": 16, "heads": 4, "layers": 2, "ffn_channels": 16, "kernels": 8, "kernel_reach": 6.0},
+    "est": {
+        "channels": 8,
+        "heads": 2,
+        "layers": 2,
+        "expert_channels": 12,
+        "kernels": 8,
+        "radial_channels": 12,
+        "message_heads": 2,
+        "zonal_nodes": 16,
+    },
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,17 +52,18 @@ def make_potential() -> Callable[..., Potential]:
 
 def _make_potential(
     seed: int = 0,
+    architecture: str = "geomformer",
     *,
     dtype: torch.dtype = torch.float64,
     scale: float = 1.5,
     repulsion: float = 0.7,
     **options: object,
 ) -> Potential:
-    config = {"elements": ELEMENTS, "cutoff": CUTOFF, **SMALL, **options}
+    config = {"elements": ELEMENTS, "cutoff": CUTOFF, **SMALL[architecture], **options}
     references = {z: -0.7 * z for z in config["elements"]}  # type: ignore[attr-defined]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_model("geomformer", config)
+        model = build_model(architecture, config)
         _leave_no_term_zero(model)
     potential = Potential(model, references, scale, repulsion)  # type: ignore[arg-type]
     return potential.set_dtype(dtype).eval()

@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from ..errors import ConfigError
 from .base import EnergyModel, ModelOutput
+from .est import EST, ESTConfig
 from .geomformer import GeoMFormer, GeoMFormerConfig
 
-__all__ = ["ARCHITECTURES", "EnergyModel", "GeoMFormer", "GeoMFormerConfig", "ModelOutput", "build_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "EST",
+    "ESTConfig",
+    "EnergyModel",
+    "GeoMFormer",
+    "GeoMFormerConfig",
+    "ModelOutput",
+    "build_model",
+]
 
-ARCHITECTURES: dict[str, tuple[type[GeoMFormerConfig], type[nn.Module]]] = {
+ARCHITECTURES: dict[str, tuple[type[BaseModel], type[nn.Module]]] = {
+    "est": (ESTConfig, EST),
     "geomformer": (GeoMFormerConfig, GeoMFormer),
 }
 

@@ -1,0 +1,101 @@
+"""Attention among the points of a sphere: values of a function at one direction see those at all others."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...nn.degrees import CoefficientNorm
+from ...nn.sphere import Sphere
+from .config import ESTConfig
+
+
+class PointLinear(nn.Linear):
+    """One linear map of channels at all points, which is the same map of the coefficients of all degrees."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """At points: (n, N, C) to (n, N, C')."""
+        return super().forward(values)
+
+    def on_coefficients(self, x: Tensor) -> Tensor:
+        """(n, K, C) to (n, K, C'); a constant has only the coefficient of degree 0, the root of 4 pi times it."""
+        mapped = x @ self.weight.T
+        if self.bias is None:
+            return mapped
+        return mapped + functional.pad(math.sqrt(4 * math.pi) * self.bias[None], (0, 0, 0, x.shape[1] - 1))
+
+
+class Lift(nn.Module):
+    """Norm, synthesis and a linear map of channels: coefficients (n, K, C) to values at points (n, N, C').
+
+    With the norm on coefficients the map comes before synthesis, on K rows and not on N: the result is the same.
+    """
+
+    def __init__(self, config: ESTConfig, sphere: Sphere, out: int) -> None:
+        super().__init__()
+        self.sphere = sphere
+        self.on_coefficients = config.norm == "coefficient"
+        channels = config.channels
+        self.norm = (
+            CoefficientNorm(config.lmax, channels, config.norm_floor)
+            if self.on_coefficients
+            else nn.LayerNorm(channels)
+        )
+        self.linear = PointLinear(channels, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, K, C) to (n, N, C')."""
+        if self.on_coefficients:
+            return self.sphere.to_points(self.linear.on_coefficients(self.norm(x)))
+        return self.linear(self.norm(self.sphere.to_points(x)))
+
+
+class SphericalAttention(nn.Module):
+    """Attention whose sums over key points are integrals over the sphere.
+
+    ``o_a = sum_b w_b exp(l_ab) V_b / sum_b w_b exp(l_ab)`` with ``l_ab = (Q_a·K_b + lambda p_a·p_b) / sqrt(d)``: the
+    weights w of the rule stand inside the softmax, and lambda (one for each head) lets nearby directions see each
+    other (arXiv 2505.23086, eq. 13). Bounded logits are made of queries and keys of RMS 1 over the sphere, times a
+    temperature that cannot exceed the configured one: sharp attention is what the points do not resolve.
+    """
+
+    def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
+        super().__init__()
+        self.sphere, self.heads = sphere, config.heads
+        self.bound = config.temperature if config.bounded_attention else None
+        self.orientation = nn.Parameter(torch.ones(config.heads))
+        self.temperature = nn.Parameter(torch.zeros(config.heads)) if self.bound else None
+        self.projection = PointLinear(config.channels, config.channels) if config.attention_projection else None
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Map three (n, N, C) to (n, N, C)."""
+        sphere, n_points = self.sphere, queries.shape[1]
+        scale = (queries.shape[-1] // self.heads) ** -0.5
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (queries, keys, values))
+        if self.temperature is not None:
+            assert self.bound is not None
+            q = unit(q, sphere.weights) * (self.bound * torch.sigmoid(self.temperature))[:, None, None]
+            k = unit(k, sphere.weights)
+        cosines = sphere.points @ sphere.points.T
+        bias = scale * self.orientation[:, None, None] * cosines + sphere.weights.log()
+        weights = torch.softmax(
+            torch.baddbmm(
+                bias.expand(len(q), -1, -1, -1).flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale
+            ),
+            -1,
+        )
+        mixed = (weights @ v.flatten(0, 1)).view(len(q), self.heads, n_points, -1).transpose(1, 2).flatten(2)
+        return mixed if self.projection is None else self.projection(mixed)
+
+
+def unit(x: Tensor, weights: Tensor) -> Tensor:
+    """Divide (n, H, N, d) by its RMS over all N points (of these weights) and channels."""
+    mean_square = (x.square().mean(-1) * (weights / weights.sum())).sum(-1)
+    return x * torch.rsqrt(mean_square + FLOOR)[..., None, None]
+
+
+FLOOR = 1e-2
+"""Under the mean square of queries and keys: where they vanish, attention is even."""

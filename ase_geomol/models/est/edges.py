@@ -1,0 +1,155 @@
+"""What the messages know of an edge, and sums over an atom's edges."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...nn import ExponentialBasis, segment_sum, smooth_cutoff
+from ...nn.degrees import degrees
+from ...nn.sphere import harmonics
+from .config import ESTConfig
+
+
+class Edges(NamedTuple):
+    """E directed edges, sorted by receiver, among n atoms.
+
+    Attributes:
+        receiver: (E,) the atom that is told.
+        sender: (E,) the neighbour.
+        n_atoms: n.
+        envelope: (E,) 0 at the cutoff, with two derivatives.
+        direction: (E, 3) unit vector from receiver to sender.
+        harmonics: (E, K) of the direction.
+        radial: (E, R) learned functions of the distance and the two elements.
+    """
+
+    receiver: Tensor
+    sender: Tensor
+    n_atoms: int
+    envelope: Tensor
+    direction: Tensor
+    harmonics: Tensor
+    radial: Tensor
+
+    def gather(self, messages: Tensor) -> Tensor:
+        """Sum messages (E, …) over the edges of each receiver (n, …), each times its envelope."""
+        weighted = messages * self.envelope.view(-1, *[1] * (messages.dim() - 1))
+        return segment_sum(weighted, self.receiver, self.n_atoms)
+
+    def attend(self, shares: Tensor, values: Tensor) -> Tensor:
+        """Sum values (E, K, C) of each receiver, their heads times shares (E, H); to (n, K, C)."""
+        weighted = (values.unflatten(-1, (shares.shape[1], -1)) * shares[:, None, :, None]).flatten(2)
+        return segment_sum(weighted, self.receiver, self.n_atoms)
+
+    def attention(self, logits: Tensor) -> Tensor:
+        """Shares (E, H) of each receiver's edges: ``u exp(l) / (1 + sum_k u_k exp(l_k))``.
+
+        The one is a place that never leaves: without it the last neighbour would keep all attention until it vanishes.
+        """
+        receivers = self.receiver[:, None].expand_as(logits)
+        largest = logits.new_zeros(self.n_atoms, logits.shape[1]).scatter_reduce(0, receivers, logits.detach(), "amax")
+        weights = self.envelope[:, None] * torch.exp(logits - largest[self.receiver])
+        total = torch.exp(-largest) + segment_sum(weights, self.receiver, self.n_atoms)
+        return weights / total[self.receiver]
+
+
+class Gate(nn.Module):
+    """SiLU of scalars, and gates from them for all other degrees."""
+
+    def __init__(self, lmax: int, channels: int) -> None:
+        super().__init__()
+        self.lmax = lmax
+        self.linear = nn.Linear(channels, lmax * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (E, K, C) to the same shape."""
+        gates = torch.sigmoid(self.linear(x[:, 0])).unflatten(-1, (self.lmax, -1))
+        return torch.cat([functional.silu(x[:, :1]), x[:, 1:] * gates[:, degrees(self.lmax)[1:].to(x.device) - 1]], 1)
+
+
+class HeadLogits(nn.Module):
+    """Logits of each head: a layer norm, a smooth leaky ReLU and a learned vector (Equiformer, arXiv 2206.11990)."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.vectors = nn.Parameter(torch.empty(heads, channels // heads))
+        nn.init.normal_(self.vectors, std=(channels // heads) ** -0.5)
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        """Map (E, C) to (E, H)."""
+        x = self.norm(scalars)
+        x = 0.6 * x + 0.4 * x * (2 * torch.sigmoid(x) - 1)  # slope 0.2 far below 0, 1 far above
+        return (x.unflatten(-1, self.vectors.shape) * self.vectors).sum(-1)
+
+
+class RadialFunctions(nn.Module):
+    """``SiLU(W psi(r) + a_Zi + b_Zj)``: what every filter of the network is linear in."""
+
+    def __init__(self, config: ESTConfig) -> None:
+        super().__init__()
+        n = len(config.elements)
+        self.basis = ExponentialBasis(config.kernels, config.cutoff, 1, config.radial_length)
+        self.linear = nn.Linear(config.kernels, config.radial_channels)
+        self.of_receiver = nn.Embedding(n, config.radial_channels)
+        self.of_sender = nn.Embedding(n, config.radial_channels)
+
+    def forward(self, distance: Tensor, receiver: Tensor, sender: Tensor) -> Tensor:
+        """Distances (E,) in Å and types (E,) of both atoms to (E, R)."""
+        kernels = self.basis(distance, torch.zeros_like(receiver)).T
+        return functional.silu(self.linear(kernels) + self.of_receiver(receiver) + self.of_sender(sender))
+
+
+class DegreeFilter(nn.Module):
+    """Radial functions of each degree and channel, as factors (E, K, C) of coefficients; C is ``times`` the width."""
+
+    def __init__(self, config: ESTConfig, times: int = 1) -> None:
+        super().__init__()
+        self.shape = (config.lmax + 1, times * config.channels)
+        self.linear = nn.Linear(config.radial_channels, math.prod(self.shape))
+
+    def by_degree(self, radial: Tensor) -> Tensor:
+        """(E, R) to (E, L+1, C)."""
+        return self.linear(radial).unflatten(-1, self.shape)
+
+    def forward(self, radial: Tensor) -> Tensor:
+        """(E, R) to (E, K, C)."""
+        return self.by_degree(radial)[:, degrees(self.shape[0] - 1).to(radial.device)]
+
+
+class Embedding(nn.Module):
+    """Start of the features: the element, and harmonics of the neighbours times radial functions."""
+
+    def __init__(self, config: ESTConfig) -> None:
+        super().__init__()
+        self.elements = nn.Embedding(len(config.elements), config.channels)
+        self.filter = DegreeFilter(config)
+        self.share = config.average_neighbors**-0.5
+
+    def forward(self, types: Tensor, edges: Edges) -> Tensor:
+        """Features (n, K, C) of atoms of types (n,)."""
+        around = edges.gather(self.filter(edges.radial) * edges.harmonics[:, :, None]) * self.share
+        return around + functional.pad(self.elements(types)[:, None], (0, 0, 0, around.shape[1] - 1))
+
+
+def make_edges(
+    config: ESTConfig, radial: RadialFunctions, types: Tensor, edge_index: Tensor, edge_vectors: Tensor
+) -> Edges:
+    """Directions, envelopes and radial functions of vectors (E, 3) in Å."""
+    receiver, sender = edge_index
+    distance = torch.linalg.vector_norm(edge_vectors, dim=-1)
+    direction = edge_vectors / distance[:, None]
+    return Edges(
+        receiver=receiver,
+        sender=sender,
+        n_atoms=len(types),
+        envelope=smooth_cutoff(distance, config.cutoff, config.envelope_power),
+        direction=direction,
+        harmonics=harmonics(config.lmax, direction),
+        radial=radial(distance, types[receiver], types[sender]),
+    )

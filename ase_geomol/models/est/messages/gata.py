@@ -1,0 +1,69 @@
+"""GotenNet's message: neighbours steer their features and the harmonics of the edge."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ....nn.degrees import CoefficientNorm, DegreeLinear, degrees
+from ....nn.sphere import Sphere
+from ..config import ESTConfig
+from ..edges import Edges
+
+
+class GataMessage(nn.Module):
+    """GotenNet's attention (ICLR 2025): values of neighbours steer their features and the harmonics of the edge.
+
+    With h the invariants, ``m_ij = a_ij v(h_j) + f(t_ij) s(h_j)``, split into a scalar, a factor of ``Y_l`` and one of
+    the neighbour's ``x_l`` for each degree; ``a_ij`` is attention among neighbours of ``q(h_i)·k(h_j)·g(t_ij)``. The
+    edge's own channels t are its radial functions and, from the second block on, products of both atoms' features.
+    """
+
+    def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
+        super().__init__()
+        lmax, channels = config.lmax, config.channels
+        self.lmax, self.heads, self.share = lmax, config.message_heads, config.average_neighbors**-0.5
+        parts = 1 + 2 * lmax
+        self.norm = CoefficientNorm(lmax, channels, config.norm_floor)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, parts * channels))
+        self.signal = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, parts * channels))
+        self.gate = nn.Linear(config.radial_channels, channels)
+        self.filter = nn.Linear(config.radial_channels, parts * channels)
+        self.left = DegreeLinear(lmax, channels, config.radial_channels, bias=False)
+        self.right = DegreeLinear(lmax, channels, config.radial_channels, bias=False)
+        self.mix = nn.Linear(config.radial_channels, config.radial_channels)
+
+    def forward(self, x: Tensor, edges: Edges) -> Tensor:
+        """Map features (n, K, C) to what arrives (n, K, C)."""
+        x = self.norm(x)
+        h = x[:, 0]
+        t = edges.radial + self.mix(self._products(x, edges) * edges.radial)
+        q, k, g = self.query(h)[edges.receiver], self.key(h)[edges.sender], functional.silu(self.gate(t))
+        logits = (q * k * g).unflatten(-1, (self.heads, -1)).sum(-1) * (x.shape[-1] // self.heads) ** -0.5
+        shares = edges.attention(logits).repeat_interleave(x.shape[-1] // self.heads, dim=1)
+        parts = 1 + 2 * self.lmax
+        attended = shares[:, None] * self.value(h)[edges.sender].unflatten(-1, (parts, -1))
+        filtered = (self.filter(t) * self.signal(h)[edges.sender]).unflatten(-1, (parts, -1))
+        filtered = filtered * (edges.envelope * self.share)[:, None, None]
+        message = attended + filtered  # (E, 1 + 2L, C)
+        of = degrees(self.lmax)[1:].to(x.device) - 1
+        steered = message[:, 1 : 1 + self.lmax][:, of] * edges.harmonics[:, 1:, None]
+        carried = message[:, 1 + self.lmax :][:, of] * x[edges.sender, 1:]
+        arriving = torch.cat([message[:, :1], steered + carried], dim=1)
+        return arriving.new_zeros(x.shape).index_add_(0, edges.receiver, arriving)
+
+    def _products(self, x: Tensor, edges: Edges) -> Tensor:
+        """Inner products (E, R) of both atoms' features without what lies along the edge, over all degrees above 0."""
+        left, right = self.left(x)[edges.receiver, 1:], self.right(x)[edges.sender, 1:]
+        harmonic = edges.harmonics[:, 1:, None]
+        total = (left * right).sum(1)
+        for degree in range(1, self.lmax + 1):
+            part = slice(degree**2 - 1, (degree + 1) ** 2 - 1)
+            along = (left[:, part] * harmonic[:, part]).sum(1) * (right[:, part] * harmonic[:, part]).sum(1)
+            total = total - along * (4 * math.pi / (2 * degree + 1))
+        return total

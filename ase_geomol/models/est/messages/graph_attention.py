@@ -1,0 +1,82 @@
+"""Equiformer's message: graph attention whose values are made by two depthwise tensor products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ....nn.degrees import CoefficientNorm, DegreeLinear
+from ....nn.sphere import Sphere
+from ..config import ESTConfig
+from ..edges import Edges, Gate, HeadLogits
+
+
+class DepthwiseProduct(nn.Module):
+    """Products of each channel with the harmonics of the edge, all paths l1 x l2 -> l3 of even sum, then mixed.
+
+    Only even sums: the others make pseudo-tensors, which the features do not hold.
+    """
+
+    def __init__(self, lmax: int, channels: int, radial: int | None) -> None:
+        super().__init__()
+        from e3nn import o3
+
+        features = o3.Irreps([(channels, (degree, (-1) ** degree)) for degree in range(lmax + 1)])
+        edges = o3.Irreps.spherical_harmonics(lmax)
+        paths = [
+            (l1, l2, l3)
+            for l1 in range(lmax + 1)
+            for l2 in range(lmax + 1)
+            for l3 in range(abs(l1 - l2), min(l1 + l2, lmax) + 1)
+            if (l1 + l2 + l3) % 2 == 0
+        ]
+        paths.sort(key=lambda path: path[2])
+        middle = o3.Irreps([(channels, (l3, (-1) ** l3)) for _, _, l3 in paths])
+        self.product = o3.TensorProduct(
+            features,
+            edges,
+            middle,
+            [(l1, l2, place, "uvu", True) for place, (l1, l2, _) in enumerate(paths)],
+            shared_weights=radial is None,
+            internal_weights=radial is None,
+        )
+        self.weights = None if radial is None else nn.Linear(radial, self.product.weight_numel)
+        self.mix = o3.Linear(middle, features)
+        self.lmax, self.channels = lmax, channels
+
+    def forward(self, x: Tensor, harmonics: Tensor, radial: Tensor) -> Tensor:
+        """Map (E, K, C) with harmonics (E, K) and radial functions (E, R) to (E, K, C)."""
+        parts = [x[:, d * d : (d + 1) ** 2].mT.flatten(1) for d in range(self.lmax + 1)]
+        weights = None if self.weights is None else self.weights(radial)
+        mixed = self.mix(self.product(torch.cat(parts, 1), harmonics, weights))
+        sizes = [self.channels * (2 * d + 1) for d in range(self.lmax + 1)]
+        return torch.cat([part.unflatten(1, (self.channels, -1)).mT for part in mixed.split(sizes, 1)], 1)
+
+
+class GraphAttentionMessage(nn.Module):
+    """Equiformer's attention (arXiv 2206.11990): both atoms' features meet the edge, scalars of it are the logits.
+
+    ``f = product(W_s x_j + W_d x_i, Y; radial)``; logits from the scalars of f, values from the product of a gated f
+    with Y. Attention among neighbours carries the envelope.
+    """
+
+    def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
+        super().__init__()
+        lmax, channels = config.lmax, config.channels
+        self.norm = CoefficientNorm(lmax, channels, config.norm_floor)
+        self.of_sender = DegreeLinear(lmax, channels, channels)
+        self.of_receiver = DegreeLinear(lmax, channels, channels, bias=False)
+        self.first = DepthwiseProduct(lmax, channels, config.radial_channels)
+        self.second = DepthwiseProduct(lmax, channels, None)
+        self.gate = Gate(lmax, channels)
+        self.logits = HeadLogits(channels, config.message_heads)
+        self.projection = DegreeLinear(lmax, channels, channels)
+
+    def forward(self, x: Tensor, edges: Edges) -> Tensor:
+        """Map features (n, K, C) to what arrives (n, K, C)."""
+        x = self.norm(x)
+        both = self.of_receiver(x)[edges.receiver] + self.of_sender(x)[edges.sender]
+        met = self.first(both, edges.harmonics, edges.radial)
+        shares = edges.attention(self.logits(met[:, 0]))
+        values = self.second(self.gate(met), edges.harmonics, edges.radial)
+        return self.projection(edges.attend(shares, values))

@@ -1,0 +1,70 @@
+"""The network of EST (arXiv 2505.23086): messages on coefficients, updates on the sphere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...nn import ScalarReadout, VectorReadout
+from ...nn.degrees import CoefficientNorm
+from ...nn.sphere import Sphere, point_rule
+from ..base import ModelOutput
+from .config import ESTConfig
+from .edges import Edges, Embedding, RadialFunctions, make_edges
+from .messages import MESSAGES
+from .update import Update
+
+
+class Block(nn.Module):
+    """A message and an update, each added to what came in."""
+
+    def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
+        super().__init__()
+        self.message = MESSAGES[config.message](config, sphere)
+        self.update = Update(config, sphere)
+
+    def forward(self, x: Tensor, edges: Edges) -> Tensor:
+        """Map features (n, K, C) to the same shape."""
+        x = x + self.message(x, edges)
+        return x + self.update(x)
+
+
+class EST(nn.Module):
+    """The network: see the module's text and `ESTConfig`; it is an `EnergyModel`."""
+
+    def __init__(self, config: ESTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.elements = config.elements
+        self.cutoff = config.cutoff
+        self.has_direct_forces = config.direct_forces
+        types = torch.full((119,), -1, dtype=torch.long)
+        types[list(config.elements)] = torch.arange(len(config.elements))
+        self.types: Tensor
+        self.register_buffer("types", types, persistent=False)
+        self.sphere = Sphere(point_rule(config.points), config.lmax)
+        self.radial = RadialFunctions(config)
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config, self.sphere) for _ in range(config.layers))
+        self.final_norm = CoefficientNorm(config.lmax, config.channels, config.norm_floor)
+        self.readout = ScalarReadout(config.channels)
+        self.force_readout = VectorReadout(config.channels) if config.direct_forces else None
+
+    def forward(self, numbers: Tensor, system: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> ModelOutput:
+        """Energies and features of atoms.
+
+        Args:
+            numbers: (N,) atomic numbers, all among ``elements``.
+            system: (N,) structure of each atom; not used, since atoms know only their neighbours.
+            edge_index: (2, E) receiver and sender, sorted by receiver.
+            edge_vectors: (E, 3) Å from receiver to sender, none of length zero.
+        """
+        types = self.types[numbers]
+        edges = make_edges(self.config, self.radial, types, edge_index, edge_vectors)
+        x = self.embedding(types, edges)
+        for block in self.blocks:
+            x = block(x, edges)
+        x = self.final_norm(x)
+        scalars, vectors = x[:, 0], x[:, 1:4]
+        forces = None if self.force_readout is None else self.force_readout(scalars, vectors)
+        return ModelOutput(self.readout(scalars), scalars, vectors, forces)

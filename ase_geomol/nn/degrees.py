@@ -1,0 +1,107 @@
+"""Layers on coefficients (n, K, C) of spherical harmonics of degrees 0 to ``lmax``, K = (lmax+1)²."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def degrees(lmax: int) -> Tensor:
+    """Degree of each of the K coefficients."""
+    return torch.repeat_interleave(torch.arange(lmax + 1), 2 * torch.arange(lmax + 1) + 1)
+
+
+class DegreeLinear(nn.Module):
+    """A linear map of channels for each degree; only degree 0 has a bias."""
+
+    def __init__(self, lmax: int, channels: int, out: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(lmax + 1, channels, out))
+        nn.init.normal_(self.weight, std=channels**-0.5)
+        self.bias = nn.Parameter(torch.zeros(out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, K, C) to (n, K, C')."""
+        scalars = x[:, :1] @ self.weight[0]
+        if self.bias is not None:
+            scalars = scalars + self.bias
+        rest = [x[:, d * d : (d + 1) ** 2] @ weight for d, weight in enumerate(self.weight) if d > 0]
+        return torch.cat([scalars, *rest], dim=1)
+
+
+class CoefficientNorm(nn.Module):
+    """Layer norm of scalars; everything else is divided by one RMS to which all degrees contribute equally.
+
+    ``x_lm / sqrt(mean over l > 0 of sum_m mean_c x_lmc^2 / (2l+1) + floor) * weight_lc`` (EquiformerV2, arXiv
+    2306.12059). The division commutes with rotations and raises no degree. With ``floor`` 1 it never amplifies; see
+    `EquivariantNorm` for why a potential needs that. Outputs of RMS 1 have values of RMS 1 on the sphere.
+    """
+
+    def __init__(self, lmax: int, channels: int, floor: float = 1.0) -> None:
+        super().__init__()
+        self.lmax, self.floor = lmax, floor
+        self.scalars = nn.LayerNorm(channels)
+        self.weight = nn.Parameter(torch.ones(lmax, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (n, K, C)."""
+        scale = math.sqrt(4 * math.pi) / (self.lmax + 1)
+        scalars = self.scalars(x[:, :1])
+        if self.lmax == 0:
+            return scalars * scale
+        rest = x[:, 1:]
+        of = degrees(self.lmax)[1:].to(x.device)
+        share = (1 / (2 * of + 1) / self.lmax).to(x)
+        mean_square = (rest.square().mean(-1) * share).sum(-1)[:, None, None]
+        rest = rest * torch.rsqrt(mean_square + self.floor) * self.weight[of - 1]
+        return torch.cat([scalars, rest], dim=1) * scale
+
+
+class GatedLinear(nn.Module):
+    """Steerable feed-forward network: linear by degree, gates from scalars, linear by degree.
+
+    Several such networks of ``hidden`` channels are one network with ``networks * hidden`` channels, each scaled by
+    its weight before the last map.
+    """
+
+    def __init__(self, lmax: int, channels: int, hidden: int, networks: int = 1) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.first = DegreeLinear(lmax, channels, networks * hidden)
+        self.gate = nn.Linear(networks * hidden, networks * hidden)
+        self.last = DegreeLinear(lmax, networks * hidden, channels)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Map (n, K, C) to (n, K, C), networks weighted by (n, networks)."""
+        z = self.first(x)
+        scalars = z[:, :1]
+        gated = torch.cat([functional.silu(scalars), z[:, 1:] * torch.sigmoid(self.gate(scalars))], dim=1)
+        return self.last(gated * weights.repeat_interleave(self.hidden, dim=1)[:, None])
+
+
+def wigner(rotations: Tensor, lmax: int) -> Tensor:
+    """Matrices (n, K, K) that turn coefficients as rotations (n, 3, 3) turn points.
+
+    Each degree is made from the one below: ``D_l = (2l+1) C (D_(l-1) x D_1) C`` with Wigner's 3j symbols C, a
+    polynomial, so that derivatives exist for every rotation.
+    """
+    result = rotations.new_zeros(len(rotations), (lmax + 1) ** 2, (lmax + 1) ** 2)
+    block = torch.ones_like(rotations[:, :1, :1])
+    for degree in range(lmax + 1):
+        if degree > 0:
+            c = _three_j(degree).to(rotations)
+            block = (2 * degree + 1) * torch.einsum("abm,eac,ebd,cdn->emn", c, block, rotations, c)
+        place = slice(degree**2, (degree + 1) ** 2)
+        result[:, place, place] = block
+    return result
+
+
+@cache
+def _three_j(degree: int) -> Tensor:
+    from e3nn.o3 import wigner_3j
+
+    return wigner_3j(degree - 1, 1, degree, dtype=torch.float64)

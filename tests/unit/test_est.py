@@ -1,0 +1,334 @@
+"""Layers of EST against formulas written out, and against what theory says of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy.special import i0e
+from torch.nn import functional
+
+from ase_geomol.models.est import ESTConfig
+from ase_geomol.models.est.attention import Lift, SphericalAttention
+from ase_geomol.models.est.edges import Edges
+from ase_geomol.models.est.messages.so2 import SO2Message, edge_frames
+from ase_geomol.models.est.messages.zonal import ZonalMessage, log_bessel
+from ase_geomol.models.est.update import SphericalExperts, Update
+from ase_geomol.nn.degrees import CoefficientNorm, wigner
+from ase_geomol.nn.sphere import PointRule, Sphere, harmonics, point_rule, product
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+
+
+@pytest.fixture
+def double_precision():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def make_config(**options) -> ESTConfig:
+    return ESTConfig.model_validate({"elements": (1, 6), "channels": 8, "heads": 2, "message_heads": 2, **options})
+
+
+def make_sphere(config: ESTConfig) -> Sphere:
+    return Sphere(point_rule(config.points), config.lmax)
+
+
+def random_rotation(seed: int = 0) -> torch.Tensor:
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return torch.tensor(q * np.linalg.det(q))
+
+
+def make_edges(n_edges: int, lmax: int, radial: int, direction: torch.Tensor | None = None) -> Edges:
+    """Random edges of two atoms."""
+    direction = functional.normalize(torch.randn(n_edges, 3), dim=1) if direction is None else direction
+    return Edges(
+        receiver=torch.arange(n_edges) % 2,
+        sender=(torch.arange(n_edges) + 1) % 2,
+        n_atoms=2,
+        envelope=torch.linspace(0.1, 1, n_edges),
+        direction=direction,
+        harmonics=harmonics(lmax, direction),
+        radial=torch.randn(n_edges, radial),
+    )
+
+
+def turned(edges: Edges, rotation: torch.Tensor, lmax: int) -> Edges:
+    direction = edges.direction @ rotation.T
+    return edges._replace(direction=direction, harmonics=harmonics(lmax, direction))
+
+
+# Configuration
+
+
+def test_modes_set_what_is_not_given():
+    exact, paper = make_config(), make_config(mode="paper", heads=1)
+    assert (exact.points, exact.norm, exact.bounded_attention, exact.scalar_bypass) == (
+        "icosahedral-132",
+        "coefficient",
+        True,
+        True,
+    )
+    assert (paper.points, paper.norm, paper.bounded_attention, paper.scalar_bypass) == (
+        "fibonacci-30",
+        "point",
+        False,
+        False,
+    )
+    assert make_config(mode="paper", points="lebedev-50").points == "lebedev-50"
+    assert make_config(mode="paper", lmax=4).points == "fibonacci-90"
+    assert ESTConfig.model_validate({"elements": (1,), "mode": "paper"}).heads == 1
+    assert ESTConfig.model_validate(exact.model_dump()) == exact
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"channels": 10, "heads": 4}, "multiple of heads"),
+        ({"message_heads": 3}, "multiple of message_heads"),
+        ({"points": "cube-8"}, "No point rule"),
+        ({"points": "icosahedral-12", "lmax": 4}, "too few"),
+        ({"elements": (1, 1)}, "different atomic numbers"),
+        ({"steerable_experts": 0, "spherical_experts": 0}, "must be an expert"),
+        ({"mode": "fast"}, "exact"),
+        ({"lmax": 13}, "12"),
+    ],
+)
+def test_wrong_configurations(options: dict, sentence: str):
+    with pytest.raises(ValidationError, match=sentence):
+        make_config(**options)
+
+
+# Norm, lift, attention
+
+
+def test_coefficient_norm_commutes_with_rotations_and_has_unit_size_on_the_sphere():
+    norm = CoefficientNorm(3, 6, floor=1e-9)
+    x = torch.randn(200, 16, 6)
+    matrix = wigner(random_rotation()[None], 3)
+    assert torch.allclose(norm(matrix @ x), matrix @ norm(x), atol=1e-12)
+    values = Sphere(point_rule("lebedev-110"), 3).to_points(norm(x)).detach()
+    weights = torch.tensor(point_rule("lebedev-110").weights) / (4 * math.pi)
+    assert torch.einsum("n,bnc->", weights, values.square()) / 1200 == pytest.approx(1.0, rel=0.02)
+
+
+def test_a_linear_map_commutes_with_synthesis():
+    """Saving 5 of the specification: K rows instead of N, with the same result."""
+    config = make_config()
+    lift = Lift(config, make_sphere(config), 5)
+    torch.nn.init.normal_(lift.linear.bias)
+    x = torch.randn(3, 9, 8)
+    assert torch.allclose(lift(x), lift.linear(lift.sphere.to_points(lift.norm(x))), atol=1e-12)
+
+
+def test_attention_is_the_weighted_softmax():
+    config = make_config(bounded_attention=False, attention_projection=False, points="lebedev-38")
+    sphere = make_sphere(config)
+    attention = SphericalAttention(config, sphere)
+    torch.nn.init.normal_(attention.orientation)
+    q, k, v = torch.randn(3, 2, 38, 8)
+    for head in range(2):
+        channels = slice(4 * head, 4 * head + 4)
+        expected = torch.zeros(2, 38, 4)
+        for a in range(38):
+            cosines = sphere.points @ sphere.points[a]
+            logits = (
+                torch.einsum("nd,nbd->nb", q[:, a, channels], k[..., channels]) + attention.orientation[head] * cosines
+            ) / 2
+            shares = sphere.weights * logits.exp()
+            expected[:, a] = torch.einsum("nb,nbd->nd", shares, v[..., channels]) / shares.sum(1, keepdim=True)
+        assert torch.allclose(attention(q, k, v)[..., channels], expected, atol=1e-12)
+
+
+def test_bounded_logits_do_not_grow_with_the_features():
+    config = make_config(temperature=1.0)
+    sphere = make_sphere(config)
+    attention = SphericalAttention(config, sphere)
+    lift = Lift(config, sphere, 24)
+    q, k, v = lift(torch.randn(3, 9, 8)).chunk(3, -1)
+    with torch.no_grad():
+        once, much = attention(10 * q, 10 * k, v), attention(1e3 * q, 1e3 * k, v)
+        assert torch.allclose(once, much, atol=1e-3)
+        attention.bound = None
+        attention.temperature = None
+        assert not torch.allclose(attention(10 * q, 10 * k, v), attention(1e3 * q, 1e3 * k, v), atol=1e-2)
+
+
+# Experts
+
+
+def test_experts_are_one_wide_network_analysed_before_its_last_map():
+    """Savings 3 and 4 of the specification, against a loop over experts whose outputs are analysed."""
+    config = make_config(spherical_experts=3, expert_channels=5, scalar_bypass=False)
+    sphere = make_sphere(config)
+    experts = SphericalExperts(config, sphere)
+    torch.nn.init.normal_(experts.first.bias)
+    x, weights = torch.randn(2, 9, 8), torch.rand(2, 3)
+    attended = experts.attention(*experts.lift(x).chunk(3, -1))
+    f = experts._norm(sphere.to_points(x) + attended)
+    total = attended + experts.last.bias
+    for i in range(3):
+        part = slice(5 * i, 5 * i + 5)
+        hidden = functional.silu(f @ experts.first.weight[part].T + experts.first.bias[part])
+        total = total + weights[:, i, None, None] * (hidden @ experts.last.weight[:, part].T)
+    assert torch.allclose(experts(x, weights), sphere.to_coefficients(total), atol=1e-12)
+
+
+def test_gates_see_invariants_only():
+    config = make_config(steerable_experts=2, spherical_experts=2)
+    update = Update(config, make_sphere(config))
+    x = torch.randn(4, 9, 8)
+    weights = torch.softmax(update.gate(x[:, 0]), -1)
+    assert weights.shape == (4, 4)
+    matrix = wigner(random_rotation()[None], 2)
+    assert torch.allclose(update(matrix @ x), matrix @ update(x), atol=1e-6)
+
+
+def test_no_pseudo_vectors_come_out():
+    """Of two directions, what leaves the sphere has no part along their cross product, as true vectors cannot."""
+    config = make_config()
+    experts = SphericalExperts(config, make_sphere(config))
+    a, b = functional.normalize(torch.randn(2, 3), dim=1)
+    normal = torch.linalg.cross(a, b)
+    x = torch.einsum("dk,dc->kc", harmonics(2, torch.stack([a, b])), torch.randn(2, 8))[None]
+    out = experts(x, torch.ones(1, 1))[0, 1:4]
+    assert (normal @ out).abs().max() < 1e-6 * out.abs().max()
+
+
+# Equivariance of one layer: section 8 of the design specification of EST (random weights; second digits vary).
+
+SECTION_8 = [
+    ("point", 2, "icosahedral-72", 3.4e-3),
+    ("point", 2, "icosahedral-132", 3.7e-4),
+    ("point", 4, "icosahedral-132", 1.0e-2),
+    ("coefficient", 2, "icosahedral-72", 5.0e-4),
+    ("coefficient", 2, "icosahedral-132", 3.1e-5),
+    ("coefficient", 4, "icosahedral-132", 4.9e-3),
+]
+
+
+def layer_error(norm: str, lmax: int, rule: PointRule, seeds: int = 4) -> float:
+    """Relative error of the increment of attention and a network of 4C, without bounds, under rotations."""
+    errors = []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        config = make_config(
+            channels=32, heads=4, lmax=lmax, norm=norm, bounded_attention=False, scalar_bypass=False, norm_floor=1e-6
+        )
+        experts = SphericalExperts(config, Sphere(rule, lmax))
+        with torch.no_grad():
+            for linear in (experts.lift.linear, experts.attention.projection, experts.first, experts.last):
+                torch.nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+                torch.nn.init.zeros_(linear.bias)
+            x = torch.randn(2, (lmax + 1) ** 2, 32) * math.sqrt(4 * math.pi) / (lmax + 1)
+            matrix = wigner(random_rotation(seed)[None], lmax)
+            plain, ones = experts(x, torch.ones(2, 1)), torch.ones(2, 1)
+            errors.append(float((experts(matrix @ x, ones) - matrix @ plain).norm() / plain.norm()))
+    return float(np.mean(errors))
+
+
+@pytest.mark.parametrize(("norm", "lmax", "points", "expected"), SECTION_8)
+def test_equivariance_of_a_layer(norm: str, lmax: int, points: str, expected: float):
+    assert expected / 1.5 < layer_error(norm, lmax, point_rule(points)) < 1.5 * expected
+
+
+def test_exact_rules_beat_the_fibonacci_lattice():
+    assert layer_error("coefficient", 2, point_rule("fibonacci-132")) > 50 * layer_error(
+        "coefficient", 2, point_rule("icosahedral-132")
+    )
+
+
+# Messages
+
+
+def test_zonal_message_is_attention_over_the_whole_sphere():
+    """The azimuth in closed form, against keys on a grid of 80 x 160 points."""
+    config = make_config(zonal_nodes=32, bounded_attention=False, points="icosahedral-32")
+    message = ZonalMessage(config, make_sphere(config))
+    torch.nn.init.normal_(message.orientation)
+    edges = make_edges(2, 2, config.radial_channels)
+    queries = torch.randn(2, 32, 8)
+    with torch.no_grad():
+        found = message._attend(queries, edges)
+        grid = product(2 * 80 * 80)
+        points, weights = torch.tensor(grid.points), torch.tensor(grid.weights)
+        for edge in range(2):
+            heights = points @ edges.direction[edge]
+            legendre = torch.tensor(np.polynomial.legendre.legvander(heights.numpy(), 2))
+            zonal = legendre * torch.sqrt((2 * torch.arange(3) + 1) / (4 * math.pi))
+            function = zonal @ message.edge_function.by_degree(edges.radial)[edge]
+            keys, values = message.key_value(function).chunk(2, -1)
+            parts = []
+            for head in range(2):
+                channels = slice(4 * head, 4 * head + 4)
+                cosines = message.sphere.points @ points.T
+                logits = (queries[edge][:, channels] @ keys[:, channels].T + message.orientation[head] * cosines) / 2
+                shares = weights * logits.exp()
+                parts.append((shares @ values[:, channels]) / shares.sum(1, keepdim=True))
+            assert torch.allclose(found[edge], message.projection(torch.cat(parts, -1)), rtol=1e-6, atol=1e-8)
+
+
+def test_logarithm_of_the_bessel_function():
+    roots = torch.linspace(0, math.sqrt(30), 50)
+    expected = torch.tensor(np.log(i0e(roots.numpy()))) + roots
+    assert torch.allclose(log_bessel(roots.square()), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["zonal", "graph_attention", "so2", "gata"])
+def test_messages_turn_with_the_atoms(name: str):
+    from ase_geomol.models.est.messages import MESSAGES
+
+    config = make_config(message=name)
+    message = MESSAGES[name](config, make_sphere(config))
+    edges = make_edges(6, 2, config.radial_channels)
+    x, rotation = torch.randn(2, 9, 8), random_rotation()
+    matrix = wigner(rotation[None], 2)
+    plain = message(x, edges)
+    assert torch.allclose(message(matrix @ x, turned(edges, rotation, 2)), matrix @ plain, atol=1e-6)
+    assert plain.abs().max() > 1e-3
+
+
+def test_the_frame_of_an_edge_may_be_turned_about_it(monkeypatch: pytest.MonkeyPatch):
+    config = make_config(message="so2")
+    message = SO2Message(config, make_sphere(config))
+    edges, x = make_edges(6, 2, config.radial_channels), torch.randn(2, 9, 8)
+    plain = message(x, edges)
+    angle = torch.tensor(0.7)
+    cos, sin = angle.cos(), angle.sin()
+    roll = torch.tensor([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+    monkeypatch.setattr(
+        "ase_geomol.models.est.messages.so2.edge_frames", lambda direction: roll @ edge_frames(direction)
+    )
+    assert torch.allclose(message(x, edges), plain, atol=1e-12)
+
+
+def test_frames_turn_edges_onto_the_polar_axis():
+    direction = torch.cat([functional.normalize(torch.randn(50, 3), dim=1), torch.eye(3), -torch.eye(3)])
+    frames = edge_frames(direction)
+    assert torch.allclose(torch.einsum("eij,ej->ei", frames, direction), torch.tensor([0.0, 1, 0]), atol=1e-12)
+    assert torch.allclose(torch.linalg.det(frames), torch.ones(56))
+
+
+def test_rotations_compose():
+    first, second = random_rotation(1), random_rotation(2)
+    product_of_both = wigner(first[None], 4) @ wigner(second[None], 4)
+    assert torch.allclose(product_of_both, wigner((first @ second)[None], 4), atol=1e-12)
+
+
+def test_shares_of_neighbours():
+    edges = make_edges(6, 2, 4)
+    logits = torch.randn(6, 3) * 200
+    shares = edges.attention(logits)
+    assert torch.isfinite(shares).all()
+    for atom in range(2):
+        of = edges.receiver == atom
+        mild = edges.attention(logits / 100)[of]
+        weights = edges.envelope[of, None] * (logits[of] / 100).exp()
+        assert torch.allclose(mild, weights / (1 + weights.sum(0)), atol=1e-12)
+        assert (shares[of].sum(0) <= 1).all()
