@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ ICOSAHEDRAL: dict[int, tuple[int, tuple[tuple[tuple[float, float, float], float]
     ),
 }
 """Points: degree, and for each orbit of the 60 rotations of the icosahedron one point and its weight."""
+
+
+Analysis = Literal["least_squares", "quadrature"]
 
 
 class PointRule(NamedTuple):
@@ -118,8 +121,8 @@ def harmonics(lmax: int, vectors: Tensor) -> Tensor:
 class Sphere(nn.Module):
     """Points of a rule, and the transforms to and from degrees up to ``lmax``; nothing in it is learned.
 
-    Analysis is weighted least squares, ``(Yᵀ W Y)⁻¹ Yᵀ W``: it undoes synthesis to rounding for any points, and is the
-    quadrature where the rule is exact to degree ``2 lmax``.
+    Analysis by least squares, ``(Yᵀ W Y)⁻¹ Yᵀ W``, undoes synthesis to rounding for any points, and is the quadrature
+    ``Yᵀ W`` where the rule is exact to degree ``2 lmax``. Quadrature with other rules is here to be measured.
 
     Attributes:
         points: (N, 3) unit vectors.
@@ -133,7 +136,7 @@ class Sphere(nn.Module):
     synthesis: Tensor
     analysis: Tensor
 
-    def __init__(self, rule: PointRule, lmax: int) -> None:
+    def __init__(self, rule: PointRule, lmax: int, analysis: Analysis = "least_squares") -> None:
         super().__init__()
         self.lmax, self.degree = lmax, rule.degree
         points = torch.tensor(rule.points, dtype=torch.float64)
@@ -146,7 +149,7 @@ class Sphere(nn.Module):
             "points": points,
             "weights": weights,
             "synthesis": y,
-            "analysis": torch.linalg.solve(gram, y.T * weights),
+            "analysis": torch.linalg.solve(gram, y.T * weights) if analysis == "least_squares" else y.T * weights,
         }
         for name, values in self._exact.items():
             self.register_buffer(name, values.to(torch.get_default_dtype()), persistent=False)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from benchmarks._sphere import layer_error, random_rotation
 from pydantic import ValidationError
 from scipy.special import i0e
 from torch.nn import functional
@@ -18,7 +19,7 @@ from ase_geomol.models.est.messages.so2 import SO2Message, edge_frames
 from ase_geomol.models.est.messages.zonal import ZonalMessage, log_bessel
 from ase_geomol.models.est.update import SphericalExperts, Update
 from ase_geomol.nn.degrees import CoefficientNorm, wigner
-from ase_geomol.nn.sphere import PointRule, Sphere, harmonics, point_rule, product
+from ase_geomol.nn.sphere import Sphere, harmonics, point_rule, product
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -37,12 +38,6 @@ def make_config(**options) -> ESTConfig:
 
 def make_sphere(config: ESTConfig) -> Sphere:
     return Sphere(point_rule(config.points), config.lmax)
-
-
-def random_rotation(seed: int = 0) -> torch.Tensor:
-    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    q = q * np.sign(np.diag(r))
-    return torch.tensor(q * np.linalg.det(q))
 
 
 def make_edges(n_edges: int, lmax: int, radial: int, direction: torch.Tensor | None = None) -> Edges:
@@ -211,26 +206,6 @@ SECTION_8 = [
     ("coefficient", 2, "icosahedral-132", 3.1e-5),
     ("coefficient", 4, "icosahedral-132", 4.9e-3),
 ]
-
-
-def layer_error(norm: str, lmax: int, rule: PointRule, seeds: int = 4) -> float:
-    """Relative error of the increment of attention and a network of 4C, without bounds, under rotations."""
-    errors = []
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        config = make_config(
-            channels=32, heads=4, lmax=lmax, norm=norm, bounded_attention=False, scalar_bypass=False, norm_floor=1e-6
-        )
-        experts = SphericalExperts(config, Sphere(rule, lmax))
-        with torch.no_grad():
-            for linear in (experts.lift.linear, experts.attention.projection, experts.first, experts.last):
-                torch.nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-                torch.nn.init.zeros_(linear.bias)
-            x = torch.randn(2, (lmax + 1) ** 2, 32) * math.sqrt(4 * math.pi) / (lmax + 1)
-            matrix = wigner(random_rotation(seed)[None], lmax)
-            plain, ones = experts(x, torch.ones(2, 1)), torch.ones(2, 1)
-            errors.append(float((experts(matrix @ x, ones) - matrix @ plain).norm() / plain.norm()))
-    return float(np.mean(errors))
 
 
 @pytest.mark.parametrize(("norm", "lmax", "points", "expected"), SECTION_8)
