@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from ase.calculators import calculator as ase_calculators
 
-from . import evaluate, md, models, relax
+from . import crystals, evaluate, md, models, relax
 from .common import Group, console, examples
 
 __all__ = ["app", "main"]
@@ -41,6 +41,11 @@ app = typer.Typer(
 )
 app.command(epilog=relax.EPILOG)(relax.relax)
 app.command(epilog=md.EPILOG)(md.md)
+app.command(epilog=crystals.EOS_EPILOG)(crystals.eos)
+app.command(epilog=crystals.ELASTIC_EPILOG)(crystals.elastic)
+app.command(epilog=crystals.PHONONS_EPILOG)(crystals.phonons)
+app.command(epilog=crystals.SURFACE_EPILOG)(crystals.surface)
+app.command(epilog=crystals.NEB_EPILOG)(crystals.neb)
 app.command(epilog=models.EPILOG)(models.models)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 

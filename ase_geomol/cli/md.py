@@ -52,8 +52,8 @@ def md(
 ) -> None:
     """Run molecular dynamics.
 
-    Writes trajectory.extxyz, final.extxyz, log.csv, state.json (for --resume) and summary.png.
-    Ctrl-C stops and keeps everything.
+    Writes trajectory.extxyz, final.extxyz, log.csv, state.json (for --resume) and summary.png, of a crystal or liquid
+    also structure.png (pair distances, displacements). Ctrl-C stops and keeps everything.
     """
     from ase import units
 
@@ -146,6 +146,17 @@ def _write(result: MDResult, folder: Path) -> None:
         title=title,
         target=None if settings.ensemble == "nve" else settings.temperature,
     )
+    if result.atoms.pbc.all() and result.atoms.cell.rank == 3 and result.steps >= 2 * settings.interval:
+        frames, times = simulate.read_run(folder)
+        symbols = sorted(set(result.atoms.get_chemical_symbols()))
+        squares = {symbol: simulate.mean_square_displacement(frames, times, symbol=symbol) for symbol in symbols}
+        simulate.trajectory_picture(
+            folder / "structure.png",
+            simulate.radial_distribution(frames[len(frames) // 2 :]),
+            squares[symbols[0]][0],
+            {symbol: displaced for symbol, (_, displaced) in squares.items()},
+            title=title,
+        )
 
 
 def _rows(result: MDResult, folder: Path) -> list[tuple[str, str | Text]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from torch import nn
 
 from ..errors import ConfigError
@@ -20,11 +20,14 @@ __all__ = [
     "EnergyModel",
     "GeoMFormer",
     "GeoMFormerConfig",
+    "ModelConfig",
     "ModelOutput",
     "build_model",
 ]
 
-ARCHITECTURES: dict[str, tuple[type[BaseModel], type[nn.Module]]] = {
+ModelConfig = GeoMFormerConfig | ESTConfig
+
+ARCHITECTURES: dict[str, tuple[type[GeoMFormerConfig] | type[ESTConfig], type[nn.Module]]] = {
     "est": (ESTConfig, EST),
     "geomformer": (GeoMFormerConfig, GeoMFormer),
 }

@@ -1,35 +1,63 @@
 """Simulations as thin functions over ASE: they take Atoms with any calculator and give frozen results."""
 
+from .crystal_pictures import eos_picture, path_picture, phonon_picture, trajectory_picture
+from .elasticity import Elasticity, elasticity
+from .eos import EquationOfState, equation_of_state, see_crystal
 from .evaluation import Evaluation, evaluate, load_labelled
-from .files import names_structure_file, see_free, write_structure
+from .files import frame_text, names_structure_file, see_free, write_structure
 from .md import MDResult, MDSettings, degrees_of_freedom, draw_velocities, run_md
+from .neb import MinimumEnergyPath, minimum_energy_path
+from .phonons import Phonons, phonons
 from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
 from .relax import RelaxResult, relax
 from .structures import interpret, load_structure
+from .surfaces import SurfaceEnergy, surface_energy
+from .trajectories import RadialDistribution, diffusion, mean_square_displacement, radial_distribution, read_run
 from .watch import BrokenBond
 
 __all__ = [
     "BrokenBond",
+    "Elasticity",
+    "EquationOfState",
     "Evaluation",
     "MDResult",
     "MDSettings",
+    "MinimumEnergyPath",
+    "Phonons",
+    "RadialDistribution",
     "RelaxResult",
     "Row",
+    "SurfaceEnergy",
     "claim_folder",
     "degrees_of_freedom",
+    "diffusion",
     "draw_velocities",
+    "elasticity",
+    "eos_picture",
+    "equation_of_state",
     "evaluate",
+    "frame_text",
     "interpret",
     "load_labelled",
     "load_structure",
     "md_picture",
+    "mean_square_displacement",
+    "minimum_energy_path",
     "names_structure_file",
     "parity_picture",
+    "path_picture",
+    "phonon_picture",
+    "phonons",
+    "radial_distribution",
     "read_log",
+    "read_run",
     "relax",
     "relax_picture",
     "run_md",
+    "see_crystal",
     "see_free",
+    "surface_energy",
+    "trajectory_picture",
     "write_structure",
 ]

@@ -74,7 +74,7 @@ def md_picture(path: Path, log: Mapping[str, np.ndarray], atoms: Atoms, *, title
         draw_structure(picture, atoms)
         picture.set_title(f"after {time[-1]:.4g} ps", fontweight="normal", color=GRAY)
         figure.suptitle(title, fontsize=11, fontweight="bold", parse_math=False)
-        _save(figure, path)
+        save(figure, path)
 
 
 def relax_picture(path: Path, result: RelaxResult, before: Atoms, *, title: str, fmax: float) -> None:
@@ -109,7 +109,7 @@ def relax_picture(path: Path, result: RelaxResult, before: Atoms, *, title: str,
             draw_structure(picture, atoms, view=before)
             picture.set_title(name, fontweight="normal", color=GRAY)
         figure.suptitle(title, fontsize=11, fontweight="bold", parse_math=False)
-        _save(figure, path)
+        save(figure, path)
 
 
 def parity_picture(path: Path, evaluation: Evaluation, *, title: str) -> None:
@@ -144,7 +144,7 @@ def parity_picture(path: Path, evaluation: Evaluation, *, title: str) -> None:
             note = f"MAE {mae:.3g} {small}\nRMSE {rmse:.3g} {small}\n{len(values)} values"
             axes.text(0.04, 0.96, note, transform=axes.transAxes, va="top")
         figure.suptitle(title, fontsize=11, fontweight="bold", parse_math=False)
-        _save(figure, path)
+        save(figure, path)
 
 
 def draw_structure(axes: Axes, atoms: Atoms, *, view: Atoms | None = None) -> None:
@@ -204,7 +204,8 @@ def _view(atoms: Atoms) -> np.ndarray:
     return turn
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all; raises :class:`OutputError`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_atomically(path, buffer.getvalue())

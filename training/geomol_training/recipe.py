@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ase_geomol.errors import ConfigError
-from ase_geomol.models import ARCHITECTURES, GeoMFormerConfig
+from ase_geomol.models import ARCHITECTURES, ModelConfig
 from ase_geomol.repulsion import REACH
 
 from .config import faults, read_yaml, validated
@@ -88,7 +88,7 @@ class Model(Section):
     start: str | None = None
 
     @property
-    def built(self) -> GeoMFormerConfig:
+    def built(self) -> ModelConfig:
         """The architecture's configuration; elements that are left to the data stand as hydrogen."""
         return ARCHITECTURES[self.architecture][0].model_validate({"elements": (1,), **self.config})
 

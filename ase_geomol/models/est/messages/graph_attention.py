@@ -32,7 +32,7 @@ class DepthwiseProduct(nn.Module):
         ]
         paths.sort(key=lambda path: path[2])
         middle = o3.Irreps([(channels, (l3, (-1) ** l3)) for _, _, l3 in paths])
-        self.product = o3.TensorProduct(
+        product = o3.TensorProduct(
             features,
             edges,
             middle,
@@ -40,7 +40,8 @@ class DepthwiseProduct(nn.Module):
             shared_weights=radial is None,
             internal_weights=radial is None,
         )
-        self.weights = None if radial is None else nn.Linear(radial, self.product.weight_numel)
+        self.product = product
+        self.weights = None if radial is None else nn.Linear(radial, int(product.weight_numel))
         self.mix = o3.Linear(middle, features)
         self.lmax, self.channels = lmax, channels
 

@@ -1,0 +1,320 @@
+"""``ase-geomol eos``, ``elastic``, ``phonons``, ``surface`` and ``neb``: properties of crystals, and paths."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..files import make_folder, write_atomically
+from . import common
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+RELAXED_FMAX = 1e-3
+"""eV/Å, to which a crystal is relaxed before its properties are measured."""
+AsItIsOption = Annotated[bool, typer.Option("--as-it-is", help="Do not relax the crystal and its cell first.")]
+OutOption = Annotated[Path | None, typer.Option(help="A folder (default: NAME-COMMAND).", show_default=False)]
+FmaxOption = Annotated[float, typer.Option(help="eV/Å, to which positions are relaxed.")]
+
+EOS_EPILOG = common.examples(
+    ("bulk modulus of a crystal", "ase-geomol eos NaCl.cif"),
+    ("a wider range of volumes", "ase-geomol eos NaCl.cif --strain 0.06 --points 13"),
+)
+ELASTIC_EPILOG = common.examples(("elastic constants", "ase-geomol elastic Si.cif"))
+PHONONS_EPILOG = common.examples(
+    ("bands, density of states, heat capacity", "ase-geomol phonons Si.cif"),
+    ("with a supercell of your choice", "ase-geomol phonons Si.cif --supercell 3 3 3"),
+)
+SURFACE_EPILOG = common.examples(("the (111) surface", "ase-geomol surface Cu.cif 1 1 1 --layers 4"))
+NEB_EPILOG = common.examples(("a barrier between two relaxed structures", "ase-geomol neb first.xyz last.xyz"))
+
+
+def eos(
+    structure: common.StructureArgument,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    strain: Annotated[float, typer.Option(help="Largest relative change of lengths.")] = 0.03,
+    points: Annotated[int, typer.Option(help="How many volumes.")] = 9,
+    fmax: FmaxOption = 0.005,
+    as_it_is: AsItIsOption = False,
+    out: OutOption = None,
+    overwrite: common.OverwriteOption = False,
+    dtype: common.DtypeOption = "float64",
+    device: common.DeviceOption = None,
+) -> None:
+    """Fit an equation of state: equilibrium volume, bulk modulus.
+
+    Writes equation_of_state.csv, results.json and summary.png.
+    """
+    from .. import simulate
+
+    atoms, folder, title = _start(structure, "eos", model, dtype, device, out, overwrite, as_it_is)
+    with common.progress("live") as bar:
+        task = bar.add_task("Volumes", total=points, live="")
+        result = simulate.equation_of_state(
+            atoms,
+            strain=strain,
+            points=points,
+            fmax=fmax,
+            on_point=lambda done, volume, energy: bar.update(
+                task, completed=done, live=f"{volume:.2f} Å³  {energy:.4f} eV"
+            ),
+        )
+    _write_csv(
+        folder / "equation_of_state.csv", ("volume_A3", "energy_eV"), zip(result.volumes, result.energies, strict=True)
+    )
+    simulate.eos_picture(folder / "summary.png", result, title=title)
+    _finish(
+        folder,
+        "Equation of state",
+        {
+            "volume (Å³)": result.volume,
+            "volume (Å³/atom)": result.volume / len(atoms),
+            "bulk modulus (GPa)": result.bulk_modulus,
+            "its derivative by pressure": result.derivative,
+            "largest distance from the curve (meV)": 1e3 * result.residual,
+        },
+    )
+
+
+def elastic(
+    structure: common.StructureArgument,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    strain: Annotated[float, typer.Option(help="Largest engineering strain.")] = 0.005,
+    points: Annotated[int, typer.Option(help="Strains of each kind, an even number.")] = 4,
+    fmax: FmaxOption = 0.001,
+    as_it_is: AsItIsOption = False,
+    out: OutOption = None,
+    overwrite: common.OverwriteOption = False,
+    dtype: common.DtypeOption = "float64",
+    device: common.DeviceOption = None,
+) -> None:
+    """Measure the elastic constants of a crystal, and the moduli of a polycrystal.
+
+    Writes elastic_constants.csv and results.json.
+    """
+    from .. import simulate
+
+    atoms, folder, _ = _start(structure, "elastic", model, dtype, device, out, overwrite, as_it_is)
+    with common.progress() as bar:
+        task = bar.add_task("Strains", total=6 * points)
+        result = simulate.elasticity(
+            atoms,
+            strain=strain,
+            points=points,
+            fmax=fmax,
+            on_strain=lambda done, of: bar.update(task, completed=done, total=of),
+        )
+    names = ("xx", "yy", "zz", "yz", "xz", "xy")
+    _write_csv(folder / "elastic_constants.csv", [f"{name}_GPa" for name in names], result.constants)
+    for row in result.constants:
+        common.console.print("  ".join(f"{value:8.1f}" for value in row))
+    _finish(
+        folder,
+        "Elastic constants (GPa, above) and averages",
+        {
+            "bulk modulus (GPa)": result.bulk_modulus,
+            "shear modulus (GPa)": result.shear_modulus,
+            "Young's modulus (GPa)": result.youngs_modulus,
+            "Poisson's ratio": result.poisson_ratio,
+            "universal anisotropy": result.anisotropy,
+            "asymmetry of the stresses (GPa)": result.asymmetry,
+            "stable": result.stable,
+        },
+    )
+
+
+def phonons(
+    structure: common.StructureArgument,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    supercell: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="Repetitions; default: until every vector is 10 Å long.", show_default=False),
+    ] = None,
+    displacement: Annotated[float, typer.Option(help="Å.")] = 0.01,
+    as_it_is: AsItIsOption = False,
+    out: OutOption = None,
+    overwrite: common.OverwriteOption = False,
+    dtype: common.DtypeOption = "float64",
+    device: common.DeviceOption = None,
+) -> None:
+    """Compute phonons with phonopy: bands, density of states, free energy, heat capacity.
+
+    Writes phonopy.yaml, bands.csv, dos.csv, thermal.csv, results.json and summary.png.
+    """
+    from .. import simulate
+
+    atoms, folder, title = _start(structure, "phonons", model, dtype, device, out, overwrite, as_it_is)
+    with common.progress() as bar:
+        task = bar.add_task("Displaced supercells", total=None)
+        result = simulate.phonons(
+            atoms,
+            supercell=supercell,
+            displacement=displacement,
+            on_force=lambda done, of: bar.update(task, completed=done, total=of),
+        )
+    result.save(folder / "phonopy.yaml")
+    branches = [f"branch_{i + 1}_THz" for i in range(result.bands.shape[1])]
+    rows = [[distance, *bands] for distance, bands in zip(result.distances, result.bands, strict=True)]
+    _write_csv(folder / "bands.csv", ["distance", *branches], rows)
+    _write_csv(
+        folder / "dos.csv", ("frequency_THz", "states_per_THz"), zip(result.dos_frequencies, result.dos, strict=True)
+    )
+    thermal = zip(result.temperatures, result.free_energy, result.entropy, result.heat_capacity, strict=True)
+    _write_csv(
+        folder / "thermal.csv",
+        ("temperature_K", "free_energy_kJ_mol", "entropy_J_K_mol", "heat_capacity_J_K_mol"),
+        thermal,
+    )
+    simulate.phonon_picture(folder / "summary.png", result, title=title)
+    room = abs(result.temperatures - 300).argmin()
+    _finish(
+        folder,
+        "Phonons",
+        {
+            "supercell": " × ".join(str(int(n)) for n in result.supercell.diagonal()),
+            "highest frequency (THz)": float(result.bands.max()),
+            "lowest frequency (THz)": result.lowest,
+            "imaginary modes": "none" if result.stable else "YES",
+            f"heat capacity at {result.temperatures[room]:.0f} K (J/K/mol)": float(result.heat_capacity[room]),
+            f"free energy at {result.temperatures[room]:.0f} K (kJ/mol)": float(result.free_energy[room]),
+        },
+    )
+
+
+def surface(
+    structure: common.StructureArgument,
+    miller: Annotated[tuple[int, int, int], typer.Argument(help="Miller indices, as 1 1 1.", show_default=False)],
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    layers: Annotated[int, typer.Option(help="Repetitions of the cell along the normal.")] = 6,
+    vacuum: Annotated[float, typer.Option(help="Å, at either side.")] = 10.0,
+    fmax: FmaxOption = 0.02,
+    as_it_is: AsItIsOption = False,
+    out: OutOption = None,
+    overwrite: common.OverwriteOption = False,
+    dtype: common.DtypeOption = "float64",
+    device: common.DeviceOption = None,
+) -> None:
+    """Cut and relax a slab, and compute its surface energy.
+
+    Writes slab.extxyz, results.json and summary.png.
+    """
+    from .. import simulate
+
+    atoms, folder, title = _start(structure, "surface", model, dtype, device, out, overwrite, as_it_is)
+    with common.console.status("Relaxing the slab"):
+        result = simulate.surface_energy(atoms, miller, layers=layers, vacuum=vacuum, fmax=fmax)
+    simulate.write_structure(folder / "slab.extxyz", result.slab.atoms)
+    before = result.slab.atoms.copy()
+    simulate.relax_picture(folder / "summary.png", result.slab, before, title=title, fmax=fmax)
+    _finish(
+        folder,
+        f"Surface ({' '.join(map(str, miller))})",
+        {
+            "surface energy (J/m²)": result.energy,
+            "before relaxation (J/m²)": result.unrelaxed,
+            "atoms": len(result.slab.atoms),
+            "relaxed": "yes" if result.slab.converged else f"NO, after {result.slab.steps} steps",
+        },
+    )
+
+
+def neb(
+    first: Annotated[str, typer.Argument(help="The first structure, relaxed.", show_default=False)],
+    last: Annotated[str, typer.Argument(help="The last one, with the same atoms.", show_default=False)],
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    images: Annotated[int, typer.Option(help="Between the ends.")] = 7,
+    fmax: FmaxOption = 0.05,
+    steps: Annotated[int, typer.Option(help="At most so many in each stage.")] = 500,
+    out: OutOption = None,
+    overwrite: common.OverwriteOption = False,
+    dtype: common.DtypeOption = "float32",
+    device: common.DeviceOption = None,
+) -> None:
+    """Find the minimum-energy path between two structures, and its barrier.
+
+    Writes path.extxyz, results.json and summary.png.
+    """
+    from .. import simulate
+
+    atoms, folder, title = _start(first, "neb", model, dtype, device, out, overwrite, as_it_is=True)
+    end, _ = common.structure(last)
+    with common.progress("live") as bar:
+        task = bar.add_task("Path", total=steps, live="")
+        result = simulate.minimum_energy_path(
+            atoms,
+            end,
+            images=images,
+            fmax=fmax,
+            steps=steps,
+            on_step=lambda step, barrier, force: bar.update(
+                task, completed=step, live=f"{barrier:.3f} eV  {force:.3f} eV/Å"
+            ),
+        )
+    text = "".join(
+        simulate.frame_text(image, {"distance_A": d}) for image, d in zip(result.images, result.distances, strict=True)
+    )
+    write_atomically(folder / "path.extxyz", text.encode())
+    simulate.path_picture(folder / "summary.png", result, title=title)
+    _finish(
+        folder,
+        "Minimum-energy path" if result.converged else "Not converged",
+        {
+            "barrier (eV)": result.barrier,
+            "last − first (eV)": float(result.energies[-1]),
+            "highest image": result.highest,
+            "steps": result.steps,
+        },
+    )
+
+
+def _start(
+    structure: str,
+    command: str,
+    model: Sequence[str],
+    dtype: str,
+    device: str | None,
+    out: Path | None,
+    overwrite: bool,
+    as_it_is: bool,
+) -> tuple[Atoms, Path, str]:
+    """The structure with its calculator, relaxed if wanted; the folder of its results; a title."""
+    from .. import simulate
+
+    atoms, name = common.structure(structure)
+    folder = out or Path(f"{name}-{command}")
+    if command != "neb":
+        simulate.see_crystal(atoms, f"ase-geomol {command}")
+    simulate.see_free(folder / "results.json", overwrite=overwrite)
+    make_folder(folder)
+    atoms.calc = common.calculator(model, dtype, device, skin=0.5)
+    title = f"{atoms.get_chemical_formula()}, with {atoms.calc.name}"
+    if as_it_is:
+        return atoms, folder, title
+    with common.console.status("Relaxing the crystal and its cell"):
+        relaxed = simulate.relax(atoms, fmax=RELAXED_FMAX, cell=True, optimizer="LBFGS")
+    if not relaxed.converged:
+        common.errors.print(f"[yellow]The crystal is not relaxed after {relaxed.steps} steps.[/yellow]")
+    simulate.write_structure(folder / "relaxed.extxyz", relaxed.atoms)
+    return relaxed.atoms, folder, title
+
+
+def _finish(folder: Path, title: str, results: dict[str, Any]) -> None:
+    """Write the results and print them as a table."""
+    write_atomically(folder / "results.json", (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
+    shown = [(name, f"{value:.5g}" if isinstance(value, float) else str(value)) for name, value in results.items()]
+    common.summary(title, [*shown, ("results", str(folder))])
+
+
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[float]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([f"{value:.10g}" for value in row] for row in rows)
+    write_atomically(path, buffer.getvalue().encode())

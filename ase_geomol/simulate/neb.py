@@ -1,0 +1,109 @@
+"""Minimum-energy paths between two structures, by the nudged elastic band."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import find_mic
+from ase.mep import NEB
+from ase.optimize import FIRE
+
+from ..errors import ConfigError, InputError
+
+
+@dataclass(frozen=True)
+class MinimumEnergyPath:
+    """Images from the first structure to the last.
+
+    Attributes:
+        images: all of them, ends included, each with its calculator.
+        converged: whether no force across the path is larger than ``fmax``.
+        steps: taken, of both stages.
+        energies: (I,) eV, relative to the first image.
+        distances: (I,) Å along the path.
+    """
+
+    images: list[Atoms]
+    converged: bool
+    steps: int
+    energies: np.ndarray
+    distances: np.ndarray
+
+    @property
+    def barrier(self) -> float:
+        """eV, from the first structure to the highest image."""
+        return float(self.energies.max())
+
+    @property
+    def highest(self) -> int:
+        """Which image is the highest."""
+        return int(self.energies.argmax())
+
+
+def minimum_energy_path(
+    first: Atoms,
+    last: Atoms,
+    *,
+    images: int = 7,
+    fmax: float = 0.05,
+    steps: int = 500,
+    climb: bool = True,
+    on_step: Callable[[int, float, float], object] | None = None,
+) -> MinimumEnergyPath:
+    """Interpolate (IDPP), relax the band, then let its highest image climb to the saddle point.
+
+    Args:
+        first: a relaxed structure with a calculator, which all images share.
+        last: another minimum, with the same atoms in the same order and the same cell.
+        images: how many lie between the ends.
+        fmax: eV/Å.
+        steps: at most so many, in each stage.
+        climb: find the saddle point.
+        on_step: called with step, barrier (eV) and largest force (eV/Å).
+
+    Raises:
+        ConfigError: no image.
+        InputError: the two structures differ in atoms or cell, or in nothing.
+    """
+    if images < 1:
+        raise ConfigError(f"images is {images}; there must be at least one between the ends.")
+    if not (np.array_equal(first.numbers, last.numbers) and np.array_equal(first.pbc, last.pbc)):
+        raise InputError("Both ends of a path need the same atoms in the same order, and the same periodicity.")
+    if not np.allclose(first.cell, last.cell, atol=1e-6):
+        raise InputError("Both ends of a path need the same cell.")
+    if np.allclose(first.positions, last.positions, atol=1e-4):
+        raise InputError("Both ends of the path are the same structure.")
+    band = [first.copy() for _ in range(images + 1)] + [last.copy()]
+    for image in band:
+        image.calc = first.calc
+    _interpolate(band)
+    taken, converged = 0, False
+    for stage in (False, True) if climb else (False,):
+        neb = NEB(band, climb=stage, method="improvedtangent", allow_shared_calculator=True)
+        optimizer = FIRE(neb, logfile=None)  # pyright: ignore[reportArgumentType]  (ASE's types are too narrow)
+        for state in optimizer.irun(fmax=fmax if stage == climb else 4 * fmax, steps=steps):
+            converged = bool(state)
+            if on_step:
+                force = float(np.linalg.norm(neb.get_forces(), axis=1).max())
+                assert neb.energies is not None  # set by the forces
+                on_step(taken, float(neb.energies.max() - neb.energies[0]), force)
+            taken += 1
+    energies = np.array([image.get_potential_energy() for image in band])
+    moves = [np.linalg.norm(_minimum(b, a)) for a, b in pairwise(band)]
+    return MinimumEnergyPath(band, converged, taken, energies - energies[0], np.concatenate([[0.0], np.cumsum(moves)]))
+
+
+def _interpolate(band: list[Atoms]) -> None:
+    neb = NEB(band, method="improvedtangent", allow_shared_calculator=True)
+    neb.interpolate(method="idpp", mic=bool(band[0].pbc.any()))
+
+
+def _minimum(after: Atoms, before: Atoms) -> np.ndarray:
+    moves = after.positions - before.positions
+    if not before.pbc.any():
+        return moves
+    return find_mic(moves, before.cell, before.pbc)[0]  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,79 @@
+"""Surface energies of crystals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms, units
+from ase.build import surface
+
+from ..errors import ConfigError, GeoMolError, InputError
+from .eos import see_crystal
+from .relax import RelaxResult, relax
+
+JOULE_PER_SQUARE_METRE = units.J / units.m**2
+
+
+@dataclass(frozen=True)
+class SurfaceEnergy:
+    """A slab with two surfaces, and what they cost.
+
+    Attributes:
+        energy: J/m², of one surface after relaxation.
+        unrelaxed: J/m², with the bulk's positions.
+        slab: how its relaxation ended.
+    """
+
+    energy: float
+    unrelaxed: float
+    slab: RelaxResult
+
+
+def surface_energy(
+    atoms: Atoms,
+    miller: tuple[int, int, int],
+    *,
+    layers: int = 6,
+    vacuum: float = 10.0,
+    fmax: float = 0.02,
+    steps: int = 500,
+) -> SurfaceEnergy:
+    """Cut a slab out of a crystal, relax its positions, and compare with the bulk: ``(E_slab - n E_bulk) / 2A``.
+
+    The slab is periodic in its plane only. Where the two ends of a compound's slab differ, the energy is the mean of
+    the two surfaces.
+
+    Args:
+        atoms: the relaxed crystal, a conventional cell for the usual Miller indices, with a calculator.
+        miller: indices of the surface.
+        layers: repetitions of the cell along the surface's normal.
+        vacuum: Å, at either side.
+        fmax: eV/Å, to which positions are relaxed.
+        steps: at most so many.
+
+    Raises:
+        ConfigError: Miller indices of zero only, or layers or vacuum that are not positive.
+        InputError: no crystal, or ASE cannot cut it so.
+    """
+    see_crystal(atoms, "A surface energy")
+    if not any(miller) or layers < 1 or not vacuum > 0:
+        raise ConfigError(f"miller {miller}, layers ({layers}) or vacuum ({vacuum} Å) make no slab.")
+    try:
+        slab = surface(atoms, miller, layers, vacuum)
+    except Exception as error:  # ASE's own errors name no cause
+        raise InputError(f"ASE cannot cut the surface {miller}: {type(error).__name__}: {error}") from error
+    slab.pbc = (True, True, False)
+    slab.calc = atoms.calc
+    if not _same_composition(slab, atoms):
+        raise GeoMolError(f"The slab {slab.get_chemical_formula()} is not of the bulk's composition.")
+    bulk = len(slab) / len(atoms) * atoms.get_potential_energy()
+    area = float(np.linalg.norm(np.cross(slab.cell[0], slab.cell[1])))
+    relaxed = relax(slab, fmax=fmax, steps=steps, optimizer="LBFGS")
+    first, last = ((energy - bulk) / (2 * area) / JOULE_PER_SQUARE_METRE for energy in relaxed.energies[[0, -1]])
+    return SurfaceEnergy(float(last), float(first), relaxed)
+
+
+def _same_composition(slab: Atoms, bulk: Atoms) -> bool:
+    first, second = (np.bincount(atoms.numbers, minlength=119) / len(atoms) for atoms in (slab, bulk))
+    return bool(np.allclose(first, second))

@@ -1,0 +1,224 @@
+"""Properties of crystals by a calculator whose answers are known, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+
+from ase_geomol import ConfigError, DataError, InputError, OutputError
+from ase_geomol.simulate import (
+    MDSettings,
+    diffusion,
+    elasticity,
+    eos_picture,
+    equation_of_state,
+    mean_square_displacement,
+    minimum_energy_path,
+    path_picture,
+    phonon_picture,
+    phonons,
+    radial_distribution,
+    read_run,
+    relax,
+    run_md,
+    surface_energy,
+    trajectory_picture,
+)
+from ase_geomol.simulate.elasticity import averages
+
+
+@pytest.fixture(scope="module")
+def copper():
+    atoms = bulk("Cu", cubic=True, a=3.6)
+    atoms.calc = EMT()
+    return relax(atoms, cell=True, fmax=1e-5).atoms
+
+
+def test_equation_of_state_finds_the_relaxed_cell(copper, tmp_path):
+    seen = []
+    squeezed = copper.copy()
+    squeezed.set_cell(0.99 * copper.cell, scale_atoms=True)
+    squeezed.calc = EMT()
+    result = equation_of_state(squeezed, on_point=lambda *point: seen.append(point))
+    assert result.volume == pytest.approx(copper.get_volume(), rel=1e-3)
+    assert result.energy == pytest.approx(copper.get_potential_energy(), abs=1e-3)
+    assert len(seen) == len(result.volumes) == 9
+    assert result.residual < 1e-3
+    assert result.atoms.get_volume() == pytest.approx(result.volume)
+    assert np.allclose(result.curve(np.array([result.volume])), result.energy)
+    eos_picture(tmp_path / "eos.png", result, title="Cu")
+    assert (tmp_path / "eos.png").stat().st_size > 5000
+
+
+def test_bulk_modulus_is_the_same_by_energies_and_by_stresses(copper):
+    by_energies = equation_of_state(copper, strain=0.01)
+    by_stresses = elasticity(copper)
+    assert by_stresses.bulk_modulus == pytest.approx(by_energies.bulk_modulus, rel=0.01)
+    c = by_stresses.constants
+    assert c[0, 0] == pytest.approx(c[1, 1])
+    assert c[3, 3] == pytest.approx(c[5, 5])
+    assert np.abs(c[:3, 3:]).max() < 1e-6
+    assert by_stresses.asymmetry < 0.1
+    assert by_stresses.stable
+
+
+def test_averages_of_an_isotropic_solid():
+    bulk_modulus, shear = 100.0, 40.0
+    c = np.zeros((6, 6))
+    c[:3, :3] = bulk_modulus - 2 * shear / 3
+    c[range(3), range(3)] += 2 * shear
+    c[range(3, 6), range(3, 6)] = shear
+    result = averages(c)
+    assert result.bulk_modulus == pytest.approx(bulk_modulus)
+    assert result.shear_modulus == pytest.approx(shear)
+    assert result.youngs_modulus == pytest.approx(9 * bulk_modulus * shear / (3 * bulk_modulus + shear))
+    assert result.poisson_ratio == pytest.approx((300 - 80) / (2 * (300 + 40)))
+    assert result.anisotropy == pytest.approx(0, abs=1e-12)
+    assert not averages(np.diag([1.0, 1, 1, -1, 1, 1])).stable
+
+
+@pytest.fixture(scope="module")
+def copper_phonons(copper):
+    return phonons(copper, supercell=(3, 3, 3), mesh=40.0)
+
+
+def test_phonons_of_copper(copper_phonons, tmp_path):
+    result = copper_phonons
+    assert result.stable
+    assert abs(result.lowest) < 1e-3
+    assert 6 < result.bands.max() < 10
+    assert result.bands.shape[1] == 3, "of the primitive cell"
+    assert np.trapezoid(result.dos, result.dos_frequencies) == pytest.approx(3, rel=0.02)
+    assert result.heat_capacity[-1] == pytest.approx(3 * 8.314, rel=0.01), "Dulong and Petit"
+    assert result.heat_capacity[0] == 0
+    assert result.ticks[0] == (0.0, "Γ")
+    assert all(a < b for (a, _), (b, _) in zip(result.ticks, result.ticks[1:], strict=False))
+    phonon_picture(tmp_path / "phonons.png", result, title="Cu")
+    result.save(tmp_path / "phonopy.yaml")
+    assert "force_constants" in (tmp_path / "phonopy.yaml").read_text()
+    with pytest.raises(OutputError, match="Cannot write"):
+        result.save(tmp_path / "nowhere" / "phonopy.yaml")
+
+
+def test_long_waves_travel_at_the_speed_of_the_elastic_constants(copper, copper_phonons):
+    """Along [100] of a cubic crystal the longitudinal speed is the root of C11 over the density."""
+    step = 0.02
+    copper_phonons.phonopy.run_qpoints([[step / 2, 0, step / 2]])  # along a cubic axis, in the primitive basis
+    wave_number = 2 * np.pi * step / copper.cell.lengths()[0]
+    frequency = copper_phonons.phonopy.qpoints.frequencies[0].max()
+    speed = 2 * np.pi * frequency * 1e12 / (wave_number * 1e10)  # m/s
+    density = copper.get_masses().sum() * 1.66053907e-27 / (copper.get_volume() * 1e-30)
+    expected = np.sqrt(elasticity(copper).constants[0, 0] * 1e9 / density)
+    assert speed == pytest.approx(expected, rel=0.03)
+
+
+def test_an_unstable_crystal_has_imaginary_phonons(tmp_path):
+    atoms = bulk("Cu", "sc", a=2.4)
+    atoms.calc = EMT()
+    result = phonons(atoms, supercell=(3, 3, 3), mesh=20.0)
+    assert not result.stable
+    phonon_picture(tmp_path / "phonons.png", result, title="sc Cu")
+
+
+def test_surface_energy(copper):
+    result = surface_energy(copper, (1, 1, 1), layers=3)
+    assert result.slab.converged
+    assert 0.5 < result.energy <= result.unrelaxed < 2
+    thicker = surface_energy(copper, (1, 1, 1), layers=4)
+    assert result.energy == pytest.approx(thicker.energy, rel=0.02)
+    assert not result.slab.atoms.pbc[2]
+    open_face = surface_energy(copper, (1, 1, 0), layers=3)
+    assert open_face.energy > result.energy
+
+
+def test_a_vacancy_hops(copper, tmp_path):
+    cell = copper.repeat((2, 2, 2))
+    first = cell.copy()
+    hole = first.positions[0].copy()
+    del first[0]
+    last = first.copy()
+    last.positions[0] = hole
+    first.calc, last.calc = EMT(), EMT()
+    first, last = relax(first, fmax=0.02).atoms, relax(last, fmax=0.02).atoms
+    result = minimum_energy_path(first, last, images=3)
+    assert result.converged
+    assert 0.5 < result.barrier < 1.2
+    assert result.highest == 2, "by symmetry"
+    assert result.energies[-1] == pytest.approx(0, abs=1e-3)
+    assert (np.diff(result.distances) > 0).all()
+    path_picture(tmp_path / "path.png", result, title="a vacancy in Cu")
+
+
+def test_radial_distribution_of_a_gas_and_of_a_crystal(tmp_path):
+    rng = np.random.default_rng(0)
+    gas = [Atoms("Ar500", 20 * rng.random((500, 3)), cell=[20] * 3, pbc=True) for _ in range(4)]
+    found = radial_distribution(gas)
+    assert found.values[20:].mean() == pytest.approx(1.0, abs=0.02)
+    crystal = radial_distribution([bulk("Cu", cubic=True, a=3.6)], reach=4.0, bins=80)
+    within = crystal.coordination[np.searchsorted(crystal.distances, 2.8)]
+    assert within == pytest.approx(12), "images are counted in a cell smaller than the reach"
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    assert radial_distribution([salt], reach=3.0, pair=("Na", "Cl")).coordination[-1] == pytest.approx(6)
+    assert radial_distribution([salt], reach=3.0, pair=("Na", "Na")).coordination[-1] == 0
+    trajectory_picture(tmp_path / "gas.png", found, np.arange(3.0), {"Ar": np.arange(3.0)}, title="gas")
+
+
+def test_diffusion_of_a_random_walk():
+    rng = np.random.default_rng(1)
+    walk = np.cumsum(rng.normal(0, 0.1, (400, 200, 3)), axis=0)
+    frames = [Atoms("Ar200", positions, cell=[50] * 3, pbc=True) for positions in walk]
+    lags, squares = mean_square_displacement(frames, 10.0 * np.arange(400))
+    assert squares[0] == 0
+    assert diffusion(lags, squares) == pytest.approx(3 * 0.01 / 6 / 0.01, rel=0.1)
+
+
+def test_a_run_is_read_back_evenly(tmp_path, copper):
+    settings = MDSettings(interval=4, timestep=1.0)
+    run_md(copper, settings, time=10.0, folder=tmp_path)
+    frames, times = read_run(tmp_path)
+    assert times.tolist() == [0, 4, 8], "the last frame, after two steps more, is left out"
+    assert len(frames) == 3
+    (tmp_path / "trajectory.extxyz").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        read_run(tmp_path)
+
+
+ETHANOL = molecule("CH3CH2OH")
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "sentence"),
+    [
+        (lambda: equation_of_state(ETHANOL), InputError, "periodic in three directions"),
+        (lambda: elasticity(ETHANOL), InputError, "periodic in three directions"),
+        (lambda: phonons(ETHANOL), InputError, "periodic in three directions"),
+        (lambda: surface_energy(ETHANOL, (1, 1, 1)), InputError, "periodic in three directions"),
+        (lambda: equation_of_state(bulk("Cu"), points=3), ConfigError, "at least 5"),
+        (lambda: elasticity(bulk("Cu"), points=3), ConfigError, "even"),
+        (lambda: phonons(bulk("Cu"), supercell=(0, 1, 1)), ConfigError, "positive"),
+        (lambda: surface_energy(bulk("Cu"), (0, 0, 0)), ConfigError, "make no slab"),
+        (lambda: minimum_energy_path(ETHANOL, molecule("CH3OCH3")), InputError, "same atoms"),
+        (lambda: minimum_energy_path(ETHANOL, ETHANOL), InputError, "same structure"),
+        (lambda: minimum_energy_path(ETHANOL, ETHANOL, images=0), ConfigError, "at least one"),
+        (lambda: minimum_energy_path(bulk("Cu"), bulk("Cu", a=4.0)), InputError, "same cell"),
+        (lambda: radial_distribution([ETHANOL]), InputError, "periodic in three directions"),
+        (lambda: radial_distribution([bulk("Cu")], pair=("Cu", "Au")), InputError, "no Au"),
+        (lambda: radial_distribution([bulk("Cu")], reach=-1), ConfigError, "positive"),
+        (lambda: mean_square_displacement([ETHANOL], np.zeros(1)), InputError, "at least two"),
+    ],
+)
+def test_what_is_refused(work, error, sentence):
+    with pytest.raises(error, match=sentence):
+        work()
+
+
+def test_no_minimum_among_these_volumes():
+    atoms = bulk("Ar", cubic=True, a=4.0)
+    atoms.calc = LennardJones(sigma=3.4, epsilon=0.01, rc=8.0)
+    with pytest.raises(InputError, match=r"no minimum|No equation"):
+        equation_of_state(atoms, strain=0.01)
+    assert units.GPa > 0
