@@ -41,7 +41,7 @@ class DepthwiseProduct(nn.Module):
             internal_weights=radial is None,
         )
         self.product = product
-        self.weights = None if radial is None else nn.Linear(radial, int(product.weight_numel))
+        self.weights = None if radial is None else nn.Linear(radial, channels * len(paths))
         self.mix = o3.Linear(middle, features)
         self.lmax, self.channels = lmax, channels
 
