@@ -72,6 +72,32 @@ def label(
 
 
 @app.command()
+def crystals(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe of the labels.")],
+    teacher: Annotated[Path, typer.Option(help="Python of an environment that has the teacher.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 40min.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/crystals"),
+    first: Annotated[int | None, typer.Option(min=1, help="Only the first jobs: a balanced part of all.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Label crystals with another potential, the teacher, which needs no more than ASE in an environment of its own.
+
+    Example: `geomol-train crystals training/recipes/shipped/est_crystal_labels.yaml --teacher sevenn/bin/python`
+    """
+    with _packages("labels", "Labelling"):
+        from .crystals.recipe import load_crystal_recipe
+        from .crystals.run import make_crystal_labels
+        from .labelling.report import Display
+
+    budget = None if time_budget is None else parse_duration(time_budget)
+    settings = load_crystal_recipe(recipe, changes or ())
+    with _stoppable(out), Display(Console(), settings.name) as display:
+        manifest = make_crystal_labels(settings, teacher, out, workers, budget, display.update, first)
+    display.summary(manifest, out)
+
+
+@app.command()
 def explore(
     checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
     recipe: Annotated[Path, typer.Argument(help="YAML recipe of what is explored.")],

@@ -6,12 +6,13 @@ import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 
 from .molecules import ELEMENTS, Molecule, split_of_all
 from .pools import Pools, excluded_keys
-from .recipe import Chemistry, ExploreRecipe, ForceField, LabelRecipe
+from .recipe import ExploreRecipe, ForceField, Labelling, LabelRecipe
 
 JOB_SIZES = {
     "qm9": 4,
@@ -50,7 +51,7 @@ class Job:
     name: str
     kind: str
     seed: int
-    tasks: tuple[Task, ...]
+    tasks: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def make_plan(recipe: LabelRecipe) -> Plan:
         sizes.update(recipe.force_field.molecules)
     pools = Pools(recipe, sizes, forbidden, rng)
     atoms = Job("atom_00000", "atom", recipe.seed, ())
-    jobs = _interleaved([atoms, *_jobs(_tasks(recipe, pools, rng), recipe.seed)], rng)
-    return Plan(tuple(jobs), _fingerprint(recipe, jobs), note)
+    jobs = interleaved([atoms, *_jobs(_tasks(recipe, pools, rng), recipe.seed)], rng)
+    return Plan(tuple(jobs), fingerprint(recipe, jobs), note)
 
 
 def make_explore_plan(recipe: ExploreRecipe, checkpoint: str) -> Plan:
@@ -93,11 +94,12 @@ def make_explore_plan(recipe: ExploreRecipe, checkpoint: str) -> Plan:
         "pair": [_pair(pools, rng, EXPLORED, meeting, recipe.max_atoms) for _ in range(starts.pairs)],
         "cluster": [_cluster(pools, rng, EXPLORED, packed, recipe.max_atoms) for _ in range(starts.clusters)],
     }
-    jobs = _interleaved(_jobs(tasks, recipe.seed), rng)
-    return Plan(tuple(jobs), _fingerprint(recipe, jobs, checkpoint), note)
+    jobs = interleaved(_jobs(tasks, recipe.seed), rng)
+    return Plan(tuple(jobs), fingerprint(recipe, jobs, checkpoint), note)
 
 
-def _fingerprint(recipe: Chemistry, jobs: list[Job], checkpoint: str = "") -> str:
+def fingerprint(recipe: Labelling, jobs: list[Job], checkpoint: str = "") -> str:
+    """SHA-256 of all that decides what a plan makes."""
     text = (
         recipe.model_dump_json(exclude_none=True)
         + "".join(f"{job.name}{job.seed}{job.tasks}" for job in jobs)
@@ -173,7 +175,7 @@ def _jobs(tasks: dict[str, list[Task]], seed: int) -> list[Job]:
     return jobs
 
 
-def _interleaved(jobs: list[Job], rng: np.random.Generator) -> list[Job]:
+def interleaved(jobs: list[Job], rng: np.random.Generator) -> list[Job]:
     """Each kind spread evenly over the whole run, so that a run that is stopped leaves the same mixture."""
     totals: dict[str, int] = defaultdict(int)
     for job in jobs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -24,11 +24,13 @@ def _ascending(values: tuple) -> tuple:
 Range = Annotated[tuple[Length, Length], AfterValidator(_ascending)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Fields that may not be changed, and no others."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Trajectories(_Section):
+class Trajectories(Section):
     """A short relaxation and Langevin MD for each molecule."""
 
     qm9_molecules: Count
@@ -48,7 +50,7 @@ class Trajectories(_Section):
     hot_share: float = Field(ge=0, le=1, description="share of molecules above the common range")
 
 
-class ForceField(_Section):
+class ForceField(Section):
     """Langevin MD on MMFF94s: it costs next to nothing, so that frames can be far apart."""
 
     qm9_molecules: Count
@@ -67,14 +69,14 @@ class ForceField(_Section):
         return {"qm9": self.qm9_molecules, "druglike": self.druglike_molecules, "hetero": self.hetero_molecules}
 
 
-class Torsions(_Section):
+class Torsions(Section):
     """Rotatable bonds turned through a full circle."""
 
     molecules: Count
     relax_steps: Count = Field(description="GFN2 steps after each turn; the raw frame is kept as well")
 
 
-class Distortions(_Section):
+class Distortions(Section):
     """One bond stretched or compressed, and all atoms rattled."""
 
     molecules: Count
@@ -84,7 +86,7 @@ class Distortions(_Section):
     rattle: Range = Field(description="Å: range of the standard deviation of a coordinate")
 
 
-class Complexes(_Section):
+class Complexes(Section):
     """Pairs and small clusters of molecules."""
 
     pairs: Count
@@ -95,7 +97,7 @@ class Complexes(_Section):
     max_atoms: Positive
 
 
-class Contacts(_Section):
+class Contacts(Section):
     """Atoms of every pair of elements pushed together, down to the repulsive wall."""
 
     repeats: Count = Field(description="approaches for each pair of elements")
@@ -103,18 +105,28 @@ class Contacts(_Section):
     reach: Range = Field(description="range of the distance / sum of covalent radii")
 
 
-class Chemistry(_Section):
-    """What all recipes of labels say: the method, and which molecules may be met.
+class Labelling(Section):
+    """What all recipes of labels say; ``packages`` are those whose versions belong to the result."""
+
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    name: str
+    description: str = ""
+    method: str = Field(description="the theory of the labels, in the field's words")
+    seed: Count = 0
+    max_force: Length = Field(default=50.0, description="eV/Å: frames above it are rejected")
+
+
+class Chemistry(Labelling):
+    """What recipes of molecules say: the method, and which molecules may be met.
 
     ``exclude`` names a file that ASE's extended XYZ format describes (``.xz`` allowed), relative to the
     working directory, whose molecules (``smiles`` in each comment line) must not be labelled.
     """
 
-    name: str
-    description: str = ""
-    method: Literal["GFN2-xTB"] = "GFN2-xTB"
-    seed: Count = 0
-    max_force: Length = Field(default=50.0, description="eV/Å: frames above it are rejected")
+    packages = ("tblite", "rdkit", "ase", "qm9pack", "numpy")
+
+    method: Literal["GFN2-xTB"] = "GFN2-xTB"  # pyright: ignore[reportIncompatibleVariableOverride]
     exclude: Path | None = None
     druglike_atoms: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (15, 50)
     common_druglike_atoms: Positive = Field(default=30, description="every second larger one is left out")
@@ -137,7 +149,7 @@ class LabelRecipe(Chemistry):
     contacts: Contacts
 
 
-class Starts(_Section):
+class Starts(Section):
     """How many of each kind are run with the potential's own dynamics."""
 
     qm9: Count = 0

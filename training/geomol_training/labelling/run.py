@@ -23,7 +23,7 @@ from ase_geomol.files import make_folder
 from .engine import import_tblite
 from .jobs import Outcome, counts_of, run_and_write, run_job, write_json
 from .plan import Job, Plan, make_plan
-from .recipe import Chemistry, LabelRecipe
+from .recipe import Labelling, LabelRecipe
 
 MANIFEST = "manifest.json"
 MANIFEST_INTERVAL = 30.0  # s
@@ -61,7 +61,7 @@ def make_labels(
 
 def run_plan(
     plan: Plan,
-    recipe: Chemistry,
+    recipe: Labelling,
     work: Callable[[Job], Outcome],
     folder: Path,
     workers: int,
@@ -165,7 +165,7 @@ def open_folder(folder: Path, plan: Plan) -> None:
 class _Record:
     """The manifest: what was asked, with which packages, and what came out."""
 
-    def __init__(self, recipe: Chemistry, plan: Plan, folder: Path, started: float) -> None:
+    def __init__(self, recipe: Labelling, plan: Plan, folder: Path, started: float) -> None:
         self._recipe, self._plan, self._folder, self._started = recipe, plan, folder, started
         self._written = started
         path = folder / MANIFEST
@@ -189,7 +189,7 @@ class _Record:
             "recipe": self._recipe.model_dump(mode="json"),
             "fingerprint": self._plan.fingerprint,
             "left_out": self._plan.excluded,
-            "versions": {name: version(name) for name in ("tblite", "rdkit", "ase", "qm9pack", "numpy")},
+            "versions": {name: version(name) for name in self._recipe.packages},
             "frames": sum(counts["frames"] for _, counts in done),
             "counts": {name: dict(sorted(total.items())) for name, total in totals.items()},
             "kinds": {kind: dict(sums) for kind, sums in sorted(kinds.items())},

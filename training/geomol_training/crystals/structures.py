@@ -1,0 +1,128 @@
+"""Crystals to start from: known ones, prototypes with other elements, simple lattices. Lengths in Å."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+from collections.abc import Iterator
+from functools import cache
+from itertools import permutations
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.io import iread
+from ase.neighborlist import neighbor_list
+
+from ase_geomol.errors import DataError, MissingExtraError
+
+LATTICES = ("fcc", "bcc", "hcp", "sc", "diamond")
+BINARIES = ("rocksalt", "cesiumchloride", "zincblende", "wurtzite", "fluorite")
+CONTACT = 1.05
+"""Sums of covalent radii between the closest atoms of a crystal that is built."""
+SPLIT_SHARES = {"train": 0.90, "valid": 0.05, "test": 0.05}
+
+
+def split_of(atoms: Atoms) -> str:
+    """The split of all crystals of this composition; elements by themselves are always trained on."""
+    counts = np.bincount(atoms.numbers)
+    present = counts[counts > 0]
+    if len(present) == 1:
+        return "train"
+    divisor = gcd(*map(int, present))
+    formula = "".join(f"{chemical_symbols[z]}{counts[z] // divisor}" for z in np.flatnonzero(counts))
+    share = int.from_bytes(hashlib.sha256(formula.encode()).digest()[:8], "big") / 2**64
+    return "train" if share < 0.90 else "valid" if share < 0.95 else "test"
+
+
+def known_crystals(files: tuple[Path, ...], elements: tuple[str, ...], largest: int) -> list[Atoms]:
+    """Frames of these elements and at most ``largest`` atoms, with all cell vectors; raises :class:`DataError`."""
+    wanted = {atomic_numbers[symbol] for symbol in elements}
+    found = []
+    for path in files:
+        for atoms in _frames(path):
+            if len(atoms) <= largest and set(atoms.numbers.tolist()) <= wanted and atoms.pbc.all():
+                found.append(Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True))
+    return found
+
+
+def _frames(path: Path) -> Iterator[Atoms]:
+    try:
+        if path.suffix == ".xz":
+            text = lzma.decompress(path.read_bytes()).decode()  # ASE goes back and forth in a file
+            yield from iread(io.StringIO(text), format=path.with_suffix("").suffix[1:])
+        else:
+            yield from iread(path)
+    except FileNotFoundError:
+        raise DataError(
+            f"There is no file {path}: say where the known crystals are with --set starts.files=…"
+        ) from None
+    except (OSError, ValueError, lzma.LZMAError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def simple_lattice(symbol: str, lattice: str) -> Atoms:
+    """One element in one of the `LATTICES`, at the distance of a bond."""
+    return at_contact(bulk(symbol, lattice, a=3.0, c=3.0 * np.sqrt(8 / 3) if lattice == "hcp" else None))
+
+
+def binary(first: str, second: str, lattice: str) -> Atoms:
+    """Two elements in one of the `BINARIES`; fluorite has two of the second."""
+    formula = f"{first}{second}2" if lattice == "fluorite" else f"{first}{second}"
+    return at_contact(bulk(formula, lattice, a=5.0, c=5.0 * np.sqrt(8 / 3) if lattice == "wurtzite" else None))
+
+
+def prototype(elements: tuple[str, ...], largest: int, rng: np.random.Generator) -> Atoms:
+    """A random AFLOW prototype whose elements are replaced by random ones."""
+    choices = [row for row in _prototypes() if len(row["numbers"]) <= largest and row["kinds"] <= len(elements)]
+    chosen = choices[int(rng.integers(len(choices)))]
+    symbols = rng.choice(elements, chosen["kinds"], replace=False)
+    numbers = [atomic_numbers[symbols[kind]] for kind in chosen["numbers"]]
+    return at_contact(Atoms(numbers, scaled_positions=chosen["places"], cell=chosen["cell"], pbc=True))
+
+
+@cache
+def _prototypes() -> list[dict[str, Any]]:
+    try:
+        from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
+    except ImportError as error:
+        raise MissingExtraError("pymatgen", "labels", "Crystals of known prototypes") from error
+    rows = []
+    for entry in AFLOW_PROTOTYPE_LIBRARY:
+        structure = entry["snl"].structure
+        if not structure.is_ordered:
+            continue
+        kinds = {element: i for i, element in enumerate(structure.composition.elements)}
+        rows.append(
+            {
+                "numbers": [kinds[site.specie] for site in structure],
+                "kinds": len(kinds),
+                "places": structure.frac_coords,
+                "cell": structure.lattice.matrix,
+            }
+        )
+    return rows
+
+
+def at_contact(atoms: Atoms) -> Atoms:
+    """Scale a crystal so that its closest atoms are at `CONTACT` sums of covalent radii."""
+    radii = covalent_radii[atoms.numbers]
+    reach = 1.5 * (atoms.get_volume() / len(atoms)) ** (1 / 3)
+    ratios = np.zeros(0)
+    while not len(ratios):
+        first, second, distance = neighbor_list("ijd", atoms, reach)
+        ratios = distance / (radii[first] + radii[second])
+        reach *= 1.5
+    scaled = atoms.copy()
+    scaled.set_cell(atoms.cell.array * (CONTACT / ratios.min()), scale_atoms=True)
+    return scaled
+
+
+def pairs(elements: tuple[str, ...]) -> list[tuple[str, str]]:
+    """All ordered pairs of different elements."""
+    return list(permutations(elements, 2))
