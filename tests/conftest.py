@@ -30,7 +30,6 @@ SMALL = {
         "radial_channels": 12,
         "message_heads": 2,
         "zonal_nodes": 16,
-        "points": "icosahedral-72",
     },
 }
 

@@ -47,6 +47,8 @@ class PotentialPhysics:
     crossing: tuple[str, str] = ("H2O", "O")
     """A molecule of ASE's g2 set, and an element that crosses the cutoff of its first atom."""
     local = True
+    rotation_tolerance: float = RELATIVE
+    """Like `RELATIVE`, for what follows from rotations; larger for a model that integrates over points of a sphere."""
 
     @pytest.fixture
     def potential(self) -> Potential:
@@ -77,11 +79,12 @@ class PotentialPhysics:
         turned.set_cell(np.asarray(atoms.cell) @ rotation.T)
         turned.positions = atoms.positions @ rotation.T
         before, after = evaluate(potential, atoms), evaluate(potential, turned)
-        assert_close(after["energy"], before["energy"])
-        assert_close(after["energies"], before["energies"])
-        assert_close(after["forces"], before["forces"] @ rotation.T)
+        near = self.rotation_tolerance
+        assert_close(after["energy"], before["energy"], near)
+        assert_close(after["energies"], before["energies"], near)
+        assert_close(after["forces"], before["forces"] @ rotation.T, near)
         if "stress" in before:
-            assert_close(after["stress"], rotation @ before["stress"] @ rotation.T)
+            assert_close(after["stress"], rotation @ before["stress"] @ rotation.T, near)
 
     def test_translation(self, potential: Potential, make_structure: Build, any_name: str) -> None:
         atoms = make_structure(any_name)
@@ -146,7 +149,7 @@ class PotentialPhysics:
         forces = evaluate(potential, atoms)["forces"]
         assert_close(forces.sum(0), np.zeros(3))
         if not atoms.pbc.any():
-            assert_close(np.cross(atoms.positions, forces).sum(0), np.zeros(3))
+            assert_close(np.cross(atoms.positions, forces).sum(0), np.zeros(3), self.rotation_tolerance)
 
     # Size and periodicity
 
@@ -160,7 +163,8 @@ class PotentialPhysics:
         far.translate([60.0, 5.0, 0.0])
         one, other = evaluate(potential, atoms), evaluate(potential, far)
         both = evaluate(potential, atoms + far)
-        assert_close(both["energy"], 2 * one["energy"])
+        assert_close(both["energy"], one["energy"] + other["energy"])
+        assert_close(both["energy"], 2 * one["energy"], self.rotation_tolerance)
         assert_close(both["forces"], np.concatenate([one["forces"], other["forces"]]))
 
     def test_supercell_doubles_the_energy(self, potential: Potential, make_structure: Build, crystal_name: str) -> None:
@@ -234,16 +238,16 @@ class PotentialPhysics:
         forces = evaluate(potential, atoms)["forces"]
         centre = int(np.argmin(np.linalg.norm(atoms.positions - atoms.positions.mean(0), axis=1)))
         if symmetric_name in ("co2", "methane", "atom"):
-            assert np.abs(forces[centre]).max() < 1e-10, "the central atom feels no force"
+            assert np.abs(forces[centre]).max() < self.rotation_tolerance, "the central atom feels no force"
         if symmetric_name == "benzene":
-            assert np.abs(forces[:, 2]).max() < 1e-10, "no force leaves the plane"
+            assert np.abs(forces[:, 2]).max() < self.rotation_tolerance, "no force leaves the plane"
         if symmetric_name == "co2":
-            assert np.abs(forces[:, :2]).max() < 1e-10, "no force bends the line"
+            assert np.abs(forces[:, :2]).max() < self.rotation_tolerance, "no force bends the line"
         assert_continuous_hessian(potential, atoms, centre)
 
     def test_perfect_crystals(self, potential: Potential, make_structure: Build, perfect_name: str) -> None:
         atoms = make_structure(perfect_name).repeat((2, 2, 1))
-        assert np.abs(evaluate(potential, atoms)["forces"]).max() < 1e-10
+        assert np.abs(evaluate(potential, atoms)["forces"]).max() < self.rotation_tolerance
         assert_continuous_hessian(potential, atoms, 0)
 
     # Close contacts
@@ -327,7 +331,7 @@ class PotentialPhysics:
             errors.append(np.abs(np.array(totals) - start).max())
             kinetic = moving.get_kinetic_energy()
             assert_close(moving.get_momenta().sum(0), momentum)
-            assert_close(moving.get_angular_momentum(), angular)
+            assert_close(moving.get_angular_momentum(), angular, self.rotation_tolerance)
         assert errors[1] < 1e-2 * kinetic
         assert 3.0 < errors[0] / errors[1] < 5.0, f"energy errors {errors} do not fall as the step squared"
 
@@ -422,12 +426,12 @@ def random_rotation(determinant: int = 1, seed: int = 0) -> np.ndarray:
     return q if round(np.linalg.det(q)) == determinant else -q
 
 
-def assert_close(actual: np.ndarray | float, expected: np.ndarray | float) -> None:
-    """Equal to `RELATIVE` of the largest value, or of 1 if that is larger."""
+def assert_close(actual: np.ndarray | float, expected: np.ndarray | float, tolerance: float = RELATIVE) -> None:
+    """Equal to ``tolerance`` times the largest value, or 1 if that is larger."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     assert np.isfinite(actual).all()
-    assert np.abs(actual - expected).max() <= RELATIVE * max(1.0, np.abs(expected).max())
+    assert np.abs(actual - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
 
 def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

@@ -12,10 +12,12 @@ class TestZonal(PotentialPhysics):
     """The message of the paper, the default."""
 
     options: dict[str, object] = {}  # noqa: RUF012
+    rotation_tolerance = 1e-6
+    seed = 5
 
     @pytest.fixture
     def potential(self, make_potential) -> Potential:
-        return make_potential(5, "est", **self.options)
+        return make_potential(self.seed, "est", **self.options)
 
 
 class TestGata(TestZonal):
@@ -28,3 +30,23 @@ class TestSO2(TestZonal):
 
 class TestGraphAttention(TestZonal):
     options = {"message": "graph_attention"}  # noqa: RUF012
+
+
+class TestAttention(TestZonal):
+    options = {"message": "attention"}  # noqa: RUF012
+    seed = 8
+
+
+class TestSingleAtoms(TestAttention):
+    """Molecules, too, are computed as single atoms with their neighbours, like everything periodic."""
+
+    @pytest.fixture(autouse=True)
+    def single_atoms(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ase_geomol.nn.blocks.LARGEST_BLOCK", 0)
+
+
+class TestPointNorm(TestZonal):
+    """The paper's norm at each point, with enough points."""
+
+    options = {"message": "gata", "norm": "point"}  # noqa: RUF012
+    rotation_tolerance = 1e-3

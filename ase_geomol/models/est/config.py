@@ -10,7 +10,7 @@ from ...errors import ConfigError
 from ...nn.sphere import point_rule
 
 FeatureNorm = Literal["coefficient", "point"]
-Message = Literal["zonal", "graph_attention", "so2", "gata"]
+Message = Literal["zonal", "graph_attention", "so2", "gata", "attention"]
 EXACT_RULES = {0: "icosahedral-12", 1: "icosahedral-32", 2: "icosahedral-132", 3: "lebedev-194", 4: "lebedev-194"}
 LARGEST_RULE = "lebedev-302"
 
@@ -35,7 +35,7 @@ class ESTConfig(BaseModel):
         attention_projection: * a linear map after spherical attention.
         scalar_bypass: * invariants of the spherical branch do not pass through the points.
         message: "zonal" (spherical attention between an atom and an edge), or that of Equiformer ("graph_attention"),
-            EquiformerV2 ("so2") or GotenNet ("gata").
+            EquiformerV2 ("so2") or GotenNet ("gata"), or ours, as GotenNet's but faster ("attention").
         steerable_experts: how many; each is a gated network on coefficients.
         spherical_experts: how many; each is a network at the points.
         expert_channels: hidden width of one expert; default: 4C.
@@ -46,7 +46,7 @@ class ESTConfig(BaseModel):
         average_neighbors: what sums over neighbours are divided by the root of.
         norm_floor: under the mean square of coefficients, see `ase_geomol.nn.CoefficientNorm`.
         zonal_nodes: Gauss-Legendre nodes of the message "zonal".
-        message_heads: heads of the attention among neighbours (graph_attention, so2, gata).
+        message_heads: heads of the attention among neighbours (all but zonal).
         mmax: largest order about the edge that the message "so2" keeps.
         mirror_symmetric: leave out of "so2" what tells mirror images apart; all other messages cannot.
         direct_forces: add a head that predicts forces without a gradient (not conservative).

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...nn import ExponentialBasis, segment_sum, smooth_cutoff
+from ...nn import Blocks, ExponentialBasis, make_blocks, segment_sum, smooth_cutoff
 from ...nn.degrees import degrees
 from ...nn.sphere import harmonics
 from .config import ESTConfig
 
 
 class Edges(NamedTuple):
-    """E directed edges, sorted by receiver, among n atoms.
+    """E directed edges, sorted by receiver, among n atoms; for messages that ask for blocks, all slots of these.
 
     Attributes:
         receiver: (E,) the atom that is told.
@@ -24,8 +24,9 @@ class Edges(NamedTuple):
         n_atoms: n.
         envelope: (E,) 0 at the cutoff, with two derivatives.
         direction: (E, 3) unit vector from receiver to sender.
-        harmonics: (E, K) of the direction.
+        harmonics: (E, K) of the direction, times the root of 4 pi: the squares of degree l sum up to 2l+1.
         radial: (E, R) learned functions of the distance and the two elements.
+        blocks: what the slots are, or None.
     """
 
     receiver: Tensor
@@ -35,10 +36,14 @@ class Edges(NamedTuple):
     direction: Tensor
     harmonics: Tensor
     radial: Tensor
+    blocks: Blocks | None = None
 
     def gather(self, messages: Tensor) -> Tensor:
         """Sum messages (E, …) over the edges of each receiver (n, …), each times its envelope."""
         weighted = messages * self.envelope.view(-1, *[1] * (messages.dim() - 1))
+        if self.blocks is not None:
+            slots = weighted.view(-1, self.blocks.senders, *weighted.shape[1:]).sum(1)
+            return self.blocks.take_atoms(slots)
         return segment_sum(weighted, self.receiver, self.n_atoms)
 
     def attend(self, shares: Tensor, values: Tensor) -> Tensor:
@@ -112,6 +117,7 @@ class DegreeFilter(nn.Module):
         super().__init__()
         self.shape = (config.lmax + 1, times * config.channels)
         self.linear = nn.Linear(config.radial_channels, math.prod(self.shape))
+        nn.init.normal_(self.linear.weight, std=2 * config.radial_channels**-0.5)  # SiLU of radial functions is small
 
     def by_degree(self, radial: Tensor) -> Tensor:
         """(E, R) to (E, L+1, C)."""
@@ -138,18 +144,37 @@ class Embedding(nn.Module):
 
 
 def make_edges(
-    config: ESTConfig, radial: RadialFunctions, types: Tensor, edge_index: Tensor, edge_vectors: Tensor
+    config: ESTConfig,
+    radial: RadialFunctions,
+    types: Tensor,
+    system: Tensor,
+    edge_index: Tensor,
+    edge_vectors: Tensor,
 ) -> Edges:
     """Directions, envelopes and radial functions of vectors (E, 3) in Å."""
+    blocks = make_blocks(system, edge_index) if config.message == "attention" else None
+    vectors, envelope = edge_vectors, _envelope(config, edge_vectors)
     receiver, sender = edge_index
-    distance = torch.linalg.vector_norm(edge_vectors, dim=-1)
-    direction = edge_vectors / distance[:, None]
+    of_receiver, of_sender = types[receiver], types[sender]
+    if blocks is not None:  # an empty slot has a length, an envelope of zero, and any element
+        shape = (blocks.count, blocks.receivers, blocks.senders)
+        vectors, envelope = blocks.place_pairs(vectors, 1.0), blocks.place_pairs(envelope, 0.0)
+        placed = blocks.place_atoms(types)
+        of_receiver = placed.view(*shape[:2], 1).expand(shape).flatten()
+        of_sender = blocks.copy_to_senders(placed).view(shape[0], 1, shape[2]).expand(shape).flatten()
+    distance = torch.linalg.vector_norm(vectors, dim=-1)
+    direction = vectors / distance[:, None]
     return Edges(
         receiver=receiver,
         sender=sender,
         n_atoms=len(types),
-        envelope=smooth_cutoff(distance, config.cutoff, config.envelope_power),
+        envelope=envelope,
         direction=direction,
-        harmonics=harmonics(config.lmax, direction),
-        radial=radial(distance, types[receiver], types[sender]),
+        harmonics=math.sqrt(4 * math.pi) * harmonics(config.lmax, direction),
+        radial=radial(distance, of_receiver, of_sender),
+        blocks=blocks,
     )
+
+
+def _envelope(config: ESTConfig, vectors: Tensor) -> Tensor:
+    return smooth_cutoff(torch.linalg.vector_norm(vectors, dim=-1), config.cutoff, config.envelope_power)

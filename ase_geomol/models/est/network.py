@@ -55,12 +55,12 @@ class EST(nn.Module):
 
         Args:
             numbers: (N,) atomic numbers, all among ``elements``.
-            system: (N,) structure of each atom; not used, since atoms know only their neighbours.
+            system: (N,) structure of each atom, ascending.
             edge_index: (2, E) receiver and sender, sorted by receiver.
             edge_vectors: (E, 3) Å from receiver to sender, none of length zero.
         """
         types = self.types[numbers]
-        edges = make_edges(self.config, self.radial, types, edge_index, edge_vectors)
+        edges = make_edges(self.config, self.radial, types, system, edge_index, edge_vectors)
         x = self.embedding(types, edges)
         for block in self.blocks:
             x = block(x, edges)

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from .attention import AttentionMessage
 from .gata import GataMessage
 from .graph_attention import GraphAttentionMessage
 from .so2 import SO2Message
@@ -12,4 +13,5 @@ MESSAGES: dict[str, type[nn.Module]] = {
     "graph_attention": GraphAttentionMessage,
     "so2": SO2Message,
     "gata": GataMessage,
+    "attention": AttentionMessage,
 }

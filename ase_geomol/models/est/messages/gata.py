@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -65,5 +63,5 @@ class GataMessage(nn.Module):
         for degree in range(1, self.lmax + 1):
             part = slice(degree**2 - 1, (degree + 1) ** 2 - 1)
             along = (left[:, part] * harmonic[:, part]).sum(1) * (right[:, part] * harmonic[:, part]).sum(1)
-            total = total - along * (4 * math.pi / (2 * degree + 1))
+            total = total - along / (2 * degree + 1)
         return total

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ....nn.degrees import DegreeLinear
+from ....nn.degrees import CoefficientNorm, DegreeLinear
 from ....nn.sphere import Sphere
 from ..attention import Lift, PointLinear, unit
 from ..config import ESTConfig
@@ -28,6 +28,7 @@ class ZonalMessage(nn.Module):
         super().__init__()
         channels = config.channels
         self.sphere, self.heads, self.share = sphere, config.heads, config.average_neighbors**-0.5
+        self.norm = CoefficientNorm(config.lmax, channels, config.norm_floor)
         self.of_receiver = DegreeLinear(config.lmax, channels, channels)
         self.of_sender = DegreeLinear(config.lmax, channels, channels, bias=False)
         self.filter = DegreeFilter(config)
@@ -44,6 +45,7 @@ class ZonalMessage(nn.Module):
 
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
         """Map features (n, K, C) to what arrives (n, K, C)."""
+        x = self.norm(x)
         both = self.of_receiver(x)[edges.receiver] + self.of_sender(x)[edges.sender]
         both = both * self.filter(edges.radial)
         attended = self._attend(self.query(both), edges)

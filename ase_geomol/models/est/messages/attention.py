@@ -1,0 +1,78 @@
+"""Our own message: attention among neighbours by products of matrices, in the forms that `Blocks` give them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ....nn.degrees import CoefficientNorm, DegreeLinear, degrees
+from ....nn.sphere import Sphere
+from ..config import ESTConfig
+from ..edges import DegreeFilter, Edges
+
+
+class AttentionMessage(nn.Module):
+    """What GotenNet's message says, arranged so that nothing is as large as edges times coefficients times channels.
+
+    ``m_i,lm = sum_j a_ij g_l(h_j) x_j,lm + sum_j u_ij f_l(r_ij) s_l(h_j) Y_lm(r_ij)`` with ``a_ij = u_ij SiLU(q_i·k_j +
+    b(r_ij))`` for each head: the neighbours' features carried by attention, and harmonics of the edges steered by
+    filters. Both sums are products of matrices, of attention with features and of harmonics with filters. ``q_i·k_j``
+    is the inner product over all coefficients, so that invariants learn of angles.
+    """
+
+    def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
+        super().__init__()
+        lmax, channels = config.lmax, config.channels
+        self.lmax, self.heads, self.share = lmax, config.message_heads, config.average_neighbors**-0.5
+        self.norm = CoefficientNorm(lmax, channels, config.norm_floor)
+        self.query_key = DegreeLinear(lmax, channels, 2 * channels)
+        self.bias = nn.Linear(config.radial_channels, self.heads)
+        self.value = DegreeLinear(lmax, channels, channels)
+        self.sources = nn.Sequential(
+            nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 2 * (lmax + 1) * channels)
+        )
+        self.filter = DegreeFilter(config)
+        self.projection = DegreeLinear(lmax, channels, channels)
+
+    def forward(self, x: Tensor, edges: Edges) -> Tensor:
+        """Map features (n, K, C) to what arrives (n, K, C)."""
+        blocks = edges.blocks
+        assert blocks is not None  # this message asks for them
+        x = blocks.place_atoms(self.norm(x))
+        shape = (blocks.count, blocks.receivers, blocks.senders)
+        gates, sources = self.sources(x[:, 0]).unflatten(-1, (2, self.lmax + 1, -1)).unbind(1)
+        of = degrees(self.lmax).to(x.device)
+        values = self.value(x) * gates[:, of]
+        weights = self._attention(x, edges, shape)
+        spread = _by_head(blocks.copy_to_senders(values), blocks.count, self.heads)
+        carried = _together(weights @ spread, self.lmax)
+        filters = self.filter.by_degree(edges.radial) * edges.envelope[:, None, None]
+        filters = filters.view(*shape, self.lmax + 1, -1) * blocks.copy_to_senders(sources).view(
+            blocks.count, 1, blocks.senders, self.lmax + 1, -1
+        )
+        filters = filters.flatten(0, 1)  # (A, M, L+1, C)
+        around = edges.harmonics.view(len(x), blocks.senders, -1).mT  # (A, K, M)
+        steered = [around[:, degree**2 : (degree + 1) ** 2] @ filters[:, :, degree] for degree in range(self.lmax + 1)]
+        return blocks.take_atoms(self.projection((carried + torch.cat(steered, 1)) * self.share))
+
+    def _attention(self, x: Tensor, edges: Edges, shape: tuple[int, int, int]) -> Tensor:
+        """Weights (B, H, n, M) of senders in receivers' sums."""
+        count, receivers, senders = shape
+        assert edges.blocks is not None
+        query, key = self.query_key(x).chunk(2, -1)
+        query = _by_head(query, count, self.heads)
+        key = _by_head(edges.blocks.copy_to_senders(key), count, self.heads)
+        logits = query @ key.mT * query.shape[-1] ** -0.5
+        logits = logits + self.bias(edges.radial).view(count, receivers, senders, -1).permute(0, 3, 1, 2)
+        return functional.silu(logits) * edges.envelope.view(count, 1, receivers, senders)
+
+
+def _by_head(x: Tensor, count: int, heads: int) -> Tensor:
+    """Features (B M, K, C) as (B, H, M, K C/H)."""
+    return x.view(count, -1, x.shape[1], heads, x.shape[2] // heads).permute(0, 3, 1, 2, 4).flatten(3)
+
+
+def _together(x: Tensor, lmax: int) -> Tensor:
+    """The way back, from (B, H, n, K C/H) to (B n, K, C)."""
+    return x.unflatten(-1, ((lmax + 1) ** 2, -1)).permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 1)
