@@ -9,6 +9,8 @@ import torch
 from geomol_training.optimiser import Muon, matrices_of, orthogonal
 from torch import nn
 
+from ase_geomol.nn.degrees import DegreeLinear
+
 SHAPES = [(8, 8), (8, 8), (24, 8), (8, 24)]
 
 
@@ -34,6 +36,17 @@ def _learn(network: nn.Module, optimiser: torch.optim.Optimizer, steps: int) -> 
 
 def test_linear_maps_are_the_matrices_but_not_the_last(network: nn.Module) -> None:
     assert [tuple(p.shape) for p in matrices_of(network)] == [(8, 8), (24, 8)]
+
+
+def test_each_degree_has_a_matrix() -> None:
+    layer = DegreeLinear(2, 8, 24)
+    assert [tuple(p.shape) for p in matrices_of(layer)] == [(3, 8, 24)]
+    before = layer.weight.detach().clone()
+    optimiser = Muon(matrices_of(layer), [{"params": [layer.bias]}], lr=0.01)
+    layer(torch.randn(50, 9, 8)).square().sum().backward()
+    optimiser.step()
+    singular = torch.linalg.svdvals((layer.weight - before).detach()) / (0.01 * 0.2 * 24**0.5)
+    assert ((singular > 0.6) & (singular < 1.3)).all(), "of every degree by itself"
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 8), (24, 8), (3, 8, 24)])

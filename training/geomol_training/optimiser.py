@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from ase_geomol.nn.degrees import DegreeLinear
+
 from .recipe import Optimiser
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -103,9 +105,9 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def matrices_of(module: nn.Module) -> list[Tensor]:
-    """Weights of the linear maps to more than one number."""
-    maps = (part for part in module.modules() if isinstance(part, nn.Linear))
-    return [part.weight for part in maps if part.out_features > 1]
+    """Weights of the linear maps to more than one number; a `DegreeLinear` is several of them."""
+    maps = (part for part in module.modules() if isinstance(part, nn.Linear | DegreeLinear))
+    return [part.weight for part in maps if isinstance(part, DegreeLinear) or part.out_features > 1]
 
 
 def make_optimiser(module: nn.Module, settings: Optimiser) -> Optimizer:
