@@ -67,7 +67,7 @@ class ZonalMessage(nn.Module):
         height = (edges.direction @ self.sphere.points.T)[:, None, :, None]  # (E, 1, N, 1)
         strength = scale * self.orientation[:, None, None]
         along = strength * height * nodes
-        across = strength.square() * (1 - height.square()).clamp(min=0) * (1 - nodes.square())
+        across = strength.square() * (1 - height.square()) * (1 - nodes.square())
         weights = torch.softmax(scale * (q @ k.mT) + along + log_bessel(across) + node_weights.log(), -1)
         mixed = (weights @ v).transpose(1, 2).flatten(2)
         return mixed if self.projection is None else self.projection(mixed)
