@@ -1,6 +1,7 @@
 """Simulations as thin functions over ASE: they take Atoms with any calculator and give frozen results."""
 
 from .crystal_pictures import eos_picture, path_picture, phonon_picture, trajectory_picture
+from .defects import SurfaceEnergy, surface_energy, vacancy_energy
 from .elasticity import Elasticity, elasticity
 from .eos import EquationOfState, equation_of_state, see_crystal
 from .evaluation import Evaluation, evaluate, load_labelled
@@ -12,7 +13,6 @@ from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
 from .relax import RelaxResult, relax
 from .structures import interpret, load_structure
-from .surfaces import SurfaceEnergy, surface_energy
 from .trajectories import RadialDistribution, diffusion, mean_square_displacement, radial_distribution, read_run
 from .watch import BrokenBond
 
@@ -59,5 +59,6 @@ __all__ = [
     "see_free",
     "surface_energy",
     "trajectory_picture",
+    "vacancy_energy",
     "write_structure",
 ]

@@ -27,6 +27,7 @@ from ase_geomol.simulate import (
     run_md,
     surface_energy,
     trajectory_picture,
+    vacancy_energy,
 )
 from ase_geomol.simulate.elasticity import averages
 
@@ -135,6 +136,14 @@ def test_surface_energy(copper):
     assert open_face.energy > result.energy
 
 
+def test_a_vacancy_costs_energy(copper):
+    energy, relaxed = vacancy_energy(copper, size=7.0)
+    assert relaxed.converged
+    assert len(relaxed.atoms) == 31
+    assert 0.9 < energy < 1.5
+    assert energy == pytest.approx(vacancy_energy(copper, size=10.0)[0], abs=0.05)
+
+
 def test_a_vacancy_hops(copper, tmp_path):
     cell = copper.repeat((2, 2, 2))
     first = cell.copy()
@@ -197,6 +206,9 @@ ETHANOL = molecule("CH3CH2OH")
         (lambda: elasticity(ETHANOL), InputError, "periodic in three directions"),
         (lambda: phonons(ETHANOL), InputError, "periodic in three directions"),
         (lambda: surface_energy(ETHANOL, (1, 1, 1)), InputError, "periodic in three directions"),
+        (lambda: vacancy_energy(ETHANOL), InputError, "periodic in three directions"),
+        (lambda: vacancy_energy(bulk("NaCl", "rocksalt", a=5.6)), InputError, "for elements"),
+        (lambda: vacancy_energy(bulk("Cu"), 1), ConfigError, "no atom 1"),
         (lambda: equation_of_state(bulk("Cu"), points=3), ConfigError, "at least 5"),
         (lambda: elasticity(bulk("Cu"), points=3), ConfigError, "even"),
         (lambda: phonons(bulk("Cu"), supercell=(0, 1, 1)), ConfigError, "positive"),

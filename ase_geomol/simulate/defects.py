@@ -1,4 +1,4 @@
-"""Surface energies of crystals."""
+"""What it costs to open a crystal: surfaces and vacancies."""
 
 from __future__ import annotations
 
@@ -72,6 +72,38 @@ def surface_energy(
     relaxed = relax(slab, fmax=fmax, steps=steps, optimizer="LBFGS")
     first, last = ((energy - bulk) / (2 * area) / JOULE_PER_SQUARE_METRE for energy in relaxed.energies[[0, -1]])
     return SurfaceEnergy(float(last), float(first), relaxed)
+
+
+def vacancy_energy(
+    atoms: Atoms, index: int = 0, *, size: float = 9.0, fmax: float = 0.02, steps: int = 500
+) -> tuple[float, RelaxResult]:
+    """Take one atom out of a supercell, relax the others, and compare: ``E(N - 1) - (N - 1)/N E(N)`` in eV.
+
+    The cell stays as it is. The atom that is taken goes back to the crystal, so this is for elements.
+
+    Args:
+        atoms: a relaxed crystal of one element, with a calculator.
+        index: which atom is taken.
+        size: Å, least length of the supercell's vectors.
+        fmax: eV/Å, to which positions are relaxed.
+        steps: at most so many.
+
+    Raises:
+        ConfigError: no such atom, or a size that is not positive.
+        InputError: no crystal, or one of several elements.
+    """
+    see_crystal(atoms, "A vacancy")
+    if len(set(atoms.numbers.tolist())) > 1:
+        raise InputError("A vacancy of a compound leaves a reservoir to choose: this energy is for elements.")
+    if not 0 <= index < len(atoms) or not size > 0:
+        raise ConfigError(f"There is no atom {index} to take out, or size ({size} Å) is not positive.")
+    whole = atoms.repeat(tuple(int(np.ceil(size / length)) for length in atoms.cell.lengths()))
+    count = len(whole)
+    del whole[index]
+    whole.calc = atoms.calc
+    relaxed = relax(whole, fmax=fmax, steps=steps, optimizer="LBFGS")
+    reference = (count - 1) / len(atoms) * atoms.get_potential_energy()
+    return float(relaxed.energies[-1] - reference), relaxed
 
 
 def _same_composition(slab: Atoms, bulk: Atoms) -> bool:
