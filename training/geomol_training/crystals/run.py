@@ -90,8 +90,8 @@ def make_crystal_plan(recipe: CrystalRecipe) -> Plan:
             for lattice in LATTICES
         ],
         "binary": [
-            binary(*map(str, rng.choice(elements, 2, replace=False)), str(rng.choice(BINARIES)))
-            for _ in range(starts.binaries)
+            binary(str(first), str(second), str(rng.choice(BINARIES)))
+            for first, second in (rng.choice(elements, 2, replace=False) for _ in range(starts.binaries))
         ],
         "dimer": [Atoms([atomic_numbers[s] for s in rng.choice(elements, 2)]) for _ in range(starts.dimers)],
     }

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 from ase import Atoms
@@ -17,9 +18,23 @@ from ase.units import fs, kB
 
 from .engine import DRIVING_ACCURACY, GFN2, RejectedFrame, label
 from .geometry import bonds_of, rotated, side_of_bond
-from .recipe import ExploreRecipe, ForceField, Trajectories
+from .recipe import ForceField, Trajectories
 
 UNIFORM_MASS = 12.0  # u: averages over positions do not depend on masses, and equal ones allow long steps
+
+
+class Langevin(Protocol):
+    """Sections of recipes that say how atoms are moved."""
+
+    @property
+    def step_fs(self) -> float:
+        """fs; all atoms move with `UNIFORM_MASS`."""
+        ...
+
+    @property
+    def friction_per_fs(self) -> float:
+        """1/fs."""
+        ...
 
 
 @dataclass
@@ -85,7 +100,7 @@ def draw_temperature(settings: Trajectories, rng: np.random.Generator) -> float:
 def langevin(
     atoms: Atoms,
     temperature: float,
-    settings: Trajectories | ExploreRecipe | ForceField,
+    settings: Langevin,
     rng: np.random.Generator,
     forces_of: Callable[[Atoms], np.ndarray],
 ) -> Iterator[tuple[int, Atoms, np.ndarray]]:
