@@ -295,7 +295,7 @@ class TestPlan:
 
     def test_kinds_are_spread_evenly(self):
         jobs = [Job(f"{kind}{i}", kind, 0, ()) for kind, n in (("a", 300), ("b", 100)) for i in range(n)]
-        order = plan._interleaved(jobs, np.random.default_rng(0))
+        order = plan.interleaved(jobs, np.random.default_rng(0))
         first = Counter(job.kind for job in order[:100])
         assert first["b"] == pytest.approx(25, abs=2)
 

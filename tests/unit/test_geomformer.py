@@ -268,7 +268,7 @@ def test_bad_configurations_are_refused_by_name(case: str) -> None:
 
 
 def test_unknown_architecture_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match=r"'geoformer'.*knows: geomformer"):
+    with pytest.raises(ConfigError, match=r"'geoformer'.*knows: est, geomformer"):
         build_model("geoformer", {"elements": [1]})
 
 
