@@ -211,8 +211,7 @@ def surface(
     with common.console.status("Relaxing the slab"):
         result = simulate.surface_energy(atoms, miller, layers=layers, vacuum=vacuum, fmax=fmax)
     simulate.write_structure(folder / "slab.extxyz", result.slab.atoms)
-    before = result.slab.atoms.copy()
-    simulate.relax_picture(folder / "summary.png", result.slab, before, title=title, fmax=fmax)
+    simulate.relax_picture(folder / "summary.png", result.slab, result.cut, title=title, fmax=fmax)
     _finish(
         folder,
         f"Surface ({' '.join(map(str, miller))})",
@@ -253,9 +252,7 @@ def neb(
             images=images,
             fmax=fmax,
             steps=steps,
-            on_step=lambda step, barrier, force: bar.update(
-                task, completed=step, live=f"{barrier:.3f} eV  {force:.3f} eV/Å"
-            ),
+            on_step=lambda step, barrier: bar.update(task, completed=step, live=f"{barrier:.3f} eV"),
         )
     text = "".join(
         simulate.frame_text(image, {"distance_A": d}) for image, d in zip(result.images, result.distances, strict=True)

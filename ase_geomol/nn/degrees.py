@@ -44,6 +44,8 @@ class CoefficientNorm(nn.Module):
     def __init__(self, lmax: int, channels: int, floor: float = 1.0) -> None:
         super().__init__()
         self.lmax, self.floor = lmax, floor
+        self.degrees: Tensor
+        self.register_buffer("degrees", degrees(lmax)[1:], persistent=False)
         self.scalars = nn.LayerNorm(channels)
         self.weight = nn.Parameter(torch.ones(lmax, channels))
 
@@ -54,32 +56,47 @@ class CoefficientNorm(nn.Module):
         if self.lmax == 0:
             return scalars * scale
         rest = x[:, 1:]
-        of = degrees(self.lmax)[1:].to(x.device)
+        of = self.degrees
         share = (1 / (2 * of + 1) / self.lmax).to(x)
         mean_square = (rest.square().mean(-1) * share).sum(-1)[:, None, None]
         rest = rest * torch.rsqrt(mean_square + self.floor) * self.weight[of - 1]
         return torch.cat([scalars, rest], dim=1) * scale
 
 
+class Gate(nn.Module):
+    """SiLU of scalars, and gates from them for all other degrees."""
+
+    def __init__(self, lmax: int, channels: int) -> None:
+        super().__init__()
+        self.lmax = lmax
+        self.degrees: Tensor
+        self.register_buffer("degrees", degrees(lmax)[1:] - 1, persistent=False)
+        self.linear = nn.Linear(channels, lmax * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, K, C) to the same shape."""
+        gates = torch.sigmoid(self.linear(x[:, 0])).unflatten(-1, (self.lmax, -1))
+        return torch.cat([functional.silu(x[:, :1]), x[:, 1:] * gates[:, self.degrees]], 1)
+
+
 class GatedLinear(nn.Module):
     """Steerable feed-forward network: linear by degree, gates from scalars, linear by degree.
 
-    Several such networks of ``hidden`` channels are one network with ``networks * hidden`` channels, each scaled by
-    its weight before the last map.
+    Gates are of each degree and channel. Several such networks of ``hidden`` channels are computed together, each
+    with its own gates and scaled by its weight before the last map.
     """
 
     def __init__(self, lmax: int, channels: int, hidden: int, networks: int = 1) -> None:
         super().__init__()
         self.hidden = hidden
         self.first = DegreeLinear(lmax, channels, networks * hidden)
-        self.gate = nn.Linear(networks * hidden, networks * hidden)
+        self.gates = nn.ModuleList(Gate(lmax, hidden) for _ in range(networks))
         self.last = DegreeLinear(lmax, networks * hidden, channels)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Map (n, K, C) to (n, K, C), networks weighted by (n, networks)."""
-        z = self.first(x)
-        scalars = z[:, :1]
-        gated = torch.cat([functional.silu(scalars), z[:, 1:] * torch.sigmoid(self.gate(scalars))], dim=1)
+        parts = self.first(x).split(self.hidden, dim=-1)
+        gated = torch.cat([gate(part) for gate, part in zip(self.gates, parts, strict=True)], dim=-1)
         return self.last(gated * weights.repeat_interleave(self.hidden, dim=1)[:, None])
 
 
@@ -93,7 +110,7 @@ def wigner(rotations: Tensor, lmax: int) -> Tensor:
     block = torch.ones_like(rotations[:, :1, :1])
     for degree in range(lmax + 1):
         if degree > 0:
-            c = _three_j(degree).to(rotations)
+            c = _three_j(degree, rotations.dtype, rotations.device)
             block = (2 * degree + 1) * torch.einsum("abm,eac,ebd,cdn->emn", c, block, rotations, c)
         place = slice(degree**2, (degree + 1) ** 2)
         result[:, place, place] = block
@@ -101,7 +118,7 @@ def wigner(rotations: Tensor, lmax: int) -> Tensor:
 
 
 @cache
-def _three_j(degree: int) -> Tensor:
+def _three_j(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     from e3nn.o3 import wigner_3j
 
-    return wigner_3j(degree - 1, 1, degree, dtype=torch.float64)
+    return wigner_3j(degree - 1, 1, degree, dtype=torch.float64).to(device, dtype)

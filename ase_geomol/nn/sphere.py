@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
+from .exact import ExactConstants
 
 GOLDEN = (1 + math.sqrt(5)) / 2
 LEBEDEV = {26: 7, 38: 9, 50: 11, 86: 15, 110: 17, 146: 19, 170: 21, 194: 23, 302: 29}
@@ -118,7 +119,7 @@ def harmonics(lmax: int, vectors: Tensor) -> Tensor:
     return spherical_harmonics(list(range(lmax + 1)), vectors, normalize=True, normalization="integral")
 
 
-class Sphere(nn.Module):
+class Sphere(ExactConstants):
     """Points of a rule, and the transforms to and from degrees up to ``lmax``; nothing in it is learned.
 
     Analysis by least squares, ``(Yᵀ W Y)⁻¹ Yᵀ W``, undoes synthesis to rounding for any points, and is the quadrature
@@ -145,21 +146,13 @@ class Sphere(nn.Module):
         gram = y.T @ (weights[:, None] * y)
         if len(points) < y.shape[1] or float(torch.linalg.cond(gram)) > WORST_CONDITION:
             raise ConfigError(f"{len(points)} points are too few for degrees up to {lmax}: take a larger point rule.")
-        self._exact = {
-            "points": points,
-            "weights": weights,
-            "synthesis": y,
-            "analysis": torch.linalg.solve(gram, y.T * weights) if analysis == "least_squares" else y.T * weights,
-        }
-        for name, values in self._exact.items():
-            self.register_buffer(name, values.to(torch.get_default_dtype()), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sphere:
-        """Cast from double precision each time, so that a change of precision and back loses nothing."""
-        super()._apply(fn, recurse)
-        for name, values in self._exact.items():
-            setattr(self, name, values.to(getattr(self, name)))
-        return self
+        least_squares = torch.linalg.solve(gram, y.T * weights)
+        self.keep(
+            points=points,
+            weights=weights,
+            synthesis=y,
+            analysis=least_squares if analysis == "least_squares" else y.T * weights,
+        )
 
     def to_points(self, coefficients: Tensor) -> Tensor:
         """Values (n, N, C) of functions with coefficients (n, K, C)."""

@@ -22,11 +22,13 @@ class SurfaceEnergy:
     Attributes:
         energy: J/m², of one surface after relaxation.
         unrelaxed: J/m², with the bulk's positions.
+        cut: the slab before relaxation.
         slab: how its relaxation ended.
     """
 
     energy: float
     unrelaxed: float
+    cut: Atoms
     slab: RelaxResult
 
 
@@ -71,7 +73,7 @@ def surface_energy(
     area = float(np.linalg.norm(np.cross(slab.cell[0], slab.cell[1])))
     relaxed = relax(slab, fmax=fmax, steps=steps, optimizer="LBFGS")
     first, last = ((energy - bulk) / (2 * area) / JOULE_PER_SQUARE_METRE for energy in relaxed.energies[[0, -1]])
-    return SurfaceEnergy(float(last), float(first), relaxed)
+    return SurfaceEnergy(float(last), float(first), slab, relaxed)
 
 
 def vacancy_energy(

@@ -101,12 +101,12 @@ def use_points(network: torch.nn.Module, variant: Variant, lmax: int) -> None:
     """Give a network other points than its configuration says."""
     replacement = Sphere(variant.rule, lmax, variant.analysis)
     if variant.counts_points:
-        replacement._exact["weights"] = torch.full_like(
-            replacement._exact["weights"], 4 * np.pi / len(variant.rule.points)
+        replacement.exact["weights"] = torch.full_like(
+            replacement.exact["weights"], 4 * np.pi / len(variant.rule.points)
         )
     for module in network.modules():
         if isinstance(module, Sphere):
-            module._exact = replacement._exact
+            module.exact = replacement.exact
             module.double()
 
 

@@ -93,9 +93,7 @@ class Classifier(nn.Module):
         self.seen.clear()
         types = torch.zeros(int(graph.edge_index.max()) + 1, dtype=torch.long)
         network = self.network
-        edges = make_edges(
-            self.config, network.radial, types, torch.zeros_like(types), graph.edge_index, graph.edge_vectors
-        )
+        edges = make_edges(self.config, network.radial, types, graph.edge_index, graph.edge_vectors)
         x = network.blocks[0](network.embedding(types, edges), edges)
         return (self.seen[0] if self.on_grid else x).mean(0).flatten()
 

@@ -28,7 +28,7 @@ from geomol_training.crystals.structures import (
     known_crystals,
     prototype,
     simple_lattice,
-    split_of,
+    split_of_composition,
 )
 from geomol_training.crystals.teacher import Teacher, TeacherError
 from typer.testing import CliRunner
@@ -152,10 +152,16 @@ def test_known_crystals_are_read_whole_and_filtered(tmp_path):
 
 def test_splits_are_by_composition():
     one = bulk("NaCl", "rocksalt", a=5.6)
-    assert split_of(one) == split_of(one.repeat((2, 1, 3))) == split_of(bulk("NaCl", "cesiumchloride", a=4.0))
-    assert split_of(bulk("Fe")) == "train"
+    assert (
+        split_of_composition(one)
+        == split_of_composition(one.repeat((2, 1, 3)))
+        == split_of_composition(bulk("NaCl", "cesiumchloride", a=4.0))
+    )
+    assert split_of_composition(bulk("Fe")) == "train"
     elements = ("Li", "Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Al", "O", "S", "Se", "F", "Cl", "Br", "I")
-    splits = Counter(split_of(Atoms(f"{a}{b}{n}")) for a in elements for b in elements for n in (1, 2, 3) if a != b)
+    splits = Counter(
+        split_of_composition(Atoms(f"{a}{b}{n}")) for a in elements for b in elements for n in (1, 2, 3) if a != b
+    )
     assert 0.02 < splits["test"] / splits.total() < 0.09
     assert 0.02 < splits["valid"] / splits.total() < 0.09
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...nn import Blocks, ExponentialBasis, make_blocks, segment_sum, smooth_cutoff
+from ...nn import Blocks, ExponentialBasis, segment_sum, smooth_cutoff
 from ...nn.degrees import degrees
 from ...nn.sphere import harmonics
 from .config import ESTConfig
@@ -63,20 +63,6 @@ class Edges(NamedTuple):
         return weights / total[self.receiver]
 
 
-class Gate(nn.Module):
-    """SiLU of scalars, and gates from them for all other degrees."""
-
-    def __init__(self, lmax: int, channels: int) -> None:
-        super().__init__()
-        self.lmax = lmax
-        self.linear = nn.Linear(channels, lmax * channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (E, K, C) to the same shape."""
-        gates = torch.sigmoid(self.linear(x[:, 0])).unflatten(-1, (self.lmax, -1))
-        return torch.cat([functional.silu(x[:, :1]), x[:, 1:] * gates[:, degrees(self.lmax)[1:].to(x.device) - 1]], 1)
-
-
 class HeadLogits(nn.Module):
     """Logits of each head: a layer norm, a smooth leaky ReLU and a learned vector (Equiformer, arXiv 2206.11990)."""
 
@@ -116,6 +102,8 @@ class DegreeFilter(nn.Module):
     def __init__(self, config: ESTConfig, times: int = 1) -> None:
         super().__init__()
         self.shape = (config.lmax + 1, times * config.channels)
+        self.degrees: Tensor
+        self.register_buffer("degrees", degrees(config.lmax), persistent=False)
         self.linear = nn.Linear(config.radial_channels, math.prod(self.shape))
         nn.init.normal_(self.linear.weight, std=2 * config.radial_channels**-0.5)  # SiLU of radial functions is small
 
@@ -125,7 +113,7 @@ class DegreeFilter(nn.Module):
 
     def forward(self, radial: Tensor) -> Tensor:
         """(E, R) to (E, K, C)."""
-        return self.by_degree(radial)[:, degrees(self.shape[0] - 1).to(radial.device)]
+        return self.by_degree(radial)[:, self.degrees]
 
 
 class Embedding(nn.Module):
@@ -147,12 +135,11 @@ def make_edges(
     config: ESTConfig,
     radial: RadialFunctions,
     types: Tensor,
-    system: Tensor,
     edge_index: Tensor,
     edge_vectors: Tensor,
+    blocks: Blocks | None = None,
 ) -> Edges:
-    """Directions, envelopes and radial functions of vectors (E, 3) in Å."""
-    blocks = make_blocks(system, edge_index) if config.message == "attention" else None
+    """Directions, envelopes and radial functions of vectors (E, 3) in Å, or of all slots of ``blocks``."""
     vectors, envelope = edge_vectors, _envelope(config, edge_vectors)
     receiver, sender = edge_index
     of_receiver, of_sender = types[receiver], types[sender]

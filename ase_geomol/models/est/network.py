@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...nn import ScalarReadout, VectorReadout
+from ...nn import ScalarReadout, VectorReadout, make_blocks
 from ...nn.degrees import CoefficientNorm
 from ...nn.sphere import Sphere, point_rule
 from ..base import ModelOutput
@@ -60,7 +60,9 @@ class EST(nn.Module):
             edge_vectors: (E, 3) Å from receiver to sender, none of length zero.
         """
         types = self.types[numbers]
-        edges = make_edges(self.config, self.radial, types, system, edge_index, edge_vectors)
+        uses_blocks = getattr(MESSAGES[self.config.message], "uses_blocks", False)
+        blocks = make_blocks(system, edge_index) if uses_blocks else None
+        edges = make_edges(self.config, self.radial, types, edge_index, edge_vectors, blocks)
         x = self.embedding(types, edges)
         for block in self.blocks:
             x = block(x, edges)

@@ -31,9 +31,9 @@ class SphericalExperts(nn.Module):
         self.floor = config.norm_floor
         self.first = PointLinear(channels, hidden)
         self.last = PointLinear(hidden, channels)
-        self.bypass = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels), nn.SiLU())
-        if not config.scalar_bypass:
-            self.bypass = None
+        self.bypass = None
+        if config.scalar_bypass:
+            self.bypass = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels), nn.SiLU())
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Map (n, K, C) to its increment (n, K, C); experts weighted by (n, experts)."""

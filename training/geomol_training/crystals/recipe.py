@@ -50,7 +50,9 @@ class Variants(Section):
     hot: Count = Field(description="frames of Langevin dynamics")
     vacancy_share: float = Field(ge=0, le=1, description="share of starts that lose an atom of a supercell")
     surface_share: float = Field(ge=0, le=1, description="share of starts that become a slab")
-    strain: Length = Field(description="largest relative change of lengths, and standard deviation of shears times 2")
+    strain: Length = Field(
+        description="largest relative change of all lengths; half of it for each axis, and as the deviation of shears"
+    )
     rattle: Range = Field(description="Å: range of the standard deviation of a coordinate")
     temperature: Range = Field(description="K")
     interval: Positive = Field(description="steps of dynamics between frames")

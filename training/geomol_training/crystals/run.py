@@ -20,7 +20,7 @@ from ..labelling.plan import Job, Plan, fingerprint, interleaved
 from ..labelling.run import Progress, run_plan
 from .recipe import CrystalRecipe
 from .sampling import CrystalTray, make_dimer, make_variants
-from .structures import BINARIES, LATTICES, binary, known_crystals, prototype, simple_lattice, split_of
+from .structures import BINARIES, LATTICES, binary, known_crystals, prototype, simple_lattice, split_of_composition
 from .teacher import Teacher
 
 JOB_SIZES = {"known": 4, "prototype": 4, "element": 5, "binary": 5, "dimer": 20}
@@ -122,7 +122,7 @@ def run_crystal_job(job: Job, recipe: CrystalRecipe, python: Path) -> Outcome:
                 tray.add(start, "known")
             make_variants(start, tray, rng)
         for frame in tray.frames:
-            frame.info |= {"split": "train" if job.kind == "dimer" else split_of(start), "start": job.kind}
+            frame.info |= {"split": "train" if job.kind == "dimer" else split_of_composition(start), "start": job.kind}
             frame.info["formula"] = start.get_chemical_formula(empirical=True)
         frames += tray.frames
         rejected += tray.rejected

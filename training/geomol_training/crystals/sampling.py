@@ -97,7 +97,7 @@ def make_dimer(numbers: tuple[int, int], tray: CrystalTray, rng: np.random.Gener
 
 
 def strained(atoms: Atoms, size: float, rng: np.random.Generator) -> Atoms:
-    """Lengths changed by up to ``size``, and sheared half as much."""
+    """All lengths changed by up to ``size``, those of each axis by up to half of it more, and sheared."""
     change = np.eye(3) * (1 + rng.uniform(-size, size)) + np.diag(rng.uniform(-size / 2, size / 2, 3))
     shear = rng.normal(0, size / 2, (3, 3))
     moved = atoms.copy()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import lzma
 from collections.abc import Iterator
 from functools import cache
-from itertools import permutations
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,15 @@ from ase.neighborlist import neighbor_list
 
 from ase_geomol.errors import DataError, MissingExtraError
 
+from ..labelling.molecules import split_of
+
 LATTICES = ("fcc", "bcc", "hcp", "sc", "diamond")
 BINARIES = ("rocksalt", "cesiumchloride", "zincblende", "wurtzite", "fluorite")
 CONTACT = 1.05
 """Sums of covalent radii between the closest atoms of a crystal that is built."""
-SPLIT_SHARES = {"train": 0.90, "valid": 0.05, "test": 0.05}
 
 
-def split_of(atoms: Atoms) -> str:
+def split_of_composition(atoms: Atoms) -> str:
     """The split of all crystals of this composition; elements by themselves are always trained on."""
     counts = np.bincount(atoms.numbers)
     present = counts[counts > 0]
@@ -36,8 +35,7 @@ def split_of(atoms: Atoms) -> str:
         return "train"
     divisor = gcd(*map(int, present))
     formula = "".join(f"{chemical_symbols[z]}{counts[z] // divisor}" for z in np.flatnonzero(counts))
-    share = int.from_bytes(hashlib.sha256(formula.encode()).digest()[:8], "big") / 2**64
-    return "train" if share < 0.90 else "valid" if share < 0.95 else "test"
+    return split_of(formula)
 
 
 def known_crystals(files: tuple[Path, ...], elements: tuple[str, ...], largest: int) -> list[Atoms]:
@@ -121,8 +119,3 @@ def at_contact(atoms: Atoms) -> Atoms:
     scaled = atoms.copy()
     scaled.set_cell(atoms.cell.array * (CONTACT / ratios.min()), scale_atoms=True)
     return scaled
-
-
-def pairs(elements: tuple[str, ...]) -> list[tuple[str, str]]:
-    """All ordered pairs of different elements."""
-    return list(permutations(elements, 2))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear, degrees
+from ....nn.degrees import CoefficientNorm, DegreeLinear
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import DegreeFilter, Edges
@@ -20,6 +20,8 @@ class AttentionMessage(nn.Module):
     filters. Both sums are products of matrices, of attention with features and of harmonics with filters. ``q_i·k_j``
     is the inner product over all coefficients, so that invariants learn of angles.
     """
+
+    uses_blocks = True
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
         super().__init__()
@@ -42,8 +44,7 @@ class AttentionMessage(nn.Module):
         x = blocks.place_atoms(self.norm(x))
         shape = (blocks.count, blocks.receivers, blocks.senders)
         gates, sources = self.sources(x[:, 0]).unflatten(-1, (2, self.lmax + 1, -1)).unbind(1)
-        of = degrees(self.lmax).to(x.device)
-        values = self.value(x) * gates[:, of]
+        values = self.value(x) * gates[:, self.filter.degrees]
         weights = self._attention(x, edges, shape)
         spread = _by_head(blocks.copy_to_senders(values), blocks.count, self.heads)
         carried = _together(weights @ spread, self.lmax)

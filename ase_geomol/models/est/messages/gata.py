@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear, degrees
+from ....nn.degrees import CoefficientNorm, DegreeLinear
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import Edges
@@ -17,7 +17,8 @@ class GataMessage(nn.Module):
 
     With h the invariants, ``m_ij = a_ij v(h_j) + f(t_ij) s(h_j)``, split into a scalar, a factor of ``Y_l`` and one of
     the neighbour's ``x_l`` for each degree; ``a_ij`` is attention among neighbours of ``q(h_i)·k(h_j)·g(t_ij)``. The
-    edge's own channels t are its radial functions and, from the second block on, products of both atoms' features.
+    edge's own channels t are its radial functions and products of both atoms' features; GotenNet carries them from
+    block to block, here each block makes its own.
     """
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
@@ -49,7 +50,7 @@ class GataMessage(nn.Module):
         filtered = (self.filter(t) * self.signal(h)[edges.sender]).unflatten(-1, (parts, -1))
         filtered = filtered * (edges.envelope * self.share)[:, None, None]
         message = attended + filtered  # (E, 1 + 2L, C)
-        of = degrees(self.lmax)[1:].to(x.device) - 1
+        of = self.norm.degrees - 1
         steered = message[:, 1 : 1 + self.lmax][:, of] * edges.harmonics[:, 1:, None]
         carried = message[:, 1 + self.lmax :][:, of] * x[edges.sender, 1:]
         arriving = torch.cat([message[:, :1], steered + carried], dim=1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear
+from ....nn.degrees import CoefficientNorm, DegreeLinear, Gate
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
-from ..edges import Edges, Gate, HeadLogits
+from ..edges import Edges, HeadLogits
 
 
 class DepthwiseProduct(nn.Module):

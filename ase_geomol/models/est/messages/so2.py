@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear, wigner
+from ....nn.degrees import CoefficientNorm, DegreeLinear, Gate, wigner
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
-from ..edges import DegreeFilter, Edges, Gate, HeadLogits
+from ..edges import DegreeFilter, Edges, HeadLogits
 
 
 class SO2Linear(nn.Module):
@@ -20,9 +22,12 @@ class SO2Linear(nn.Module):
 
     def __init__(self, lmax: int, mmax: int, channels: int, out: int, *, mirror_symmetric: bool) -> None:
         super().__init__()
-        self.lmax, self.mmax, self.out = lmax, mmax, out
+        self.mmax, self.out = mmax, out
         signed = [0, *(sign * m for m in range(1, mmax + 1) for sign in (1, -1))]
-        self.places = [torch.tensor([d * d + d + m for d in range(abs(m), lmax + 1)]) for m in signed]
+        places = [[d * d + d + m for d in range(abs(m), lmax + 1)] for m in signed]
+        self.sizes = [len(of_order) for of_order in places]
+        self.places: Tensor
+        self.register_buffer("places", torch.tensor([*chain(*places)]), persistent=False)
         sizes = [lmax + 1 - m for m in range(mmax + 1)]
         self.zero = nn.Linear(sizes[0] * channels, sizes[0] * out)
         self.real = nn.ModuleList(nn.Linear(size * channels, size * out, bias=False) for size in sizes[1:])
@@ -33,7 +38,7 @@ class SO2Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (E, K, C) to (E, K, C'); orders above ``mmax`` become 0."""
         result = x.new_zeros(len(x), x.shape[1], self.out)
-        parts = [x[:, place].flatten(1) for place in self.places]
+        parts = [part.flatten(1) for part in x[:, self.places].split(self.sizes, 1)]
         mapped = [self.zero(parts[0])]
         for m in range(1, self.mmax + 1):
             plus, minus = parts[2 * m - 1], parts[2 * m]
@@ -42,8 +47,7 @@ class SO2Linear(nn.Module):
                 mapped += [real(plus), real(minus)]
             else:
                 mapped += [real(plus) - imaginary(minus), real(minus) + imaginary(plus)]
-        places = torch.cat(self.places).to(x.device)
-        return result.index_copy(1, places, torch.cat([y.unflatten(1, (-1, self.out)) for y in mapped], 1))
+        return result.index_copy(1, self.places, torch.cat([y.unflatten(1, (-1, self.out)) for y in mapped], 1))
 
 
 class SO2Message(nn.Module):

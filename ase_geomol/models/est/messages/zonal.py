@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from ....nn.degrees import CoefficientNorm, DegreeLinear
+from ....nn.exact import ExactConstants
 from ....nn.sphere import Sphere
 from ..attention import Lift, PointLinear, unit
 from ..config import ESTConfig
 from ..edges import DegreeFilter, Edges
 
 
-class ZonalMessage(nn.Module):
+class ZonalMessage(ExactConstants):
     """Spherical attention of both atoms' features (queries) to a function of the edge (keys and values).
 
     That function has the symmetry of the edge, ``e(s) = sum_l R_l(r) Y_l0``-like, so that keys depend on
@@ -21,8 +22,12 @@ class ZonalMessage(nn.Module):
 
     ``o_a = ∫ dt I0(k sqrt((1-c²)(1-t²))) exp(Q_a·K(t)/sqrt(d) + k c t) V(t) / (the same without V)``,
 
-    k = lambda/sqrt(d), which Gauss-Legendre nodes t integrate: 24 are as good as 256 points on the sphere.
+    k = lambda/sqrt(d), which Gauss-Legendre nodes t integrate.
     """
+
+    nodes: Tensor
+    node_weights: Tensor
+    zonal: Tensor
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
         super().__init__()
@@ -41,7 +46,7 @@ class ZonalMessage(nn.Module):
         self.temperature = nn.Parameter(torch.zeros(config.heads)) if self.bound else None
         self.projection = PointLinear(channels, channels) if config.attention_projection else None
         nodes, weights = np.polynomial.legendre.leggauss(config.zonal_nodes)
-        self._exact = (torch.tensor(nodes), torch.tensor(weights), _zonal(nodes, config.lmax))
+        self.keep(nodes=torch.tensor(nodes), node_weights=torch.tensor(weights), zonal=_zonal(nodes, config.lmax))
 
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
         """Map features (n, K, C) to what arrives (n, K, C)."""
@@ -53,8 +58,8 @@ class ZonalMessage(nn.Module):
 
     def _attend(self, queries: Tensor, edges: Edges) -> Tensor:
         """Queries (E, N, C) to values (E, N, C)."""
-        nodes, node_weights, zonal = (x.to(queries) for x in self._exact)
-        function = zonal @ self.edge_function.by_degree(edges.radial)
+        nodes, node_weights = self.nodes, self.node_weights
+        function = self.zonal @ self.edge_function.by_degree(edges.radial)
         q, k, v = (
             x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x in (queries, *self.key_value(self.edge_norm(function)).chunk(2, -1))
