@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .sphere import Sphere
+
 
 def degrees(lmax: int) -> Tensor:
     """Degree of each of the K coefficients."""
@@ -77,6 +79,22 @@ class Gate(nn.Module):
         """Map (n, K, C) to the same shape."""
         gates = torch.sigmoid(self.linear(x[:, 0])).unflatten(-1, (self.lmax, -1))
         return torch.cat([functional.silu(x[:, :1]), x[:, 1:] * gates[:, self.degrees]], 1)
+
+
+class SphereActivation(nn.Module):
+    """SiLU at points of a sphere for all degrees but 0, whose own SiLU is taken aside (EquiformerV2, arXiv 2306.12059).
+
+    It turns with its input as exactly as the points allow.
+    """
+
+    def __init__(self, sphere: Sphere) -> None:
+        super().__init__()
+        self.sphere = sphere
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, K, C) to the same shape."""
+        on_sphere = self.sphere.to_coefficients(functional.silu(self.sphere.to_points(x)))
+        return torch.cat([functional.silu(x[:, :1]), on_sphere[:, 1:]], 1)
 
 
 class GatedLinear(nn.Module):

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from scipy.special import i0e
 from torch.nn import functional
 
-from ase_geomol.models.est import ESTConfig
+from ase_geomol.models.est import EST, ESTConfig
 from ase_geomol.models.est.attention import Lift, SphericalAttention
 from ase_geomol.models.est.edges import Edges
 from ase_geomol.models.est.messages.so2 import SO2Message, edge_frames
 from ase_geomol.models.est.messages.zonal import ZonalMessage, log_bessel
+from ase_geomol.models.est.network import Block
 from ase_geomol.models.est.update import SphericalExperts, Update
-from ase_geomol.nn.degrees import CoefficientNorm, wigner
+from ase_geomol.nn.degrees import CoefficientNorm, SphereActivation, wigner
 from ase_geomol.nn.sphere import Sphere, harmonics, point_rule, product
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -76,6 +77,7 @@ def test_modes_set_what_is_not_given():
         False,
         False,
     )
+    assert (exact.so2_activation, paper.so2_activation) == ("gate", "sphere")
     assert make_config(mode="paper", points="lebedev-50").points == "lebedev-50"
     assert make_config(mode="paper", lmax=4).points == "fibonacci-90"
     assert ESTConfig.model_validate({"elements": (1,), "mode": "paper"}).heads == 1
@@ -267,6 +269,57 @@ def test_messages_turn_with_the_atoms(name: str):
     plain = message(x, edges)
     assert torch.allclose(message(matrix @ x, turned(edges, rotation, 2)), matrix @ plain, atol=1e-6)
     assert plain.abs().max() > 1e-3
+
+
+def test_an_activation_on_the_sphere_turns_as_exactly_as_its_points_allow():
+    errors = []
+    for points in ("icosahedral-12", "icosahedral-132"):
+        activation = SphereActivation(make_sphere(make_config(points=points)))
+        x, rotation = torch.randn(2, 9, 8), random_rotation()
+        matrix = wigner(rotation[None], 2)
+        errors.append((activation(matrix @ x) - matrix @ activation(x)).abs().max().item())
+    assert errors[1] < 1e-2 * errors[0] < 1e-2
+
+
+def test_convolutions_with_an_activation_on_the_sphere():
+    config = make_config(message="so2", so2_activation="sphere", points="lebedev-302")
+    message = SO2Message(config, make_sphere(config))
+    edges, x, rotation = make_edges(6, 2, config.radial_channels), torch.randn(2, 9, 8), random_rotation()
+    matrix = wigner(rotation[None], 2)
+    assert torch.allclose(message(matrix @ x, turned(edges, rotation, 2)), matrix @ message(x, edges), atol=1e-6)
+
+
+def test_channels_of_edges_are_carried_from_block_to_block():
+    config = make_config(message="gata")
+    block = Block(config, make_sphere(config))
+    edges, x, system = make_edges(6, 2, config.radial_channels), torch.randn(2, 9, 8), torch.zeros(2, dtype=torch.long)
+    _, renewed = block(x, edges, system)
+    assert (renewed.radial - edges.radial).abs().max() > 1e-3
+    assert torch.equal(renewed.harmonics, edges.harmonics)
+    other = Block(make_config(message="graph_attention"), make_sphere(config))
+    assert other(x, edges, system)[1] is edges
+
+
+@pytest.mark.parametrize("message", ["graph_attention", "so2", "gata", "attention"])
+def test_dropout_acts_in_training_only(message: str):
+    torch.manual_seed(0)
+    network = EST(make_config(message=message, attention_dropout=0.5))
+    pairs = torch.tensor([[0, 0, 1, 1, 2, 2], [1, 2, 0, 2, 0, 1]])
+    corners = torch.tensor([[0.0, 0, 0], [1.2, 0, 0], [0.3, 1.1, 0]])
+    graph = (torch.tensor([1, 6, 1]), torch.zeros(3, dtype=torch.long), pairs, corners[pairs[1]] - corners[pairs[0]])
+    assert torch.equal(network.eval()(*graph).energies, network(*graph).energies)
+    network.train()
+    assert not torch.equal(network(*graph).energies, network(*graph).energies)
+
+
+def test_whole_structures_skip_a_path():
+    config = make_config(message="gata", path_dropout=0.5)
+    block = Block(config, make_sphere(config)).train()
+    edges, x = make_edges(6, 2, config.radial_channels), torch.randn(2, 9, 8)
+    system = torch.tensor([0, 0])
+    torch.manual_seed(0)
+    outcomes = {tuple(((block(x, edges, system)[0] - x).abs().amax((1, 2)) > 0).tolist()) for _ in range(20)}
+    assert outcomes == {(True, True), (False, False)}
 
 
 def test_the_frame_of_an_edge_may_be_turned_about_it(monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ from ...errors import ConfigError
 from ...nn.sphere import point_rule
 
 FeatureNorm = Literal["coefficient", "point"]
+SO2Activation = Literal["gate", "sphere"]
 Message = Literal["zonal", "graph_attention", "so2", "gata", "attention"]
 EXACT_RULES = {0: "icosahedral-12", 1: "icosahedral-32", 2: "icosahedral-132", 3: "lebedev-194", 4: "lebedev-194"}
 LARGEST_RULE = "lebedev-302"
@@ -21,7 +22,7 @@ class ESTConfig(BaseModel):
     Attributes:
         elements: atomic numbers that the model knows.
         mode: "exact" (ours: as equivariant as its points allow) or "paper" (arXiv 2505.23086); it sets the defaults
-            of the six options marked with *, each of which may be given by itself.
+            of the seven options marked with *, each of which may be given by itself.
         cutoff: Å.
         layers: number of blocks, each a message and an update.
         lmax: largest degree L of the features.
@@ -48,7 +49,10 @@ class ESTConfig(BaseModel):
         zonal_nodes: Gauss-Legendre nodes of the message "zonal".
         message_heads: heads of the attention among neighbours (all but zonal).
         mmax: largest order about the edge that the message "so2" keeps.
+        so2_activation: * of "so2": "gate", which is exact, or "sphere" (paper), at the points.
         mirror_symmetric: leave out of "so2" what tells mirror images apart; all other messages cannot.
+        attention_dropout: probability, in training, that a neighbour's share is dropped (all messages but zonal).
+        path_dropout: probability, in training, that a structure skips a message or an update.
         direct_forces: add a head that predicts forces without a gradient (not conservative).
     """
 
@@ -80,7 +84,10 @@ class ESTConfig(BaseModel):
     zonal_nodes: int = Field(default=24, ge=2)
     message_heads: int = Field(default=4, ge=1)
     mmax: int = Field(default=2, ge=0)
+    so2_activation: SO2Activation = "gate"
     mirror_symmetric: bool = True
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    path_dropout: float = Field(default=0.0, ge=0, lt=1)
     direct_forces: bool = False
 
     @model_validator(mode="before")
@@ -104,6 +111,7 @@ class ESTConfig(BaseModel):
                 "bounded_attention": False,
                 "attention_projection": False,
                 "scalar_bypass": False,
+                "so2_activation": "sphere",
             }
         return implied | given
 

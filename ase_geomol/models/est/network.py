@@ -22,11 +22,20 @@ class Block(nn.Module):
         super().__init__()
         self.message = MESSAGES[config.message](config, sphere)
         self.update = Update(config, sphere)
+        self.path_dropout = nn.Dropout(config.path_dropout)
 
-    def forward(self, x: Tensor, edges: Edges) -> Tensor:
-        """Map features (n, K, C) to the same shape."""
-        x = x + self.message(x, edges)
-        return x + self.update(x)
+    def forward(self, x: Tensor, edges: Edges, system: Tensor) -> tuple[Tensor, Edges]:
+        """Map features (n, K, C) and edges to the same, in structures (n,)."""
+        edges = self.message.renew(x, edges)
+        x = x + self._path(self.message(x, edges), system)
+        return x + self._path(self.update(x), system), edges
+
+    def _path(self, increment: Tensor, system: Tensor) -> Tensor:
+        """The increment, in training without some structures."""
+        if not self.training or self.path_dropout.p == 0 or not len(system):
+            return increment
+        kept = self.path_dropout(increment.new_ones(int(system[-1]) + 1))
+        return increment * kept[system, None, None]
 
 
 class EST(nn.Module):
@@ -60,12 +69,11 @@ class EST(nn.Module):
             edge_vectors: (E, 3) Å from receiver to sender, none of length zero.
         """
         types = self.types[numbers]
-        uses_blocks = getattr(MESSAGES[self.config.message], "uses_blocks", False)
-        blocks = make_blocks(system, edge_index) if uses_blocks else None
+        blocks = make_blocks(system, edge_index) if MESSAGES[self.config.message].uses_blocks else None
         edges = make_edges(self.config, self.radial, types, edge_index, edge_vectors, blocks)
         x = self.embedding(types, edges)
         for block in self.blocks:
-            x = block(x, edges)
+            x, edges = block(x, edges, system)
         x = self.final_norm(x)
         scalars, vectors = x[:, 0], x[:, 1:4]
         forces = None if self.force_readout is None else self.force_readout(scalars, vectors)

@@ -10,9 +10,10 @@ from ....nn.degrees import CoefficientNorm, DegreeLinear
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import DegreeFilter, Edges
+from .base import Message
 
 
-class AttentionMessage(nn.Module):
+class AttentionMessage(Message):
     """What GotenNet's message says, arranged so that nothing is as large as edges times coefficients times channels.
 
     ``m_i,lm = sum_j a_ij g_l(h_j) x_j,lm + sum_j u_ij f_l(r_ij) s_l(h_j) Y_lm(r_ij)`` with ``a_ij = u_ij SiLU(q_i·k_j +
@@ -29,6 +30,7 @@ class AttentionMessage(nn.Module):
         self.lmax, self.heads, self.share = lmax, config.message_heads, config.average_neighbors**-0.5
         self.norm = CoefficientNorm(lmax, channels, config.norm_floor)
         self.query_key = DegreeLinear(lmax, channels, 2 * channels)
+        self.dropout = nn.Dropout(config.attention_dropout)
         self.bias = nn.Linear(config.radial_channels, self.heads)
         self.value = DegreeLinear(lmax, channels, channels)
         self.sources = nn.Sequential(
@@ -66,7 +68,7 @@ class AttentionMessage(nn.Module):
         key = _by_head(edges.blocks.copy_to_senders(key), count, self.heads)
         logits = query @ key.mT * query.shape[-1] ** -0.5
         logits = logits + self.bias(edges.radial).view(count, receivers, senders, -1).permute(0, 3, 1, 2)
-        return functional.silu(logits) * edges.envelope.view(count, 1, receivers, senders)
+        return self.dropout(functional.silu(logits)) * edges.envelope.view(count, 1, receivers, senders)
 
 
 def _by_head(x: Tensor, count: int, heads: int) -> Tensor:

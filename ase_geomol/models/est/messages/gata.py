@@ -10,15 +10,15 @@ from ....nn.degrees import CoefficientNorm, DegreeLinear
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import Edges
+from .base import Message
 
 
-class GataMessage(nn.Module):
+class GataMessage(Message):
     """GotenNet's attention (ICLR 2025): values of neighbours steer their features and the harmonics of the edge.
 
     With h the invariants, ``m_ij = a_ij v(h_j) + f(t_ij) s(h_j)``, split into a scalar, a factor of ``Y_l`` and one of
     the neighbour's ``x_l`` for each degree; ``a_ij`` is attention among neighbours of ``q(h_i)·k(h_j)·g(t_ij)``. The
-    edge's own channels t are its radial functions and products of both atoms' features; GotenNet carries them from
-    block to block, here each block makes its own.
+    edge's own channels t begin as its radial functions; each block adds products of both atoms' features to them.
     """
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
@@ -36,15 +36,20 @@ class GataMessage(nn.Module):
         self.left = DegreeLinear(lmax, channels, config.radial_channels, bias=False)
         self.right = DegreeLinear(lmax, channels, config.radial_channels, bias=False)
         self.mix = nn.Linear(config.radial_channels, config.radial_channels)
+        self.dropout = nn.Dropout(config.attention_dropout)
+
+    def renew(self, x: Tensor, edges: Edges) -> Edges:
+        """Add what the features of both atoms have in common to the channels of the edges."""
+        return edges._replace(radial=edges.radial + self.mix(self._products(self.norm(x), edges) * edges.radial))
 
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
         """Map features (n, K, C) to what arrives (n, K, C)."""
         x = self.norm(x)
         h = x[:, 0]
-        t = edges.radial + self.mix(self._products(x, edges) * edges.radial)
+        t = edges.radial
         q, k, g = self.query(h)[edges.receiver], self.key(h)[edges.sender], functional.silu(self.gate(t))
         logits = (q * k * g).unflatten(-1, (self.heads, -1)).sum(-1) * (x.shape[-1] // self.heads) ** -0.5
-        shares = edges.attention(logits).repeat_interleave(x.shape[-1] // self.heads, dim=1)
+        shares = self.dropout(edges.attention(logits)).repeat_interleave(x.shape[-1] // self.heads, dim=1)
         parts = 1 + 2 * self.lmax
         attended = shares[:, None] * self.value(h)[edges.sender].unflatten(-1, (parts, -1))
         filtered = (self.filter(t) * self.signal(h)[edges.sender]).unflatten(-1, (parts, -1))

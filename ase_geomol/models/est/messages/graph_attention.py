@@ -9,6 +9,7 @@ from ....nn.degrees import CoefficientNorm, DegreeLinear, Gate
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import Edges, HeadLogits
+from .base import Message
 
 
 class DepthwiseProduct(nn.Module):
@@ -54,7 +55,7 @@ class DepthwiseProduct(nn.Module):
         return torch.cat([part.unflatten(1, (self.channels, -1)).mT for part in mixed.split(sizes, 1)], 1)
 
 
-class GraphAttentionMessage(nn.Module):
+class GraphAttentionMessage(Message):
     """Equiformer's attention (arXiv 2206.11990): both atoms' features meet the edge, scalars of it are the logits.
 
     ``f = product(W_s x_j + W_d x_i, Y; radial)``; logits from the scalars of f, values from the product of a gated f
@@ -71,6 +72,7 @@ class GraphAttentionMessage(nn.Module):
         self.second = DepthwiseProduct(lmax, channels, None)
         self.gate = Gate(lmax, channels)
         self.logits = HeadLogits(channels, config.message_heads)
+        self.dropout = nn.Dropout(config.attention_dropout)
         self.projection = DegreeLinear(lmax, channels, channels)
 
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
@@ -78,6 +80,6 @@ class GraphAttentionMessage(nn.Module):
         x = self.norm(x)
         both = self.of_receiver(x)[edges.receiver] + self.of_sender(x)[edges.sender]
         met = self.first(both, edges.harmonics, edges.radial)
-        shares = edges.attention(self.logits(met[:, 0]))
+        shares = self.dropout(edges.attention(self.logits(met[:, 0])))
         values = self.second(self.gate(met), edges.harmonics, edges.radial)
         return self.projection(edges.attend(shares, values))

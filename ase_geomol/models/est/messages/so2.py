@@ -7,10 +7,11 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear, Gate, wigner
+from ....nn.degrees import CoefficientNorm, DegreeLinear, Gate, SphereActivation, wigner
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import DegreeFilter, Edges, HeadLogits
+from .base import Message
 
 
 class SO2Linear(nn.Module):
@@ -50,7 +51,7 @@ class SO2Linear(nn.Module):
         return result.index_copy(1, self.places, torch.cat([y.unflatten(1, (-1, self.out)) for y in mapped], 1))
 
 
-class SO2Message(nn.Module):
+class SO2Message(Message):
     """Graph attention of EquiformerV2 (arXiv 2306.12059) with gates instead of its activation on a grid.
 
     Features of both atoms are turned so that the edge lies along the polar axis, where the tensor product with its
@@ -66,7 +67,9 @@ class SO2Message(nn.Module):
         mirror = config.mirror_symmetric
         self.first = SO2Linear(lmax, mmax, 2 * channels, channels, mirror_symmetric=mirror)
         self.second = SO2Linear(lmax, mmax, channels, channels, mirror_symmetric=mirror)
-        self.gate = Gate(lmax, channels)
+        on_sphere = config.so2_activation == "sphere"
+        self.activation = SphereActivation(sphere) if on_sphere else Gate(lmax, channels)
+        self.dropout = nn.Dropout(config.attention_dropout)
         self.logits = HeadLogits(channels, config.message_heads)
         self.projection = DegreeLinear(lmax, channels, channels)
 
@@ -76,8 +79,8 @@ class SO2Message(nn.Module):
         turn = wigner(edge_frames(edges.direction), self.lmax)
         both = turn @ torch.cat([x[edges.receiver], x[edges.sender]], -1) * self.filter(edges.radial)
         met = self.first(both)
-        shares = edges.attention(self.logits(met[:, 0]))
-        values = turn.mT @ self.second(self.gate(met))
+        shares = self.dropout(edges.attention(self.logits(met[:, 0])))
+        values = turn.mT @ self.second(self.activation(met))
         return self.projection(edges.attend(shares, values))
 
 

@@ -12,9 +12,10 @@ from ....nn.sphere import Sphere
 from ..attention import Lift, PointLinear, unit
 from ..config import ESTConfig
 from ..edges import DegreeFilter, Edges
+from .base import Message
 
 
-class ZonalMessage(ExactConstants):
+class ZonalMessage(Message, ExactConstants):
     """Spherical attention of both atoms' features (queries) to a function of the edge (keys and values).
 
     That function has the symmetry of the edge, ``e(s) = sum_l R_l(r) Y_l0``-like, so that keys depend on
