@@ -182,12 +182,21 @@ def test_wrong_settings_are_refused(wrong):
 
 
 def test_the_streams_meet_in_equivariant_cross_attention_only():
-    """Seen in the readout of the position stream: velocities reach it through nothing else."""
+    """Seen in the readout of the position stream: with gates, velocities reach it through nothing else."""
     for without, reached in (((), True), (("equivariant_cross",), False)):
-        network, (charges, positions, velocities) = make(without=without), systems()
+        network, (charges, positions, velocities) = make(without=without, coupling="gates"), systems()
         network.readouts[1].second.vectors.weight.data.zero_()
         difference = network(charges, positions, 2 * velocities) - network(charges, positions, velocities)
         assert (largest(difference) > 1e-4) is reached
+
+
+@pytest.mark.parametrize("coupling", ["products", "gates"])
+def test_only_products_tell_which_way_particles_move(coupling):
+    """With gates, the readout of the positions is the same after all velocities are turned together."""
+    network, (charges, positions, velocities) = make(coupling=coupling), systems()
+    network.readouts[1].second.vectors.weight.data.zero_()
+    turned = network(charges, positions, velocities @ rotation(1)) - network(charges, positions, velocities)
+    assert (largest(turned) > 1e-4) is (coupling == "products")
 
 
 def test_the_streams_have_weights_of_their_own():

@@ -1,9 +1,14 @@
 """GeoMFormer for N-body systems: the paper's global form with two equivariant streams (arXiv 2406.16853, E.5).
 
 One stream of vectors starts from positions relative to their mean, the other from velocities. Each has an invariant
-stream of its own beside it. The two pairs (z^I, z^E) have their own weights and meet in three places: in the
-structural bias that all attention shares, in equivariant cross-attention, which reads the sum of both invariant
-streams, and in the prediction, ``positions + readout of the first + readout of the second``.
+stream of its own beside it. The two pairs (z^I, z^E) have their own weights and meet in four places: in the
+structural bias that all attention shares; in invariant cross-attention, whose inner products are of the vectors of
+its own pair with those of both; in equivariant cross-attention, which reads the sum of both invariant streams; and in
+the prediction, ``positions + readout of the first + readout of the second``.
+
+The second place is ours. The paper does not say how the pairs meet; where inner products stay within a pair
+(``coupling: gates``), no number tells whether particles move towards each other or apart, and all velocities may be
+turned together without a change of what the positions do.
 
 All systems of a batch have the same number of particles, so everything is dense. Shapes: S = 2 streams, B systems,
 n particles, d channels, H heads, K radial kernels. Scalars are (S, B, n, 1, d) and vectors (S, B, n, 3, d): with
@@ -36,6 +41,7 @@ Part = Literal[
     "equivariant_norm",
     "structural_bias",
 ]
+Coupling = Literal["products", "gates"]
 STREAMS = 2
 PAIR_REACH, POSITION_REACH, SPEED_REACH = 12.0, 8.0, 5.0
 """Largest kernel centres: one in a thousand distances, and fewer speeds, of the data are larger."""
@@ -53,6 +59,8 @@ class NBodyConfig(BaseModel):
         kernels: number K of Gaussian kernels.
         equivariant_norm: "whiten" (the paper's EquLN) or "rms".
         norm_floor: absolute floor under the variance in `ase_geomol.nn.EquivariantNorm`.
+        coupling: "products": invariant cross-attention multiplies vectors of its own pair with those of both pairs;
+            "gates": with its own only, so that scalars are all that passes from one pair to the other.
         dropout: probability, in training, that an attention weight or a channel of a residual update is dropped; of
             vectors all three rows go together.
         without: parts to leave out, for ablations.
@@ -66,6 +74,7 @@ class NBodyConfig(BaseModel):
     kernels: int = Field(default=64, ge=2)
     equivariant_norm: EquivariantNormMode = "whiten"
     norm_floor: float = Field(default=0.05, gt=0)
+    coupling: Coupling = "products"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     without: tuple[Part, ...] = ()
 
@@ -133,16 +142,19 @@ class SelfAttention(Attention):
 
 
 class InvariantCross(Attention):
-    """Scalars attend to inner products of the vectors of their own pair."""
+    """Scalars attend to inner products of the vectors of their own pair with those of both, or of their own."""
 
     def __init__(self, config: NBodyConfig) -> None:
         super().__init__(config, rows=1)
+        self.coupling = config.coupling
         self.query = StreamLinear(config.channels, config.channels, bias=True)
         self.factors = StreamLinear(config.channels, 4 * config.channels, bias=False)
 
     def forward(self, scalars: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
         """Map both streams to an update of the scalars."""
         left, right = self.factors(vectors).chunk(2, -1)
+        if self.coupling == "products":
+            right = right.sum(0, keepdim=True)
         key, value = ((left * right).sum(-2, keepdim=True) / math.sqrt(3)).chunk(2, -1)
         return self.attend(self.query(scalars), key, value, bias)
 
