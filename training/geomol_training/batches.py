@@ -147,7 +147,7 @@ def survey(
         index = np.arange(start, min(start + SURVEY_FRAMES, len(frames)))
         graph = make_batch(frames, index, cutoff).graph
         receiver = graph.edge_index[0]
-        per_atom = repulsion(graph.numbers, graph.edge_index, edge_vectors(graph, graph.positions, graph.cell))
+        per_atom, _ = repulsion(graph.numbers, graph.edge_index, edge_vectors(graph, graph.positions, graph.cell))
         energy[index] = segment_sum(per_atom, graph.system, len(index)).numpy()
         edges[index] = torch.bincount(graph.system[receiver], minlength=len(index)).numpy()
         report(int(index[-1]) + 1, len(frames))

@@ -322,10 +322,10 @@ def _start(name: str, recipe: Recipe) -> Checkpoint:
 
 
 def _form(potential: Potential) -> dict[str, Any]:
-    """All that weights must agree in; dropout shapes no weights."""
+    """All that weights must agree in; dropout shapes no weights, the repulsion has none."""
     form = form_of(potential)
     config = {name: value for name, value in form["config"].items() if not name.endswith("_dropout")}
-    return {"architecture": form["architecture"], "repulsion": form["repulsion"], **config}
+    return {"architecture": form["architecture"], **config}
 
 
 def _untrained(recipe: Recipe, elements: tuple[int, ...]) -> Potential:
