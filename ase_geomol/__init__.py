@@ -21,7 +21,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .calculator import GeoMolCalculator
-    from .checkpoint import load_checkpoint, save_checkpoint, shipped_models
+    from .checkpoint import load_checkpoint, load_property, save_checkpoint, shipped_models
+    from .predictor import PropertyPredictor
 
 __all__ = [
     "CheckpointError",
@@ -32,14 +33,18 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "OutputError",
+    "PropertyPredictor",
     "load_checkpoint",
+    "load_property",
     "save_checkpoint",
     "shipped_models",
 ]
 
 _HOMES = {
     "GeoMolCalculator": "calculator",
+    "PropertyPredictor": "predictor",
     "load_checkpoint": "checkpoint",
+    "load_property": "checkpoint",
     "save_checkpoint": "checkpoint",
     "shipped_models": "checkpoint",
 }

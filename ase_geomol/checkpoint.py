@@ -21,8 +21,9 @@ from .errors import CheckpointError, ConfigError, GeoMolError
 from .files import write_atomically
 from .models import ARCHITECTURES, build_model
 from .potential import Potential
+from .property import PropertyForm, ScalarProperty
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER = "ase_geomol"
 UNITS: dict[Any, Any] = {"energy": "eV", "length": "angstrom"}
 WEIGHTS = Path(__file__).parent / "weights"
@@ -60,16 +61,18 @@ class Header(BaseModel):
         architecture: a name in `ase_geomol.models.ARCHITECTURES`.
         config: fields of its configuration.
         repulsion: reach of its `ase_geomol.repulsion.ZBLRepulsion` in sums of covalent radii; 0: it has none.
+        property: which one, where it predicts a property and is no potential.
         units: always these.
         metadata: about the potential.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     architecture: str
     config: dict[str, Any]
     repulsion: FiniteFloat = Field(ge=0)
+    property: PropertyForm | None = None
     units: dict[Literal["energy", "length"], Literal["eV", "angstrom"]] = UNITS
     metadata: Metadata
 
@@ -97,6 +100,15 @@ class Checkpoint(NamedTuple):
     fingerprint: str
 
 
+class PropertyCheckpoint(NamedTuple):
+    """A property as it was loaded; as `Checkpoint` otherwise."""
+
+    property: ScalarProperty
+    metadata: Metadata
+    path: Path
+    fingerprint: str
+
+
 class Listed(NamedTuple):
     """A shipped potential, described without loading its weights."""
 
@@ -107,17 +119,19 @@ class Listed(NamedTuple):
     path: Path
 
 
-def form_of(potential: Potential) -> dict[str, Any]:
-    """``architecture``, ``config`` and ``repulsion`` of a potential: all that it is besides its tensors."""
+def form_of(predictor: Potential | ScalarProperty) -> dict[str, Any]:
+    """Fields of the header that say what a potential or a property is besides its tensors."""
+    repulsion = predictor.repulsion if isinstance(predictor, Potential) else None
     return {
-        "architecture": next(name for name, (_, kind) in ARCHITECTURES.items() if isinstance(potential.model, kind)),
-        "config": potential.model.config.model_dump(mode="json"),  # type: ignore[attr-defined]
-        "repulsion": 0.0 if potential.repulsion is None else potential.repulsion.reach,
+        "architecture": next(name for name, (_, kind) in ARCHITECTURES.items() if isinstance(predictor.model, kind)),
+        "config": predictor.model.config.model_dump(mode="json"),  # type: ignore[attr-defined]
+        "repulsion": 0.0 if repulsion is None else repulsion.reach,
+        "property": predictor.form.model_dump() if isinstance(predictor, ScalarProperty) else None,
     }
 
 
-def save_checkpoint(path: str | Path, potential: Potential, metadata: Metadata) -> None:
-    """Write a potential to ``path`` (.safetensors), atomically.
+def save_checkpoint(path: str | Path, predictor: Potential | ScalarProperty, metadata: Metadata) -> None:
+    """Write a potential or a property to ``path`` (.safetensors), atomically.
 
     Raises:
         ConfigError: the metadata claim what no architecture can do yet.
@@ -128,8 +142,8 @@ def save_checkpoint(path: str | Path, potential: Potential, metadata: Metadata) 
             f"No model reads charge or spin, so it can know one of each only, not charges {metadata.charges} and "
             f"spins {metadata.spins}: train on structures of one charge and one spin."
         )
-    header = Header(**form_of(potential), metadata=metadata)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in potential.state_dict().items()}
+    header = Header(**form_of(predictor), metadata=metadata)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in predictor.state_dict().items()}
     write_atomically(Path(path), save(tensors, metadata={HEADER: header.model_dump_json()}))
 
 
@@ -138,8 +152,27 @@ def load_checkpoint(model: str | Path, device: torch.device | str = "cpu") -> Ch
 
     Raises:
         CheckpointError: no such name or file; the file is truncated, not one of ours, of a newer format, or (of
-            the shipped ones) not the one that was released.
+            the shipped ones) not the one that was released; it holds a property.
     """
+    loaded = load_any(model, device)
+    if isinstance(loaded, Checkpoint):
+        return loaded
+    form = loaded.property.form
+    raise CheckpointError(
+        f"{loaded.path} predicts {form.name} ({form.unit}) and is no potential: use it with PropertyPredictor."
+    )
+
+
+def load_property(model: str | Path, device: torch.device | str = "cpu") -> PropertyCheckpoint:
+    """Load a property; raises :class:`CheckpointError` as `load_checkpoint`, or where the file holds a potential."""
+    loaded = load_any(model, device)
+    if isinstance(loaded, PropertyCheckpoint):
+        return loaded
+    raise CheckpointError(f"{loaded.path} holds a potential, not a property: use it with GeoMolCalculator.")
+
+
+def load_any(model: str | Path, device: torch.device | str = "cpu") -> Checkpoint | PropertyCheckpoint:
+    """Load a potential or a property, whichever the file holds; raises :class:`CheckpointError`."""
     path, expected = _locate(model)
     content = _read(path)
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
@@ -147,12 +180,23 @@ def load_checkpoint(model: str | Path, device: torch.device | str = "cpu") -> Ch
     header, tensors = _parse(path, content)
     try:
         network = build_model(header.architecture, header.config)
-        potential = Potential(network, repulsion=header.repulsion)  # type: ignore[arg-type]
-        potential.set_dtype(next(tensor.dtype for name, tensor in tensors.items() if name.startswith("model.")))
-        potential.load_state_dict(tensors)
+        predictor = _predictor(network, header)
+        predictor.set_dtype(next(tensor.dtype for name, tensor in tensors.items() if name.startswith("model.")))
+        predictor.load_state_dict(tensors)
     except (GeoMolError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this version of ase_geomol: {error}") from error
-    return Checkpoint(potential.to(device).eval(), header.metadata, path, _fingerprint(header, tensors))
+    about = (header.metadata, path, _fingerprint(header, tensors))
+    if isinstance(predictor, Potential):
+        return Checkpoint(predictor.to(device).eval(), *about)
+    return PropertyCheckpoint(predictor.to(device).eval(), *about)
+
+
+def _predictor(network: Any, header: Header) -> Potential | ScalarProperty:
+    if header.property is None:
+        return Potential(network, repulsion=header.repulsion)
+    if header.property.pooling == "dipole" and not network.has_direct_forces:
+        raise CheckpointError("a dipole moment needs the network's head for vectors.")
+    return ScalarProperty(network, header.property)
 
 
 def shipped_models() -> dict[str, Listed]:
@@ -207,7 +251,10 @@ def _locate(model: str | Path) -> tuple[Path, str | None]:
 
 
 def _fingerprint(header: Header, tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps([header.architecture, header.config, header.repulsion], sort_keys=True).encode())
+    form: list[Any] = [header.architecture, header.config, header.repulsion]
+    if header.property is not None:
+        form.append(header.property.model_dump())
+    digest = hashlib.sha256(json.dumps(form, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -236,6 +283,11 @@ def _parse(path: Path, content: bytes) -> tuple[Header, dict[str, torch.Tensor]]
         version = fields["format_version"]
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}; this version reads up to {FORMAT_VERSION}: update.")
+        if version == 1:
+            raise CheckpointError(
+                f"{path} has format 1, whose potentials were otherwise at short distance: train it again, or go on "
+                "from it with the version that wrote it."
+            )
         header = Header.model_validate(fields)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

@@ -134,8 +134,8 @@ class Potential(nn.Module):
         vectors = edge_vectors(graph, positions, cell)
         energies = self.reference_energies[graph.numbers]
         if self.repulsion is not None:
-            repulsion, vectors = self.repulsion(graph.numbers, graph.edge_index, vectors)
-            energies = energies + repulsion
+            repulsion, held = self.repulsion(graph.numbers, graph.edge_index, vectors)
+            energies, vectors = energies + repulsion, vectors if self.cutoff is None else held
         output = self.model(graph.numbers, graph.system, graph.edge_index, vectors.to(self.dtype))
         return output, energies + self.scale * output.energies.double()
 

@@ -182,6 +182,8 @@ STRUCTURES: dict[str, Callable[[], Atoms]] = {
     "benzene": _benzene,
     "co2": lambda: Atoms("OCO", [[0, 0, -1.16], [0, 0, 0], [0, 0, 1.16]]),
     "methane": lambda: molecule("CH4"),
+    "squeezed": lambda: Atoms("OH2", [[0, 0, 0.1], [0, 0.61, -0.1], [0.1, -0.58, 0.3]]),
+    "squeezed_bulk": lambda: _rattled(bulk("Al", "fcc", a=2.35, cubic=True), 0.02),
     "bulk": lambda: _rattled(bulk("Al", "fcc", a=4.05, cubic=True)),
     "fcc": lambda: bulk("Al", "fcc", a=4.05),
     "diamond": lambda: bulk("Si", "diamond", a=5.43),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from ase.calculators import calculator as ase_calculators
 
-from . import crystals, evaluate, md, models, relax
+from . import crystals, evaluate, md, models, predict, relax
 from .common import Group, console, examples
 
 __all__ = ["app", "main"]
@@ -48,6 +48,7 @@ app.command(epilog=crystals.SURFACE_EPILOG)(crystals.surface)
 app.command(epilog=crystals.NEB_EPILOG)(crystals.neb)
 app.command(epilog=models.EPILOG)(models.models)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command(epilog=predict.EPILOG)(predict.predict)
 
 
 def _version(asked: bool) -> None:

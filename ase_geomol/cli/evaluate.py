@@ -37,7 +37,7 @@ def evaluate(
     """
     from .. import simulate
 
-    frames = simulate.load_labelled(data, index)
+    frames = simulate.load_structures(data, index)
     folder = out or Path(f"{Path(data).stem}-evaluate")
     simulate.see_free(folder / "errors.csv", overwrite=overwrite)
     make_folder(folder)

@@ -4,7 +4,7 @@ from .crystal_pictures import eos_picture, path_picture, phonon_picture, traject
 from .defects import SurfaceEnergy, surface_energy, vacancy_energy
 from .elasticity import Elasticity, elasticity
 from .eos import EquationOfState, equation_of_state, see_crystal
-from .evaluation import Evaluation, evaluate, load_labelled
+from .evaluation import Evaluation, evaluate, load_structures
 from .files import frame_text, names_structure_file, see_free, write_structure
 from .md import MDResult, MDSettings, degrees_of_freedom, draw_velocities, run_md
 from .neb import MinimumEnergyPath, minimum_energy_path
@@ -39,8 +39,8 @@ __all__ = [
     "evaluate",
     "frame_text",
     "interpret",
-    "load_labelled",
     "load_structure",
+    "load_structures",
     "md_picture",
     "mean_square_displacement",
     "minimum_energy_path",

@@ -62,8 +62,8 @@ class Evaluation:
         write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
-def load_labelled(path: str, index: str = ":") -> list[Atoms]:
-    """Read structures with their results from any file that ASE reads.
+def load_structures(path: str, index: str = ":") -> list[Atoms]:
+    """Read structures, with their results if there are any, from any file that ASE reads.
 
     Args:
         path: the file.

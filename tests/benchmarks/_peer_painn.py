@@ -77,7 +77,7 @@ def training_step(network: Any, arrays: dict[str, np.ndarray]) -> Callable[[], N
         properties.offsets: torch.zeros(len(tensors["receiver"]), 3),
     }
     network.train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-6)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True)
 
     def step() -> None:
         optimiser.zero_grad()

@@ -12,11 +12,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from geomol_training.batches import Batch, make_batch
 from geomol_training.frames import Row, pack
-from geomol_training.loss import total_loss
 from geomol_training.memory import keep_freed_memory
-from geomol_training.objective import predict
 from geomol_training.optimiser import make_optimiser
 from geomol_training.recipe import Loss, Optimiser
+from geomol_training.tasks import PotentialTask
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ase_geomol import GeoMolCalculator
@@ -24,7 +23,7 @@ from ase_geomol.checkpoint import load_checkpoint
 from ase_geomol.potential import Potential
 from ase_geomol.simulate.structures import load_structure
 
-LOSS = Loss(energy=5.0, forces=1.0)
+TASK = PotentialTask(Loss(energy=5.0, forces=1.0))
 LEARNING_RATE = 1e-6
 """So small that the weights stay what they are, however often the step is repeated."""
 
@@ -93,7 +92,7 @@ def _step(
 
     def step() -> None:
         optimiser.zero_grad()
-        total_loss(predict(potential, batch, LOSS), batch, LOSS).backward()
+        TASK.loss(potential, batch).backward()
         learn()
 
     return step

@@ -2,11 +2,13 @@
 
 All neutral molecules of the conformer benchmark whose elements the potential knows, its conformers as published, our
 energies as single points. Spearman's rank correlation within each molecule, against the benchmark's columns of
-GFN2-xTB (what was learned) and of DLPNO-CCSD(T), averaged over molecules; beside it MMFF94 and GFN2-xTB themselves,
-on the same conformers. The columns of GFN2-xTB and DLPNO-CCSD(T) are atomisation energies, larger is more stable, and
-change their sign here. Error: mean absolute difference of energies counted from the molecule's mean.
-Left out: charged molecules, other elements, conformers without an energy in all columns that are compared, and
-molecules of which fewer than 3 conformers are left. A molecule that ends with an error is a row of its own below.
+GFN2-xTB (what was learned) and of DLPNO-CCSD(T), mean and median over molecules; beside it MMFF94 and GFN2-xTB
+themselves, on the same conformers. The columns of GFN2-xTB and DLPNO-CCSD(T) are atomisation energies, larger is more
+stable, and change their sign here. Error: mean absolute difference of energies counted from the molecule's mean.
+Left out: charged molecules, other elements, conformers without an energy in all columns that are compared, molecules
+of which fewer than 3 conformers are left, and those whose energies of MMFF94 spread over more than 30 kcal/mol, up to
+thousands, where something else than a conformer went wrong. A molecule that ends with an error is a row of its own
+below.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from ase_geomol.simulate.files import frame_text
 
 MODEL = "geomformer-organic"
 SMOKE = "CCCCO"
-SETTINGS = {"data": BENCHMARK.name, "fewest conformers": 3}
+SETTINGS = {"data": BENCHMARK.name, "fewest conformers": 3, "largest spread of MMFF94 kcal/mol": 30.0}
+SPREAD = "largest spread of MMFF94 kcal/mol"
 SIGNS = {"gfn2": -1, "dlpno": -1, "mmff": 1}
 COMPARED = {"gfn2": ("ours", "mmff"), "dlpno": ("ours", "mmff", "gfn2")}
 NAMES = {"ours": "ours", "gfn2": "GFN2-xTB", "dlpno": "DLPNO-CCSD(T)", "mmff": "MMFF94"}
@@ -65,7 +68,11 @@ def run(smoke: bool, model: str) -> Answer:
         for method, score in compare(energies, reference, methods).items()
     ]
     even = [{name: row.get(name) for name in COLUMNS} for row in (*table, *failed)]
-    ranks = {f"mean Spearman of {row['method']} with {row['reference']}": row["mean Spearman"] for row in table}
+    ranks = {
+        f"{which} Spearman of {row['method']} with {row['reference']}": row[f"{which} Spearman"]
+        for row in table
+        for which in ("mean", "median")
+    }
     summary = {**ranks, **left_out, "molecules that ended with an error (goal: 0)": len(failed)}
     return Answer(even, summary, computed(rows))
 
@@ -73,7 +80,7 @@ def run(smoke: bool, model: str) -> Answer:
 def choose(frames: list[Conformer], known: set[int]) -> tuple[dict[str, list[Conformer]], Row]:
     """The conformers of each molecule that the potential knows, and how many molecules were left out for what."""
     molecules: dict[str, list[Conformer]] = defaultdict(list)
-    charged, foreign = set(), set()
+    charged, foreign, spread = set(), set(), set()
     for info, text in frames:
         name = str(info["molecule"])
         elements = {atomic_numbers[line.split(maxsplit=1)[0]] for line in text.splitlines()[2:]}
@@ -83,9 +90,15 @@ def choose(frames: list[Conformer], known: set[int]) -> tuple[dict[str, list[Con
             foreign.add(name)
         else:
             molecules[name].append((info, text))
+    for name, conformers in list(molecules.items()):
+        energies = [float(info.get("mmff_kcal_mol", np.nan)) for info, _ in conformers]
+        if np.isfinite(energies).any() and np.nanmax(energies) - np.nanmin(energies) > SETTINGS[SPREAD]:
+            spread.add(name)
+            del molecules[name]
     return dict(molecules), {
         "charged molecules, left out": len(charged),
         "molecules of other elements, left out": len(foreign),
+        "molecules that MMFF94 spreads too far, left out": len(spread),
     }
 
 

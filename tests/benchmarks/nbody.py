@@ -2,7 +2,8 @@
 
 The trainings are made one by one with `geomol-train nbody` (training/README.md has the commands); this brings what
 they left in runs/nbody together. Trainings that differ in nothing but the seed share a row; a training without a part
-is compared with the full one of the same norm, length and other options. "exact rules" is the simulator itself, told
+is compared with the full ones of the same seeds, norm, length and other options. "changes" are other options than the
+default ones. "exact rules" is the simulator itself, told
 positions and velocities that are off by normal deviates: close encounters amplify what is not known exactly.
 """
 
@@ -61,9 +62,9 @@ def run(smoke: bool) -> Answer:
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         groups[_key(result)].append(result)
-    means = {key: statistics.mean(r["test_mse"] for r in group) for key, group in groups.items()}
     published = [_row(name, mse=mse) for name, mse in PUBLISHED.items()]
-    ours = sorted((_summary(group, means) for group in groups.values()), key=lambda row: (row["without"], row["MSE"]))
+    ours = [_summary(group, groups) for group in groups.values()]
+    ours.sort(key=lambda row: (row["without"], row["steps"], row["MSE"]))
     full = [group for group in groups.values() if not group[0]["settings"]["network"]["without"]]
     summary = {}
     if full:
@@ -110,19 +111,21 @@ def _key(result: dict[str, Any], without: list[str] | None = None) -> str:
     return json.dumps([settings, result["asked"], result["samples"]], sort_keys=True)
 
 
-def _summary(group: list[dict[str, Any]], means: dict[str, float]) -> Row:
+def _summary(group: list[dict[str, Any]], groups: dict[str, list[dict[str, Any]]]) -> Row:
     group = sorted(group, key=lambda result: result["settings"]["seed"])
-    errors = [result["test_mse"] for result in group]
+    errors = {result["settings"]["seed"]: result["test_mse"] for result in group}
     network, hardware = group[0]["settings"]["network"], group[0]["hardware"]
     without = " ".join(sorted(network["without"]))
-    full = means.get(_key(group[0], without=[]))
+    full = {r["settings"]["seed"]: r["test_mse"] for r in groups.get(_key(group[0], without=[]), [])}
+    rises = [100 * (error / full[seed] - 1) for seed, error in errors.items() if without and seed in full]
     return _row(
         f"ours, {network['equivariant_norm']}",
         without,
-        statistics.mean(errors),
-        deviation=statistics.stdev(errors) if len(errors) > 1 else None,
-        seeds=", ".join(f"{r['settings']['seed']}: {e:.5f}" for r, e in zip(group, errors, strict=True)),
-        rise=100 * (statistics.mean(errors) / full - 1) if without and full else None,
+        statistics.mean(errors.values()),
+        changes=", ".join(make_settings(**group[0]["settings"]).changes),
+        deviation=statistics.stdev(errors.values()) if len(errors) > 1 else None,
+        seeds=", ".join(f"{seed}: {error:.5f}" for seed, error in errors.items()),
+        rise=statistics.mean(rises) if rises else None,
         steps=statistics.mean(result["steps"] for result in group),
         minutes=statistics.mean(result["seconds"] for result in group) / 60,
         parameters=group[0]["parameters"],
@@ -134,6 +137,7 @@ def _row(name: str, without: str = "", mse: float | None = None, **measured: Any
     return {
         "network": name,
         "without": without,
+        "changes": measured.get("changes"),
         "MSE": mse,
         "± over seeds": measured.get("deviation"),
         "of each seed": measured.get("seeds"),

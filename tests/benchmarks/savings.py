@@ -109,7 +109,7 @@ def _unread(model: str, structures: int) -> Iterator[Saving]:
     graph = from_atoms(load_structure(ASPIRIN), lean.cutoff)
     full = [_with_a_head(load_checkpoint(model).potential) for _ in range(2)]
     test = "unit/test_geomformer.py::test_parts_that_only_a_head_for_vectors_needs_do_not_touch_the_energy"
-    shortcut = "nothing that nobody reads"
+    shortcut = "no vectors, and no head for them, that nobody reads"
     yield Saving(shortcut, "energy and forces, aspirin", _both(lambda: lean(graph), lambda: full[0](graph)), test)
     steps = (training_step(potential, batch) for potential in (load_checkpoint(model).potential, full[1]))
     yield Saving(shortcut, f"training step, {structures} molecules", _both(*steps), test)

@@ -1,22 +1,21 @@
 """How long does one energy-and-forces call take, beside SevenNet-0 and GFN2-xTB (the theory that was learned)?
 
 All run through their ASE calculators on the same structures, in turns; atoms move by about 0.001 Å before each call,
-as in MD. The peers run in processes of their own. "calculator's share" is the part of our time that is not spent in
-the potential itself. SevenNet-0 is a potential for crystals: only its speed is compared here. Each row compares by
-itself, so that Ctrl-C leaves those that are done.
+as in MD. The peers run in processes of their own. "share outside the network" is the part of our time that is not
+spent in the network, whose forward and backward pass are timed by themselves. SevenNet-0 is a potential for crystals:
+only its speed is compared here. Each row compares by itself, so that Ctrl-C leaves those that are done.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+import torch
 from _frame import Answer, Row, answer, progress
 from _peers import Package, Peer, PeerError, Peers
 from _structures import ASPIRIN, liquid, peptide
@@ -26,11 +25,12 @@ from ase.build import molecule
 from ase.io import write
 
 from ase_geomol import GeoMolCalculator
+from ase_geomol.graph import edge_vectors, from_atoms
 from ase_geomol.simulate.structures import load_structure
 
 MODEL = "geomformer-organic"
 OURS, SEVENNET, GFN2 = "ours", "SevenNet-0", "GFN2-xTB"
-SHARE = "calculator's share"
+SHARE = "share outside the network"
 PACKAGES = (Package(SEVENNET, "_peer_sevennet.py", "sevenn==0.13.0"), Package(GFN2, "_peer_gfn2.py"))
 STRUCTURES: dict[str, Callable[[], Atoms]] = {
     "ethanol": lambda: molecule("CH3CH2OH"),
@@ -84,25 +84,23 @@ def _ratio(first: float | None, second: float | None) -> float | None:
 
 
 def _share_outside(atoms: Atoms, model: str, calls: int = 15) -> float:
-    """Median share of a call that our calculator spends outside the potential."""
+    """Share of a call through the calculator that is not the network's: medians of both, in turns."""
     calculator = GeoMolCalculator(model)
     potential = calculator.checkpoints[0].potential
-    forward, inside = potential.forward, [0.0]
+    graph = from_atoms(atoms, potential.cutoff)
+    vectors = edge_vectors(graph, graph.positions, graph.cell).to(potential.dtype)
 
-    def clocked(*arguments: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        output = forward(*arguments, **options)
-        inside[0] = time.perf_counter() - start
-        return output
+    def network() -> None:
+        edges = vectors.detach().requires_grad_()
+        energies = potential.model(graph.numbers, graph.system, graph.edge_index, edges).energies
+        torch.autograd.grad(energies.sum(), edges)
 
-    potential.forward = clocked
-    call, shares = mover(atoms, calculator), []
-    call()
-    for _ in range(calls):
-        start = time.perf_counter()
+    whole, inside = mover(atoms, calculator), network
+    for call in (whole, inside):
         call()
-        shares.append(1 - inside[0] / (time.perf_counter() - start))
-    return statistics.median(shares)
+    times = [(timed(whole), timed(inside)) for _ in range(calls)]
+    of_whole, of_network = (statistics.median(column) for column in zip(*times, strict=True))
+    return 1 - of_network / of_whole
 
 
 def _summary(rows: list[Row]) -> dict[str, float | None]:

@@ -2,8 +2,9 @@
 
 `geomol-train fit` runs with the recipe of the shipped potential on frames made on the spot, with clocks around its
 parts; each clock stops while another one, inside, runs. Validation comes as often per step, on as many frames per step,
-as in the recipe; its predictions count as forward passes. It is one training of about four minutes, whose validation
-comes last: Ctrl-C leaves nothing.
+as in the recipe; its predictions count as forward passes. This is one process: where several share the work, waiting
+for each other comes on top. It is one training of about four minutes, whose validation comes last: Ctrl-C leaves
+nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from _training import labelled_structures
 from ase.io import write
 from geomol_training import batches, fit, keeper, objective
 from geomol_training.recipe import Recipe, load_recipe
+from geomol_training.tasks import potential as potential_task
 
 from ase_geomol.checkpoint import load_checkpoint
 from ase_geomol.errors import ConfigError
@@ -36,11 +38,11 @@ PARTS: tuple[tuple[Any, str, str], ...] = (
     (lightning.Trainer, "fit", REST),
     (batches, "make_batch", "making batches"),
     (Potential, "forward", FORWARD),
-    (objective, "total_loss", FORWARD),
+    (potential_task, "total_loss", FORWARD),
     (torch.Tensor, "backward", BACKWARD),
-    (objective.PotentialFitting, "optimizer_step", "optimiser, clipping"),
-    (objective.PotentialFitting, "on_train_batch_end", "mean of the weights, logs"),
-    (objective.PotentialFitting, "on_validation_epoch_end", "errors of the validation"),
+    (objective.Fitting, "optimizer_step", "optimiser, clipping"),
+    (objective.Fitting, "on_train_batch_end", "mean of the weights, logs"),
+    (objective.Fitting, "on_validation_epoch_end", "errors of the validation"),
     (keeper, "save_checkpoint", "saving"),
     (keeper.Keeper, "save", "saving"),
 )

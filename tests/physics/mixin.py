@@ -36,8 +36,8 @@ class PotentialPhysics:
     ``local = False`` and names no crystals.
     """
 
-    molecules: Sequence[str] = ("atom", "ethanol", "water_dimer", "benzene", "co2", "methane")
-    crystals: Sequence[str] = ("bulk", "triclinic", "slab", "chain")
+    molecules: Sequence[str] = ("atom", "ethanol", "water_dimer", "benzene", "co2", "methane", "squeezed")
+    crystals: Sequence[str] = ("bulk", "triclinic", "slab", "chain", "squeezed_bulk")
     symmetric_molecules: Sequence[str] = ("benzene", "co2", "methane", "atom")
     perfect_crystals: Sequence[str] = ("fcc", "diamond")
     tiny_crystal: str | None = "triclinic"

@@ -21,9 +21,10 @@ from geomol_training.fit import fit
 from geomol_training.frames import load_frames
 from geomol_training.keeper import read_state, write_state
 from geomol_training.memory import keep_freed_memory
-from geomol_training.metrics import errors
-from geomol_training.objective import PotentialFitting
+from geomol_training.objective import Fitting
+from geomol_training.recipe import Loss
 from geomol_training.result import read_results
+from geomol_training.tasks import PotentialTask
 from rich.console import Console
 
 from ase_geomol.checkpoint import load_checkpoint
@@ -205,7 +206,7 @@ def test_interrupt_ends_orderly(make_recipe, xyz, tmp_path):
 
 def test_second_interrupt_loses_nothing(make_recipe, tmp_path, monkeypatch):
     """One while training, one more in the last validation: what was learned is on disk before it."""
-    step = PotentialFitting.validation_step
+    step = Fitting.validation_step
 
     def interrupted(self, batch, batch_idx):
         if self.standing.step % 8:
@@ -218,7 +219,7 @@ def test_second_interrupt_loses_nothing(make_recipe, tmp_path, monkeypatch):
 
     run("whole", 20)
     with monkeypatch.context() as patched:
-        patched.setattr(PotentialFitting, "validation_step", interrupted)
+        patched.setattr(Fitting, "validation_step", interrupted)
         with pytest.raises(SystemExit):
             run("parts", 11)
     assert state_of(tmp_path / "parts")["standing"]["step"] == 11
@@ -257,8 +258,8 @@ def test_time_that_ends_before_a_first_step(make_recipe, tmp_path):
 
 def test_time_for_the_first_validation_is_reserved(make_recipe, tmp_path, monkeypatch):
     """Steps of one small frame take 0.1 s, so that a validation of sixteen frames would take long."""
-    step = PotentialFitting.training_step
-    monkeypatch.setattr(PotentialFitting, "training_step", lambda *given: time.sleep(0.1) or step(*given))
+    step = Fitting.training_step
+    monkeypatch.setattr(Fitting, "training_step", lambda *given: time.sleep(0.1) or step(*given))
     recipe = make_recipe(training={"batch_edges": None, "batch_atoms": 1, "max_steps": 1000, "validate_every": 1000})
     result = fit(recipe, tmp_path, time_budget=3.0, console=quiet())
     assert result.stopped_by == "time budget used"
@@ -274,7 +275,7 @@ def test_held_out_frames_are_measured_and_written_down(make_recipe, tmp_path):
     assert len(written["test"]) == 5
     frames, _ = load_frames(tmp_path / written["data"])
     held_out = frames.take(np.array(written["test"]))
-    found = errors(held_out, predict_frames(load_checkpoint(result.model).potential, held_out))
+    found = PotentialTask(Loss()).errors(held_out, predict_frames(load_checkpoint(result.model).potential, held_out))
     assert found["energy_MAE_meV"] == pytest.approx(result.errors["test_energy_MAE_meV"])
     told = read_results(tmp_path.parent)[tmp_path]
     assert (told["steps"], told["errors"]) == (2, result.errors)

@@ -16,15 +16,17 @@ from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.frames import pack
 from geomol_training.loss import total_loss
-from geomol_training.metrics import Predicted, as_part, errors, errors_by, gather
-from geomol_training.objective import predict, score
+from geomol_training.metrics import Part, Predicted, gather
 from geomol_training.readers import Keys, row_of_atoms
 from geomol_training.recipe import Loss, Optimiser, Schedule
 from geomol_training.references import fit_references, force_scale
 from geomol_training.schedule import Extent, Standing, learning_rate, note_score
+from geomol_training.tasks import PotentialTask
 
 from ase_geomol.models import build_model
 from ase_geomol.potential import Potential, Prediction
+
+TASK = PotentialTask(Loss())
 
 
 def with_energies(energies: dict[str, float]):
@@ -121,11 +123,10 @@ def test_stress_of_molecules_is_left_out():
     frames, batch = random_batch(stress=True)
     config = {"elements": (1, 6, 8), "cutoff": 3.0, "layers": 1, "channels": 8}
     potential = Potential(build_model("geomformer", config)).set_dtype(torch.float64).train()  # type: ignore[arg-type]
-    weights = Loss(stress=2.0, energy=0.0, forces=0.0)
-    prediction = predict(potential, batch, weights)
-    loss = total_loss(prediction, batch, weights)
-    assert prediction.stress is not None
-    expected = 2 * np.abs(prediction.stress[2].detach().numpy() - frames.stress[2]).mean()
+    task = PotentialTask(Loss(stress=2.0, energy=0.0, forces=0.0))
+    loss, predicted = task.loss(potential, batch), task.predict(potential, batch)
+    assert predicted.stress is not None
+    expected = 2 * np.abs(predicted.stress[2] - frames.stress[2]).mean()
     assert loss.item() == pytest.approx(expected)
     loss.backward()
     slopes = [p.grad for p in potential.parameters() if p.grad is not None]
@@ -137,11 +138,11 @@ def test_direct_head_is_trained():
     _, batch = random_batch()
     config = {"elements": (1, 6, 8), "cutoff": 3.0, "layers": 1, "channels": 8, "direct_forces": True}
     potential = Potential(build_model("geomformer", config)).set_dtype(torch.float64).train()  # type: ignore[arg-type]
-    weights = Loss(energy=0.0, forces=0.0, direct_forces=1.0)
-    prediction = predict(potential, batch, weights)
-    assert prediction.forces is None
-    assert prediction.direct_forces is not None
-    total_loss(prediction, batch, weights).backward()
+    task = PotentialTask(Loss(energy=0.0, forces=0.0, direct_forces=1.0))
+    predicted = task.predict(potential, batch)
+    assert predicted.forces is None
+    assert predicted.direct_forces is not None
+    task.loss(potential, batch).backward()
     head = potential.model.force_readout  # type: ignore[attr-defined]
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in head.first.parameters())
 
@@ -217,7 +218,7 @@ def test_errors_by_hand(xyz):
     frames = load(str(xyz), Keys(), Limits()).frames
     rng = np.random.default_rng(0)
     energy, forces = rng.normal(size=len(frames)), rng.normal(size=frames.forces.shape)
-    found = errors(frames, Predicted(frames.energy + energy, frames.forces + forces))
+    found = TASK.errors(frames, Predicted(frames.energy + energy, frames.forces + forces))
     assert found == pytest.approx(
         {
             "energy_MAE_meV": 1e3 * np.abs(energy).mean(),
@@ -228,7 +229,7 @@ def test_errors_by_hand(xyz):
             "forces_RMSE_meV_per_A": 1e3 * np.sqrt((forces**2).mean()),
         }
     )
-    by_group = errors_by(
+    by_group = TASK.errors_by(
         frames, Predicted(frames.energy + energy, frames.forces + forces), frames.group, frames.group_names
     )
     assert sum(row["frames"] for row in by_group.values()) == len(frames)
@@ -241,32 +242,30 @@ def test_frames_without_forces_do_not_count():
     atoms[0].calc = SinglePointCalculator(atoms[0], energy=1.0)
     atoms[1].calc = SinglePointCalculator(atoms[1], energy=1.0, forces=np.ones((1, 3)))
     frames = pack(row_of_atoms(each, Keys()) for each in atoms)
-    found = errors(frames, Predicted(np.ones(2), np.zeros((2, 3))))
+    found = TASK.errors(frames, Predicted(np.ones(2), np.zeros((2, 3))))
     assert found["forces_MAE_meV_per_A"] == pytest.approx(1000.0)
-    assert "forces_MAE_meV_per_A" not in errors(frames, Predicted(np.ones(2), np.zeros((2, 3))), np.array([0]))
+    assert "forces_MAE_meV_per_A" not in TASK.errors(frames, Predicted(np.ones(2), np.zeros((2, 3))), np.array([0]))
 
 
 def test_forces_that_were_not_predicted_have_no_errors(xyz):
     frames = load(str(xyz), Keys(), Limits()).frames.take(np.arange(2))
-    batch = make_batch(frames, np.arange(2), 3.0)
-    predicted = gather(frames, [as_part(batch, Prediction(batch.energy, torch.zeros(0)))])
+    predicted = gather(frames, [Part(np.arange(2), Predicted(frames.energy))])
     assert predicted.forces is None
     assert predicted.direct_forces is None
-    assert not any("forces" in name for name in errors(frames, predicted))
+    assert not any("forces" in name for name in TASK.errors(frames, predicted))
 
 
 def test_score_weighs_each_kind_of_forces_by_its_own_error():
     found = {"energy_MAE_meV_per_atom": 1.0, "forces_MAE_meV_per_A": 10.0, "direct_forces_MAE_meV_per_A": 100.0}
-    assert score(found, Loss(energy=1.0, forces=2.0, direct_forces=3.0)) == pytest.approx(0.321)
+    assert PotentialTask(Loss(energy=1.0, forces=2.0, direct_forces=3.0)).score(found) == pytest.approx(0.321)
 
 
 def test_gather_puts_batches_in_the_order_of_frames(xyz):
     frames = load(str(xyz), Keys(), Limits()).frames.take(np.arange(6))
     parts = []
     for index in (np.array([4, 1]), np.array([5, 0, 3, 2])):
-        batch = make_batch(frames, index, 3.0)
-        forces, direct = batch.forces, 2 * batch.forces
-        parts.append(as_part(batch, Prediction(batch.energy, torch.zeros(0), forces, direct_forces=direct)))
+        part = frames.take(index)
+        parts.append(Part(index, Predicted(part.energy, part.forces, direct_forces=2 * part.forces)))
     predicted = gather(frames, parts)
     assert predicted.forces is not None
     assert predicted.direct_forces is not None

@@ -243,7 +243,7 @@ def _evaluation_folder(data: str) -> Path:
 def nbody(
     norm: Annotated[str, typer.Option(help="Norm of the vectors: whiten (the paper's) or rms.")] = "whiten",
     without: Annotated[list[str] | None, typer.Option(help="Leave a part out, e.g. structural_bias.")] = None,
-    coupling: Annotated[str, typer.Option(help="How both pairs of streams meet: products, or gates only.")] = "products",
+    coupling: Annotated[str, typer.Option(help="How the streams meet: products, or gates only.")] = "products",
     seed: Annotated[int, typer.Option(min=0, help="Of weights and batches; the data are always the same.")] = 0,
     optimiser: Annotated[str, typer.Option(help="muon, adamw, or adam (the paper's).")] = "muon",
     lr: Annotated[float, typer.Option(help="Highest learning rate; Adam wants about 0.001.")] = 0.01,

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from ase_geomol.errors import DataError
 
+from . import qm9
 from .checks import Inspector, Limits
 from .frames import Frames, Row, load_frames, pack, save_frames
 from .readers import Keys, read_rows
@@ -32,7 +33,8 @@ class Loaded(NamedTuple):
 
 
 def find_files(sources: str | Sequence[str]) -> list[Path]:
-    """Files that one or more names mean: a file, a folder (its data files) or a pattern such as ``a/*.traj``.
+    """Files that one or more names mean: a file, a folder (its data files), a pattern such as ``a/*.traj``, or
+    "qm9pack".
 
     Raises:
         DataError: a name means nothing.
@@ -44,6 +46,8 @@ def find_files(sources: str | Sequence[str]) -> list[Path]:
             inside = [entry for entry in path.iterdir() if _is_data(entry)]
         elif path.exists():
             inside = [path]
+        elif source == qm9.PACKAGE:
+            inside = qm9.package_files()
         else:
             inside = [Path(name) for name in glob(source, recursive=True)]
         if not inside:

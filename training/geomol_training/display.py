@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .batches import Batch
-from .objective import PotentialFitting
+from .objective import Fitting
 
 REFRESH = 0.5
 
@@ -72,7 +72,7 @@ class Display(lightning.Callback):
             )
 
     def _describe(self, module: lightning.LightningModule) -> str:
-        assert isinstance(module, PotentialFitting)
+        assert isinstance(module, Fitting)
         spent = time.monotonic() - self._since
         words = [f"step {module.standing.step}", f"{self._atoms / spent:.0f} atoms/s"]
         if "loss" in module.recent:
@@ -86,7 +86,7 @@ class Display(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """One line with errors, rate and time left."""
-        assert isinstance(pl_module, PotentialFitting)
+        assert isinstance(pl_module, Fitting)
         found, now = pl_module.errors, time.monotonic()
         words = [self._describe(pl_module), f"rate {pl_module.recent.get('learning_rate', 0.0):.1e}"]
         words += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items() if "MAE" in name]
@@ -96,7 +96,7 @@ class Display(lightning.Callback):
 
 
 def _done(module: lightning.LightningModule) -> float:
-    assert isinstance(module, PotentialFitting)
+    assert isinstance(module, Fitting)
     return module.extent.progress(module.standing.step, module.standing.elapsed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +11,20 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.checkpoint import load_any
 from ase_geomol.errors import DataError, GeoMolError, OutputError
 from ase_geomol.files import make_folder, write_atomically
-from ase_geomol.potential import Potential
+from ase_geomol.property import ScalarProperty
 
 from .batches import FixedBatches, fill_batches
 from .checks import Limits
 from .data import describe_skipped, load
 from .frames import Frames
-from .metrics import Predicted, as_part, errors, errors_by, gather
-from .objective import with_volume
+from .metrics import Part, Predicted, gather
 from .readers import Keys
 from .references import composition
 from .splits import ALIASES
+from .tasks import Predictor, task_of_weights
 
 BATCH_ATOMS = 512
 HEXAGONS = 80
@@ -76,25 +77,27 @@ def evaluate(
         OutputError: ``out`` cannot be written.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    potential, metadata, path, fingerprint = load_checkpoint(checkpoint, device)
+    predictor, metadata, path, fingerprint = load_any(checkpoint, device)
+    periodic = predictor.cutoff is not None
+    if isinstance(predictor, ScalarProperty):
+        keys, periodic = dataclasses.replace(keys, energy=predictor.form.name), predictor.periodic
     make_folder(out)
-    limits = Limits(
-        potential.elements, max_force, metadata.charges, metadata.spins, periodic=potential.cutoff is not None
-    )
+    limits = Limits(predictor.elements, max_force, metadata.charges, metadata.spins, periodic=periodic)
     frames, skipped, _ = load(data, keys, limits, bad_rows=bad_rows)
     frames = _of_split(frames, split)
-    predicted = predict_frames(potential, frames, report)
+    predicted = predict_frames(predictor, frames, report)
+    task = task_of_weights(predictor, stress=True)
     result = Evaluation(
-        errors=errors(frames, predicted),
-        by_source=errors_by(frames, predicted, frames.source, frames.source_names),
-        by_split=errors_by(frames, predicted, frames.split, frames.split_names),
+        errors=task.errors(frames, predicted),
+        by_source=task.errors_by(frames, predicted, frames.source, frames.source_names),
+        by_split=task.errors_by(frames, predicted, frames.split, frames.split_names),
         n_frames=len(frames),
         skipped=describe_skipped(skipped) if skipped else "",
     )
     about = {"checkpoint": path.name, "fingerprint": fingerprint, "name": metadata.name, "theory": metadata.theory}
     content = {**about, "data": data, "split": split, **result._asdict()}
     write_atomically(out / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
-    plot_parity(out / "parity.png", frames, predicted, potential, metadata.name)
+    plot_parity(out / "parity.png", frames, predicted, predictor, metadata.name)
     return result
 
 
@@ -110,23 +113,21 @@ def _of_split(frames: Frames, split: str | None) -> Frames:
 
 
 def predict_frames(
-    potential: Potential, frames: Frames, report: Callable[[int, int], None] = lambda done, frames: None
+    predictor: Predictor, frames: Frames, report: Callable[[int, int], None] = lambda done, frames: None
 ) -> Predicted:
-    """Energies, forces and, where frames have a stress, stresses of all frames.
+    """Energies, forces and, where frames have a stress, stresses of all frames; or their property.
 
     Raises:
         GeoMolError: one of them is not finite.
     """
-    device = next(potential.parameters()).device
-    stress = bool(frames.has_stress.any())
+    device = next(predictor.parameters()).device
+    task = task_of_weights(predictor, stress=bool(frames.has_stress.any()))
     parts, done = [], 0
     for batch in FixedBatches(
-        frames, fill_batches(np.arange(len(frames)), frames.n_atoms, BATCH_ATOMS), potential.cutoff
+        frames, fill_batches(np.arange(len(frames)), frames.n_atoms, BATCH_ATOMS), predictor.cutoff
     ):
-        batch = batch.to(device)
-        graph = with_volume(batch.graph) if stress else batch.graph
-        parts.append(as_part(batch, potential(graph, stress=stress)))
-        done += graph.n_systems
+        parts.append(Part(batch.frame.numpy(), task.predict(predictor, batch.to(device))))
+        done += batch.graph.n_systems
         report(done, len(frames))
     predicted = gather(frames, parts)
     if not all(np.isfinite(values).all() for values in predicted if values is not None):
@@ -134,12 +135,20 @@ def predict_frames(
     return predicted
 
 
-def plot_parity(path: Path, frames: Frames, predicted: Predicted, potential: Potential, name: str) -> None:
-    """Draw labels against predictions: energies per atom relative to the references, and force components."""
+def plot_parity(path: Path, frames: Frames, predicted: Predicted, predictor: Predictor, name: str) -> None:
+    """Draw labels against predictions: energies per atom relative to the references, and force components; or one
+    property.
+    """
     from matplotlib.figure import Figure  # without pyplot: no state, no display
 
+    if isinstance(predictor, ScalarProperty):
+        figure = Figure(figsize=(5, 4.2), layout="constrained")
+        form = predictor.form
+        _parity(figure.subplots(), frames.energy, predicted.energy, f"{form.name} ({form.unit})")
+        _write_picture(figure, path, f"{name}: {len(frames)} frames")
+        return
     elements, counts = composition(frames)
-    known = counts @ potential.reference_energies[torch.from_numpy(elements)].cpu().numpy()
+    known = counts @ predictor.reference_energies[torch.from_numpy(elements)].cpu().numpy()
     atoms = np.repeat(frames.has_forces, frames.n_atoms)
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -149,7 +158,11 @@ def plot_parity(path: Path, frames: Frames, predicted: Predicted, potential: Pot
         _parity(right, frames.forces[atoms].ravel(), predicted.forces[atoms].ravel(), "force component (eV/Å)")
     else:
         right.set_axis_off()
-    figure.suptitle(f"{name}: {len(frames)} frames")
+    _write_picture(figure, path, f"{name}: {len(frames)} frames")
+
+
+def _write_picture(figure: Any, path: Path, title: str) -> None:
+    figure.suptitle(title)
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

@@ -18,11 +18,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from ase_geomol.checkpoint import Checkpoint, Metadata, form_of, load_checkpoint, save_checkpoint
+from ase_geomol.checkpoint import Checkpoint, Metadata, form_of, load_any, load_checkpoint, save_checkpoint
 from ase_geomol.errors import ConfigError, DataError, GeoMolError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.models import build_model
-from ase_geomol.potential import Potential
 
 from .batches import FixedBatches, Plan, Survey, TrainingStream, fill_batches, survey
 from .checks import Limits
@@ -32,17 +31,16 @@ from .evaluate import predict_frames
 from .frames import Frames, load_frames
 from .keeper import LAST, MODEL, Keeper, Run, read_state
 from .memory import keep_freed_memory
-from .metrics import errors
-from .objective import PotentialFitting
+from .objective import Fitting
 from .processes import Together, check_processes, followers
 from .readers import Keys
-from .recipe import Data, Recipe
-from .references import fit_references, force_scale
+from .recipe import Recipe
 from .result import write_result
 from .schedule import Extent, Standing
 from .splits import split_frames
+from .tasks import Predictor, Task, task_of
 
-FIXED_SECTIONS = ("seed", "data", "model", "potential", "loss")
+FIXED_SECTIONS = ("seed", "data", "model", "potential", "target", "loss")
 FIXED_FIELDS = {
     "optimiser": ("name",),
     "training": ("valid_frames", "batch_edges", "batch_atoms", "batch_frames"),
@@ -88,7 +86,7 @@ def fit(
     processes: int = 1,
     console: Console | None = None,
 ) -> Fitted:
-    """Train a potential and export it to ``out/model.safetensors``.
+    """Train a potential, or a property, and export it to ``out/model.safetensors``.
 
     A run that was stopped or killed goes on with ``resume``; on a CPU, with a schedule that counts steps and as many
     processes, it ends with the same bits as a run that was never stopped.
@@ -128,14 +126,14 @@ def _fit(
     if recipe.data.test is not None:
         find_files(recipe.data.test)  # before the training data are read
     parts = _frames(recipe, out, state, console)
-    metadata = _metadata(recipe, parts.train)
+    task, metadata = task_of(recipe), _metadata(recipe, parts.train)
     for name, frames in (("validation", parts.valid), ("test", parts.test)):
         if frames is not None:
             _check_part(name, frames, parts.train, metadata)
-    potential, sizes = _prepare(recipe, parts, state, start, console)
+    predictor, sizes = _prepare(recipe, task, parts, state, start, console)
     plan = Plan(sizes, parts.train.n_atoms, _target(recipe), recipe.seed)
     extent = _extent(recipe, plan, time_budget)
-    fitting = PotentialFitting(recipe, potential, parts.valid, extent, standing)
+    fitting = Fitting(recipe, predictor, parts.valid, extent, standing)
     if state is not None:
         fitting.restore(state)
     if not (out / MODEL).exists():
@@ -153,13 +151,13 @@ def _fit(
         )
     elapsed, reason = standing.elapsed, keeper.stopped_by or "nothing was left to do"
     stopped = reason in ("interrupted", "terminated")
-    card = _measured(parts.test, out, stopped=stopped)
+    card = _measured(task, parts.test, out, stopped=stopped)
     console.print(errors_table(f"{recipe.name}, best weights", _by_part(card.errors)))
     if unfinished and not stopped:
         result = {
             "recipe": recipe.model_dump(mode="json"),
             "start": started_from,
-            "parameters": sum(parameter.numel() for parameter in potential.parameters()),
+            "parameters": sum(parameter.numel() for parameter in predictor.parameters()),
             "steps": standing.step,
             "seconds": round(elapsed, 1),
             "time_budget": time_budget,
@@ -176,14 +174,14 @@ def _fit(
     return Fitted(out / MODEL, standing.step, elapsed, reason, card.errors)
 
 
-def _measured(frames: Frames | None, out: Path, *, stopped: bool) -> Metadata:
+def _measured(task: Task, frames: Frames | None, out: Path, *, stopped: bool) -> Metadata:
     """The card of the exported weights; with the errors on the test frames, if there are any and time for them."""
-    potential, card, path, _ = load_checkpoint(out / MODEL)
+    predictor, card, path, _ = load_any(out / MODEL)
     if stopped or frames is None:
         return card
-    found = errors(frames, predict_frames(potential, frames))
+    found = task.errors(frames, predict_frames(predictor, frames))
     card = card.model_copy(update={"errors": {**card.errors, **{f"test_{k}": v for k, v in found.items()}}})
-    save_checkpoint(path, potential, card)
+    save_checkpoint(path, predictor, card)
     return card
 
 
@@ -281,8 +279,8 @@ def _load(
     with console.status("reading data") as status:
         loaded = load(
             sources,
-            keys_of(recipe.data),
-            Limits(elements, recipe.data.max_force, periodic=recipe.model.built.cutoff is not None),
+            keys_of(recipe),
+            Limits(elements, recipe.data.max_force, periodic=_may_repeat(recipe)),
             bad_rows=recipe.data.bad_rows,
             cache=out,
             report=lambda done, files: status.update(f"reading data: {done} of {files} files"),
@@ -294,10 +292,16 @@ def _load(
     return loaded
 
 
-def keys_of(data: Data) -> Keys:
+def _may_repeat(recipe: Recipe) -> bool:
+    """Whether structures may be periodic."""
+    return recipe.model.built.cutoff is not None and (recipe.target is None or recipe.target.pooling in ("sum", "mean"))
+
+
+def keys_of(recipe: Recipe) -> Keys:
     """The reader's keys that a recipe asks for."""
+    data = recipe.data
     return Keys(
-        energy=data.energy_key,
+        energy=recipe.target.name if recipe.target else data.energy_key,
         forces=data.forces_key,
         stress=data.stress_key,
         group=data.group_key,
@@ -321,43 +325,47 @@ def _start(name: str, recipe: Recipe) -> Checkpoint:
     return start
 
 
-def _form(potential: Potential) -> dict[str, Any]:
+def _form(potential: Predictor) -> dict[str, Any]:
     """All that weights must agree in; dropout shapes no weights, the repulsion has none."""
     form = form_of(potential)
     config = {name: value for name, value in form["config"].items() if not name.endswith("_dropout")}
     return {"architecture": form["architecture"], **config}
 
 
-def _untrained(recipe: Recipe, elements: tuple[int, ...]) -> Potential:
-    """The recipe's potential with random weights, in its precision; ``elements`` where the recipe names none."""
+def _untrained(recipe: Recipe, elements: tuple[int, ...]) -> Predictor:
+    """What the recipe makes with random weights, in its precision; ``elements`` where the recipe names none."""
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.model.architecture, {"elements": elements, **recipe.model.config})
-    potential = Potential(model, repulsion=recipe.potential.repulsion)  # type: ignore[arg-type]
-    return potential.set_dtype(getattr(torch, recipe.training.precision))
+    predictor = task_of(recipe).make(model)  # type: ignore[arg-type]
+    return predictor.set_dtype(getattr(torch, recipe.training.precision))
 
 
 def _prepare(
-    recipe: Recipe, parts: Parts, state: dict[str, Any] | None, start: Checkpoint | None, console: Console
-) -> tuple[Potential, np.ndarray]:
-    """A potential with its references before the first step, and the size of each training frame in a batch."""
+    recipe: Recipe, task: Task, parts: Parts, state: dict[str, Any] | None, start: Checkpoint | None, console: Console
+) -> tuple[Predictor, np.ndarray]:
+    """What is learned, with its references before the first step, and the size of each training frame in a batch."""
     train = parts.train
-    potential = _untrained(recipe, train.elements)
-    unlearned = sorted(set(potential.elements) - set(train.elements))
+    predictor = _untrained(recipe, train.elements)
+    unlearned = sorted(set(predictor.elements) - set(train.elements))
     if unlearned and recipe.model.start is None:
         raise ConfigError(f"model.config.elements has the atomic numbers {unlearned}, which no training frame has.")
     with console.status("looking at the neighbours") as status:
         seen = survey(
             train,
-            potential.cutoff,
+            predictor.cutoff,
             lambda done, frames: status.update(f"looking at the neighbours: {done} of {frames} frames"),
-            recipe.potential.repulsion,
+            task.repulsion,
         )
     if start is not None:
-        potential.load_state_dict(start.potential.state_dict())
-        console.print(f"Starting from the weights of {start.path}.", soft_wrap=True, markup=False, highlight=False)
+        predictor.load_state_dict(start.potential.state_dict())
+        before = form_of(start.potential)["repulsion"]
+        other = "" if before == task.repulsion else f", whose repulsion reached to {before:g}, now {task.repulsion:g}"
+        console.print(
+            f"Starting from the weights of {start.path}{other}.", soft_wrap=True, markup=False, highlight=False
+        )
     elif state is None:
-        _set_units(potential, recipe, train, seen, console)
-    return potential, _sizes(recipe, train, seen)
+        console.print(task.fit_units(predictor, train, seen), highlight=False, soft_wrap=True)
+    return predictor, _sizes(recipe, train, seen)
 
 
 def _sizes(recipe: Recipe, train: Frames, seen: Survey) -> np.ndarray:
@@ -365,23 +373,6 @@ def _sizes(recipe: Recipe, train: Frames, seen: Survey) -> np.ndarray:
     if recipe.training.batch_edges is not None:
         return seen.edges
     return train.n_atoms if recipe.training.batch_atoms is not None else np.ones(len(train), dtype=int)
-
-
-def _set_units(potential: Potential, recipe: Recipe, train: Frames, seen: Survey, console: Console) -> None:
-    physics = recipe.potential
-    if physics.reference_energies == "fit":
-        references = fit_references(train, seen.repulsion)
-    else:
-        references = physics.reference_energies
-        missing = sorted(set(train.elements) - set(references))
-        if missing:
-            raise ConfigError(f"potential.reference_energies lacks the atomic numbers {missing}.")
-    scale = force_scale(train, references, seen.repulsion) if physics.scale == "fit" else physics.scale
-    for number, energy in references.items():
-        potential.reference_energies[number] = energy
-    potential.scale.fill_(scale)
-    words = ", ".join(f"{number}: {energy:.3f}" for number, energy in references.items())
-    console.print(f"Reference energies (eV) {words}; scale {scale:.3f} eV.", highlight=False, soft_wrap=True)
 
 
 def _target(recipe: Recipe) -> int:
@@ -449,9 +440,7 @@ def _spins_are_told(train: Frames, many: np.ndarray) -> bool:
 # --- Lightning
 
 
-def _train(
-    fitting: PotentialFitting, train: Frames, plan: Plan, keeper: Keeper, display: Display, processes: int
-) -> None:
+def _train(fitting: Fitting, train: Frames, plan: Plan, keeper: Keeper, display: Display, processes: int) -> None:
     """Run until the end of steps or time, or until someone stops it; only this process writes and shows anything."""
     out, threads = keeper.run.out, torch.get_num_threads()
     with _logs_are_writable(out), followers(processes, _learn, fitting, train, plan, threads):
@@ -462,7 +451,7 @@ def _train(
 def _learn(
     rank: int,
     processes: int,
-    fitting: PotentialFitting,
+    fitting: Fitting,
     train: Frames,
     plan: Plan,
     threads: int,
@@ -472,7 +461,7 @@ def _learn(
     """The part of one process in a training."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    cutoff, standing, valid = fitting.potential.cutoff, fitting.standing, fitting.valid
+    cutoff, standing, valid = fitting.predictor.cutoff, fitting.standing, fitting.valid
     interval = fitting.recipe.training.validate_every
     stream = TrainingStream(train, plan, cutoff, interval, lambda: standing.step, rank, processes)
     batches = fill_batches(np.arange(len(valid)), valid.n_atoms, 512)[rank::processes]

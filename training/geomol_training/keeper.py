@@ -17,7 +17,7 @@ from ase_geomol.errors import CheckpointError
 from ase_geomol.files import write_atomically
 
 from .batches import Batch
-from .objective import PotentialFitting
+from .objective import Fitting
 from .schedule import note_score
 
 LAST = "last.pt"
@@ -106,7 +106,7 @@ class Keeper(lightning.Callback):
             self.stopped_by = self.stopped_by or "time budget used"
         trainer.should_stop = bool(self.stopped_by)
 
-    def _reserve(self, fitting: PotentialFitting) -> float:
+    def _reserve(self, fitting: Fitting) -> float:
         """Seconds for one more validation: somewhat more than the last one took, before it half of what training on
         as many atoms takes (it needs one derivative less).
         """
@@ -136,18 +136,17 @@ class Keeper(lightning.Callback):
         regular = fitting.standing.step % fitting.recipe.training.validate_every == 0
         if note_score(fitting.standing, fitting.score, fitting.recipe.schedule, regular=regular):
             card = self.run.metadata.model_copy(update={"errors": fitting.named_errors})
-            if not (self.run.out / LAST).exists():
-                self.save(fitting)  # a folder with weights can always be resumed
+            self.save(fitting)  # first, so that a resumed run knows of the best weights that there are
             save_checkpoint(self.run.out / MODEL, fitting.averaged, card)
         if trainer.should_stop:
             self.save(fitting)
 
-    def save(self, fitting: PotentialFitting) -> None:
+    def save(self, fitting: Fitting) -> None:
         """Write the resumable checkpoint."""
         write_state(self.run.out / LAST, {**fitting.saved(), "identity": self.run.identity})
         self._written = time.monotonic()
 
 
-def _fitting(module: lightning.LightningModule) -> PotentialFitting:
-    assert isinstance(module, PotentialFitting)
+def _fitting(module: lightning.LightningModule) -> Fitting:
+    assert isinstance(module, Fitting)
     return module

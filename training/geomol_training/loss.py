@@ -25,7 +25,7 @@ def total_loss(prediction: Prediction, batch: Batch, weights: Loss) -> Tensor:
     """
     atoms = torch.bincount(batch.graph.system, minlength=batch.graph.n_systems)
     per_atom = (prediction.energy - batch.energy) / atoms
-    loss = weights.energy * _mean_error(per_atom, batch.whole.frames, weights)
+    loss = weights.energy * mean_error(per_atom, batch.whole.frames, weights)
     for forces, weight in ((prediction.forces, weights.forces), (prediction.direct_forces, weights.direct_forces)):
         if forces is not None and weight > 0:
             labelled = batch.has_forces[batch.graph.system]
@@ -33,7 +33,7 @@ def total_loss(prediction: Prediction, batch: Batch, weights: Loss) -> Tensor:
             loss = loss + weight * _force_error(error, batch.whole.atoms_with_forces, weights)
     if prediction.stress is not None:
         error = (prediction.stress - batch.stress)[batch.has_stress]
-        loss = loss + weights.stress * _mean_error(error, batch.whole.frames_with_stress, weights)
+        loss = loss + weights.stress * mean_error(error, batch.whole.frames_with_stress, weights)
     return loss
 
 
@@ -41,10 +41,10 @@ def _force_error(error: Tensor, atoms: int, weights: Loss) -> Tensor:
     if weights.kind == "l1" and weights.force_norm:
         # The smallest number under the root keeps the slope finite where an error is exactly zero.
         return torch.sqrt(error.square().sum(-1) + 1e-12).sum() / max(atoms, 1)
-    return _mean_error(error, atoms, weights)
+    return mean_error(error, atoms, weights)
 
 
-def _mean_error(error: Tensor, rows: int, weights: Loss) -> Tensor:
+def mean_error(error: Tensor, rows: int, weights: Loss) -> Tensor:
     """Mean over all components of ``rows`` rows, of which ``error`` holds this share's."""
     if weights.kind == "l1":
         values = error.abs()

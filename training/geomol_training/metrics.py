@@ -1,15 +1,12 @@
-"""Predictions for many frames and their errors, in meV and meV/Å."""
+"""Predictions for many frames, and mean errors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ase_geomol.potential import Prediction
-
-from .batches import Batch
 from .frames import Frames
 
 MILLI = 1000.0
@@ -19,7 +16,7 @@ class Predicted(NamedTuple):
     """What a potential says about F frames of N atoms; None where it was not asked.
 
     Attributes:
-        energy: (F,) eV.
+        energy: (F,) eV; of a property, its values.
         forces: (N, 3) eV/Å, gradients of the energy.
         stress: (F, 3, 3) eV/Å³.
         direct_forces: (N, 3) eV/Å, of the direct head.
@@ -36,13 +33,6 @@ class Part(NamedTuple):
 
     index: np.ndarray
     predicted: Predicted
-
-
-def as_part(batch: Batch, prediction: Prediction) -> Part:
-    """The numbers of a prediction, without their tensors."""
-    values = {name: getattr(prediction, name) for name in Predicted._fields}
-    numbers = {name: value.detach().cpu().numpy() for name, value in values.items() if value is not None}
-    return Part(batch.frame.cpu().numpy(), Predicted(**numbers))
 
 
 def gather(frames: Frames, parts: Sequence[Part]) -> Predicted:
@@ -68,41 +58,15 @@ def _placed(table: np.ndarray, places: list[np.ndarray], values: Sequence[np.nda
     return table
 
 
-def errors(frames: Frames, predicted: Predicted, index: np.ndarray | None = None) -> dict[str, float]:
-    """MAE and RMSE over the frames ``index`` (default: all).
+def mean_errors(pairs: Mapping[tuple[str, str, float], tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """MAE and RMSE of values and labels; keys ``(quantity, unit, factor)`` become ``quantity_MAE_unit``.
 
-    Keys are ``quantity_MAE_unit``: energies of whole frames in meV and per atom in meV/atom, force components
-    in meV/Å (also of the direct head), stress components in meV/Å³; a quantity that was not predicted, or that no
-    frame has a label for, is left out.
+    Errors are multiplied by the factor; a quantity that no frame has a label for is left out.
     """
-    index = np.arange(len(frames)) if index is None else index
-    atoms = frames.atoms_of(index[frames.has_forces[index]])
-    stressed = index[frames.has_stress[index]]
-    n_atoms = frames.n_atoms[index]
-    pairs = {
-        ("energy", "meV"): (predicted.energy[index], frames.energy[index]),
-        ("energy", "meV_per_atom"): (predicted.energy[index] / n_atoms, frames.energy[index] / n_atoms),
-    }
-    if predicted.forces is not None:
-        pairs["forces", "meV_per_A"] = predicted.forces[atoms], frames.forces[atoms]
-    if predicted.direct_forces is not None:
-        pairs["direct_forces", "meV_per_A"] = predicted.direct_forces[atoms], frames.forces[atoms]
-    if predicted.stress is not None:
-        pairs["stress", "meV_per_A3"] = predicted.stress[stressed], frames.stress[stressed]
     found = {}
-    for (quantity, unit), (values, labels) in pairs.items():
+    for (quantity, unit, factor), (values, labels) in pairs.items():
         if labels.size:
-            error = MILLI * (values - labels)
+            error = factor * (values - labels)
             found[f"{quantity}_MAE_{unit}"] = float(np.abs(error).mean())
             found[f"{quantity}_RMSE_{unit}"] = float(np.sqrt(np.square(error).mean()))
-    return found
-
-
-def errors_by(frames: Frames, predicted: Predicted, codes: np.ndarray, names: np.ndarray) -> dict[str, dict]:
-    """Errors of the frames of each name, such as each source; names without frames are left out."""
-    found = {}
-    for code, name in enumerate(names):
-        index = np.flatnonzero(codes == code)
-        if len(index) and name:
-            found[str(name)] = {"frames": len(index), **errors(frames, predicted, index)}
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from typing import Any
 
@@ -14,40 +13,38 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ase_geomol.errors import ConfigError, DataError
-from ase_geomol.graph import AtomGraph
-from ase_geomol.potential import Potential, Prediction
 
 from .batches import Batch
 from .frames import Frames
-from .loss import total_loss
-from .metrics import MILLI, Part, as_part, errors, errors_by, gather
+from .metrics import Part, gather
 from .optimiser import make_optimiser
-from .recipe import Loss, Recipe
+from .recipe import Recipe
 from .schedule import Extent, Standing, learning_rate
+from .tasks import Predictor, task_of
 
 LOG_EVERY = 50
 TOO_MANY_SKIPPED = 50
 
 
-class PotentialFitting(lightning.LightningModule):
-    """Fits a potential; validation and the exported weights use the running mean of the weights.
+class Fitting(lightning.LightningModule):
+    """Fits a potential or a property; validation and the exported weights use the running mean of the weights.
 
     Where several processes train together, each has this object and sees its shares of the batches. The first one
     decides what depends on the clock, on files or on signals: the learning rate and the end.
 
     Args:
         recipe: the training.
-        potential: what is fitted, in the recipe's precision.
+        predictor: what is fitted, in the recipe's precision.
         valid: frames of the validation.
         extent: how long the training lasts.
         standing: where it stands.
     """
 
-    def __init__(self, recipe: Recipe, potential: Potential, valid: Frames, extent: Extent, standing: Standing) -> None:
+    def __init__(self, recipe: Recipe, predictor: Predictor, valid: Frames, extent: Extent, standing: Standing) -> None:
         super().__init__()
         self.recipe, self.extent, self.standing = recipe, extent, standing
-        self.potential = potential
-        self.averaged = copy.deepcopy(potential).requires_grad_(False)
+        self.predictor, self.task = predictor, task_of(recipe)
+        self.averaged = copy.deepcopy(predictor).requires_grad_(False)
         self.valid = valid
         self.errors: dict[str, float] = {}
         self.score = math.inf
@@ -67,24 +64,24 @@ class PotentialFitting(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of this process's share of a batch, times the processes: Lightning takes the mean of their gradients."""
         if batch.graph.n_systems:
-            loss = total_loss(predict(self.potential, batch, self.recipe.loss), batch, self.recipe.loss)
+            loss = self.task.loss(self.predictor, batch)
         else:  # fewer structures than processes
-            loss = 0.0 * next(self.potential.parameters()).sum().double()
+            loss = 0.0 * next(self.predictor.parameters()).sum().double()
         self._losses.append(loss.detach())
         return self.trainer.world_size * loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict one batch with the mean weights."""
-        self._parts.append(as_part(batch, predict(self.averaged, batch, self.recipe.loss)))
+        self._parts.append(Part(batch.frame.cpu().numpy(), self.task.predict(self.averaged, batch)))
 
     def on_validation_epoch_end(self) -> None:
         """Errors of all validation frames, logged by source too, and their score."""
         predicted = gather(self.valid, self._parts_of_all())
         self._parts.clear()
-        self.errors = errors(self.valid, predicted)
-        self.score = score(self.errors, self.recipe.loss)
+        self.errors = self.task.errors(self.valid, predicted)
+        self.score = self.task.score(self.errors)
         shown = {f"valid/{name}": value for name, value in self.errors.items()} | {"valid/score": self.score}
-        for source, found in errors_by(self.valid, predicted, self.valid.source, self.valid.source_names).items():
+        for source, found in self.task.errors_by(self.valid, predicted, *_sources(self.valid)).items():
             shown |= {f"valid/{source}/{name}": value for name, value in found.items() if "MAE" in name}
         self._log(shown)
         if not math.isfinite(self.score):
@@ -105,7 +102,7 @@ class PotentialFitting(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser, as it was saved where the run goes on."""
-        optimiser = make_optimiser(self.potential, self.recipe.optimiser)
+        optimiser = make_optimiser(self.predictor, self.recipe.optimiser)
         if self._saved_optimiser is not None:
             optimiser.load_state_dict(self._saved_optimiser)
             self._saved_optimiser = None
@@ -130,7 +127,7 @@ class PotentialFitting(lightning.LightningModule):
         Raises:
             DataError: no step had a finite gradient for a long time.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.potential.parameters(), self.recipe.training.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), self.recipe.training.clip)
         self.recent["gradient_norm"] = float(norm)
         if torch.isfinite(norm):
             self._skipped_in_a_row = 0
@@ -160,14 +157,14 @@ class PotentialFitting(lightning.LightningModule):
         step = self.standing.step
         decay = min(self.recipe.training.ema, step / (step + 10))
         with torch.no_grad():
-            get_ema_multi_avg_fn(decay)(list(self.averaged.parameters()), list(self.potential.parameters()), step)
+            get_ema_multi_avg_fn(decay)(list(self.averaged.parameters()), list(self.predictor.parameters()), step)
 
     # --- state
 
     def saved(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if nothing had happened."""
         return {
-            "potential": self.potential.state_dict(),
+            "predictor": self.predictor.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self._optimiser().state_dict(),
             "standing": self.standing.saved(),
@@ -176,7 +173,7 @@ class PotentialFitting(lightning.LightningModule):
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue from what `saved` gave; raises :class:`ConfigError` where it is of another network."""
         try:
-            self.potential.load_state_dict(saved["potential"])
+            self.predictor.load_state_dict(saved["predictor"])
             self.averaged.load_state_dict(saved["averaged"])
         except RuntimeError as error:
             raise ConfigError(f"The checkpoint to resume is of another network: {error}") from error
@@ -199,25 +196,5 @@ class PotentialFitting(lightning.LightningModule):
             logger.log_metrics(values, self.standing.step)
 
 
-def predict(potential: Potential, batch: Batch, weights: Loss) -> Prediction:
-    """What the loss needs of a potential."""
-    graph = with_volume(batch.graph) if weights.stress > 0 else batch.graph
-    return potential(graph, forces=weights.forces > 0, stress=weights.stress > 0)
-
-
-def with_volume(graph: AtomGraph) -> AtomGraph:
-    """Give structures without a cell a unit cell: their stress is not read, but must not be infinite."""
-    flat = torch.linalg.det(graph.cell).abs() < 1e-6
-    identity = torch.eye(3, dtype=graph.cell.dtype, device=graph.cell.device)
-    return dataclasses.replace(graph, cell=torch.where(flat[:, None, None], identity, graph.cell))
-
-
-def score(found: dict[str, float], weights: Loss) -> float:
-    """One number (eV) by which weights are compared: the MAEs, weighted as in the loss."""
-    parts = (
-        (weights.energy, "energy_MAE_meV_per_atom"),
-        (weights.forces, "forces_MAE_meV_per_A"),
-        (weights.direct_forces, "direct_forces_MAE_meV_per_A"),
-        (weights.stress, "stress_MAE_meV_per_A3"),
-    )
-    return sum(weight * found.get(name, 0.0) / MILLI for weight, name in parts)
+def _sources(frames: Frames) -> tuple[np.ndarray, np.ndarray]:
+    return frames.source, frames.source_names

@@ -110,14 +110,25 @@ def matrices_of(module: nn.Module) -> list[Tensor]:
     return [part.weight for part in maps if isinstance(part, DegreeLinear) or part.out_features > 1]
 
 
+def _decaying(module: nn.Module) -> list[Tensor]:
+    """Parameters that are matrices, or stacks of them, by what they do: neither biases nor of a norm."""
+    return [
+        parameter
+        for part in module.modules()
+        if "Norm" not in type(part).__name__
+        for name, parameter in part.named_parameters(recurse=False)
+        if parameter.dim() > 1 and name != "bias"
+    ]
+
+
 def make_optimiser(module: nn.Module, settings: Optimiser) -> Optimizer:
-    """What the settings name, for all parameters; matrices decay, vectors (biases, norms, kernels) do not."""
+    """What the settings name, for all parameters; matrices decay, biases, norms and kernels do not."""
     matrices = matrices_of(module) if settings.name == "muon" else []
-    known = {id(p) for p in matrices}
+    known, decaying = {id(p) for p in matrices}, {id(p) for p in _decaying(module)}
     others = [p for p in module.parameters() if id(p) not in known]
     groups = [
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in others if id(p) in decaying], "weight_decay": settings.weight_decay},
+        {"params": [p for p in others if id(p) not in decaying], "weight_decay": 0.0},
     ]
     if settings.name == "muon":
         return Muon(matrices, groups, settings.lr, settings.betas, settings.weight_decay)

@@ -23,6 +23,7 @@ from ase.units import kcal, mol
 from ase_geomol.checks import has_volume
 from ase_geomol.errors import DataError
 
+from . import qm9
 from .frames import Row
 
 
@@ -50,7 +51,7 @@ class Keys:
 
 
 def read_rows(path: Path, keys: Keys) -> Iterator[Row]:
-    """Yield the rows of one file of any kind that ASE reads, or of an rMD17 .npz.
+    """Yield the rows of one file of any kind that ASE reads, of an rMD17 .npz, or of QM9.
 
     Raises:
         DataError: the file is empty, damaged or of an unknown kind.
@@ -78,6 +79,10 @@ def _sentence(error: Exception) -> str:
 
 
 def _reader_of(path: Path) -> Callable[[Path, Keys], Iterator[Row]]:
+    if path.suffix == ".csv":
+        return lambda path, keys: qm9.read_table(path, keys.energy)
+    if path.suffix == ".xyz" and qm9.is_qm9_file(path):
+        return lambda path, keys: qm9.read_file(path, keys.energy)
     if path.suffix == ".npz":
         return read_rmd17
     if path.suffix == ".db":

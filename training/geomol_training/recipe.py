@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ase_geomol.errors import ConfigError
 from ase_geomol.models import ARCHITECTURES, ModelConfig
+from ase_geomol.property import PropertyForm
 from ase_geomol.repulsion import REACH
 
 from .config import faults, read_yaml, validated
@@ -107,7 +108,8 @@ class Physics(Section):
     """The terms around the network.
 
     Attributes:
-        repulsion: where the ZBL repulsion ends, in sums of covalent radii; 0: without it.
+        repulsion: where the ZBL repulsion ends, in sums of covalent radii, and below which the network sees distances
+            held (`ase_geomol.repulsion.ZBLRepulsion`); 0: without it.
         reference_energies: "fit", or eV of each element {atomic number: energy}.
         scale: "fit" (see `geomol_training.references.force_scale`), or eV.
     """
@@ -220,6 +222,9 @@ class Card(Section):
 class Recipe(Section):
     """A whole training.
 
+    It learns a potential, or with ``target`` that property, whose values stand in the data under its name; then
+    ``loss`` gives no more than its kind, and ``potential`` nothing.
+
     ``variables`` are texts that stand as ``{name}`` in other texts of the recipe, so that one recipe serves many
     molecules: ``--set variables.molecule=uracil``.
     """
@@ -231,6 +236,7 @@ class Recipe(Section):
     data: Data
     model: Model
     potential: Physics = Physics()
+    target: PropertyForm | None = None
     loss: Loss = Loss()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
@@ -244,6 +250,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
+        if self.target is not None:
+            return self._target_fits(self.target)
         if (self.loss.direct_forces > 0) != self.model.built.direct_forces:
             raise ValueError("loss.direct_forces trains a head that the network has with model.config.direct_forces")
         given = self.potential.reference_energies
@@ -254,6 +262,17 @@ class Recipe(Section):
             raise ValueError("model.start brings its own reference energies and scale: leave those of potential out")
         if self.model.start is not None and self.elements is None:
             raise ValueError("model.start goes on with a network whose elements must be named in model.config.elements")
+        return self
+
+    def _target_fits(self, form: PropertyForm) -> Recipe:
+        if self.potential != Physics():
+            raise ValueError("potential belongs to energies: leave it out where a property is learned")
+        if self.loss.model_copy(update={"kind": "l1", "huber_delta": Loss().huber_delta}) != Loss():
+            raise ValueError("loss gives its kind only (and huber_delta) where a property is learned")
+        if (form.pooling == "dipole") != self.model.built.direct_forces:
+            raise ValueError("target.pooling dipole, and nothing else, needs model.config.direct_forces")
+        if self.model.start is not None:
+            raise ValueError("model.start goes on with potentials only")
         return self
 
 

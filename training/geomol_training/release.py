@@ -145,6 +145,7 @@ def release(
     config: Any = loaded.potential.model.config  # type: ignore[attr-defined]
     repulsion = loaded.potential.repulsion
     reach = 0.0 if repulsion is None else repulsion.reach
+    short_range = f"ZBL repulsion within {reach:g} sums of covalent radii, where the network sees distances held"
     card = CARD.format(
         name=metadata.name,
         theory=metadata.theory,
@@ -156,7 +157,7 @@ def release(
         heads=config.heads,
         cutoff=config.cutoff,
         parameters=f"{sum(p.numel() for p in loaded.potential.parameters()):,}",
-        repulsion=f"ZBL repulsion within {reach:g} sums of covalent radii" if reach else "nothing but the network",
+        repulsion=short_range if reach else "nothing but the network",
         licence=metadata.licence,
         counts=counts,
         errors=_table({"all": {"frames": measured.n_frames, **measured.errors}, **measured.by_source}),

@@ -45,9 +45,19 @@ class Settings(Section):
 
     @property
     def name(self) -> str:
-        """Norm, parts that are left out, and seed."""
+        """Norm, parts that are left out, what else is not the default, and seed."""
         left_out = [f"without-{part}" for part in self.network.without]
-        return "-".join([self.network.equivariant_norm, *left_out, f"seed{self.seed}"])
+        return "-".join([self.network.equivariant_norm, *left_out, *self.changes, f"seed{self.seed}"])
+
+    @property
+    def changes(self) -> list[str]:
+        """What is not the default, but for norm, parts that are left out, and seed."""
+        plain = Settings()
+        network = {k: v for k, v in self.network if k not in ("equivariant_norm", "without")}
+        changed = [f"{k}{v}" for k, v in network.items() if v != getattr(plain.network, k)]
+        others = {"optimiser": self.optimiser.name, "lr": self.optimiser.lr, "batch": self.batch}
+        before = {"optimiser": plain.optimiser.name, "lr": plain.optimiser.lr, "batch": plain.batch}
+        return changed + [f"{k}{v}" for k, v in others.items() if v != before[k]]
 
 
 def make_settings(**fields: Any) -> Settings:
@@ -145,6 +155,7 @@ class Training:
             "settings": self.settings.model_dump(mode="json"),
             "standing": self.standing.saved(),
             "history": self.history,
+            "losses": self.losses,
             "random": torch.get_rng_state(),
             "optimiser": self.optimiser.state_dict(),
             **{name: getattr(self, name).state_dict() for name in ("network", "mean", "best")},
@@ -157,7 +168,7 @@ class Training:
         if changed:
             raise ConfigError(f"The run was started with another '{changed[0]}': resume with the options it had.")
         self.standing.restore(state["standing"])
-        self.history = state["history"]
+        self.history, self.losses = state["history"], state["losses"]
         self.optimiser.load_state_dict(state["optimiser"])
         for name in ("network", "mean", "best"):
             getattr(self, name).load_state_dict(state[name])

@@ -1,0 +1,105 @@
+"""Energies, forces and stresses of a potential."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ase_geomol.errors import ConfigError
+from ase_geomol.graph import AtomGraph
+from ase_geomol.models import EnergyModel
+from ase_geomol.potential import Potential, Prediction
+
+from ..batches import Batch, Survey
+from ..frames import Frames
+from ..loss import total_loss
+from ..metrics import MILLI, Predicted
+from ..recipe import Loss, Physics
+from ..references import fit_references, force_scale
+from .base import Predictor, Task
+
+
+class PotentialTask(Task):
+    """Energies with what the loss asks for: forces, stresses, direct forces."""
+
+    def __init__(self, weights: Loss, physics: Physics = Physics()) -> None:
+        super().__init__(weights)
+        self.physics, self.repulsion = physics, physics.repulsion
+
+    def make(self, model: EnergyModel) -> Potential:
+        """Put a network to its use."""
+        return Potential(model, repulsion=self.repulsion)
+
+    def fit_units(self, predictor: Predictor, train: Frames, seen: Survey) -> str:
+        """Set reference energies and scale, as the recipe has them or as the data."""
+        assert isinstance(predictor, Potential)
+        physics = self.physics
+        if physics.reference_energies == "fit":
+            references = fit_references(train, seen.repulsion)
+        else:
+            references = physics.reference_energies
+            missing = sorted(set(train.elements) - set(references))
+            if missing:
+                raise ConfigError(f"potential.reference_energies lacks the atomic numbers {missing}.")
+        scale = force_scale(train, references, seen.repulsion) if physics.scale == "fit" else physics.scale
+        for number, energy in references.items():
+            predictor.reference_energies[number] = energy
+        predictor.scale.fill_(scale)
+        words = ", ".join(f"{number}: {energy:.3f}" for number, energy in references.items())
+        return f"Reference energies (eV) {words}; scale {scale:.3f} eV."
+
+    def loss(self, predictor: Predictor, batch: Batch) -> Tensor:
+        """Weighted sum of the mean errors in eV/atom, eV/Å and eV/Å³."""
+        return total_loss(self._predict(predictor, batch), batch, self.weights)
+
+    def predict(self, predictor: Predictor, batch: Batch) -> Predicted:
+        """Energies, and what else the loss asks for."""
+        prediction = self._predict(predictor, batch)
+        values = {name: getattr(prediction, name) for name in Predicted._fields}
+        return Predicted(**{k: v.detach().cpu().numpy() for k, v in values.items() if v is not None})
+
+    def _predict(self, predictor: Predictor, batch: Batch) -> Prediction:
+        assert isinstance(predictor, Potential)
+        stress = self.weights.stress > 0
+        graph = with_volume(batch.graph) if stress else batch.graph
+        return predictor(graph, forces=self.weights.forces > 0, stress=stress)
+
+    def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> dict[tuple[str, str, float], tuple]:
+        """Energies of whole frames in meV and per atom in meV/atom, force components in meV/Å (also of the direct
+        head), stress components in meV/Å³; a quantity that was not predicted is left out.
+        """
+        atoms = frames.atoms_of(index[frames.has_forces[index]])
+        stressed = index[frames.has_stress[index]]
+        n_atoms = frames.n_atoms[index]
+        pairs = {
+            ("energy", "meV", MILLI): (predicted.energy[index], frames.energy[index]),
+            ("energy", "meV_per_atom", MILLI): (predicted.energy[index] / n_atoms, frames.energy[index] / n_atoms),
+        }
+        if predicted.forces is not None:
+            pairs["forces", "meV_per_A", MILLI] = predicted.forces[atoms], frames.forces[atoms]
+        if predicted.direct_forces is not None:
+            pairs["direct_forces", "meV_per_A", MILLI] = predicted.direct_forces[atoms], frames.forces[atoms]
+        if predicted.stress is not None:
+            pairs["stress", "meV_per_A3", MILLI] = predicted.stress[stressed], frames.stress[stressed]
+        return pairs
+
+    def score(self, found: dict[str, float]) -> float:
+        """The MAEs (eV), weighted as in the loss."""
+        weights = self.weights
+        parts = (
+            (weights.energy, "energy_MAE_meV_per_atom"),
+            (weights.forces, "forces_MAE_meV_per_A"),
+            (weights.direct_forces, "direct_forces_MAE_meV_per_A"),
+            (weights.stress, "stress_MAE_meV_per_A3"),
+        )
+        return sum(weight * found.get(name, 0.0) / MILLI for weight, name in parts)
+
+
+def with_volume(graph: AtomGraph) -> AtomGraph:
+    """Give structures without a cell a unit cell: their stress is not read, but must not be infinite."""
+    flat = torch.linalg.det(graph.cell).abs() < 1e-6
+    identity = torch.eye(3, dtype=graph.cell.dtype, device=graph.cell.device)
+    return dataclasses.replace(graph, cell=torch.where(flat[:, None, None], identity, graph.cell))
