@@ -247,7 +247,7 @@ def nbody(
     seed: Annotated[int, typer.Option(min=0, help="Of weights and batches; the data are always the same.")] = 0,
     optimiser: Annotated[str, typer.Option(help="muon, adamw, or adam (the paper's).")] = "muon",
     lr: Annotated[float, typer.Option(help="Highest learning rate; Adam wants about 0.001.")] = 0.01,
-    dropout: Annotated[float, typer.Option(help="Of attention weights and residual updates.")] = 0.0,
+    dropout: Annotated[float, typer.Option(help="Of attention weights and residual updates.")] = 0.1,
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
     time_budget: Annotated[
         str | None, typer.Option(help="End after this time, e.g. 35min, over all resumed runs.")

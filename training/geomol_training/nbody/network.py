@@ -75,7 +75,7 @@ class NBodyConfig(BaseModel):
     equivariant_norm: EquivariantNormMode = "whiten"
     norm_floor: float = Field(default=0.05, gt=0)
     coupling: Coupling = "products"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     without: tuple[Part, ...] = ()
 
     @model_validator(mode="after")
