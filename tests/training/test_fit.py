@@ -42,7 +42,7 @@ def state_of(out) -> dict:
 
 def same_weights(first: dict, second: dict) -> bool:
     return all(
-        torch.equal(first[part][name], second[part][name]) for part in ("potential", "averaged") for name in first[part]
+        torch.equal(first[part][name], second[part][name]) for part in ("predictor", "averaged") for name in first[part]
     )
 
 
@@ -165,7 +165,7 @@ def test_exported_weights_are_the_best_mean_weights(make_recipe, tmp_path):
     exported = load_checkpoint(tmp_path / "model.safetensors").potential.state_dict()
     assert state["standing"]["best"] < np.inf
     assert all(torch.equal(exported[name], value) for name, value in state["averaged"].items())
-    assert not all(torch.equal(exported[name], value) for name, value in state["potential"].items())
+    assert not all(torch.equal(exported[name], value) for name, value in state["predictor"].items())
 
 
 def test_logs_by_source(make_recipe, tmp_path):
@@ -299,7 +299,7 @@ def test_energies_alone_have_no_errors_of_forces(make_recipe, tmp_path):
 
 def test_float64(make_recipe, tmp_path):
     fit(make_recipe(training={"precision": "float64", "max_steps": 2}), tmp_path, console=quiet())
-    assert state_of(tmp_path)["potential"]["model.embedding.weight"].dtype == torch.float64
+    assert state_of(tmp_path)["predictor"]["model.embedding.weight"].dtype == torch.float64
     assert load_checkpoint(tmp_path / "model.safetensors").potential.dtype == torch.float64
 
 
@@ -328,18 +328,18 @@ def test_batches_of_frames(make_recipe, tmp_path):
 
 
 def test_gradients_that_are_not_finite_are_skipped(make_recipe, tmp_path, monkeypatch):
-    from geomol_training import objective
+    from geomol_training.tasks import potential as task
 
-    true_loss, calls = objective.total_loss, []
+    true_loss, calls = task.total_loss, []
 
     def sometimes_nan(*arguments):
         calls.append(1)
         return true_loss(*arguments) * (float("nan") if len(calls) == 5 else 1.0)
 
-    monkeypatch.setattr(objective, "total_loss", sometimes_nan)
+    monkeypatch.setattr(task, "total_loss", sometimes_nan)
     fit(make_recipe(), tmp_path / "once", console=quiet())
     assert state_of(tmp_path / "once")["standing"]["skipped"] == 1
-    monkeypatch.setattr(objective, "total_loss", lambda *arguments: true_loss(*arguments) * float("nan"))
+    monkeypatch.setattr(task, "total_loss", lambda *arguments: true_loss(*arguments) * float("nan"))
     with pytest.raises(DataError, match="50 steps in a row had no finite gradient"):
         fit(make_recipe(training={"max_steps": 100, "validate_every": 100}), tmp_path / "always", console=quiet())
 

@@ -220,7 +220,7 @@ def test_the_paper_s_size():
 @pytest.mark.parametrize("rows", [1, 3])
 def test_attention_is_the_printed_formula(rows):
     torch.manual_seed(0)
-    config = NBodyConfig(channels=8, heads=2)
+    config = NBodyConfig(channels=8, heads=2, dropout=0.0)
     attention = Attention(config, rows).double()
     query, key, value = torch.randn(3, 2, 3, 5, rows, 8, dtype=torch.float64)
     bias = torch.randn(3, 2, 5, 5, dtype=torch.float64)

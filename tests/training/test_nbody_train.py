@@ -182,9 +182,11 @@ def test_muon_moves_the_maps_of_both_streams(samples):
 
 
 def test_the_name_of_a_run():
-    assert settings(seed=2).name == "whiten-seed2"
+    assert make_settings(seed=2).name == "whiten-seed2"
     network = {"equivariant_norm": "rms", "without": ("structural_bias", "invariant_ffn")}
-    assert settings(network=network).name == "rms-without-structural_bias-without-invariant_ffn-seed0"
+    assert make_settings(network=network).name == "rms-without-structural_bias-without-invariant_ffn-seed0"
+    other = make_settings(network={"coupling": "gates"}, optimiser={"name": "adam", "lr": 0.001})
+    assert other.name == "whiten-couplinggates-optimiseradam-lr0.001-seed0"
 
 
 def test_command(samples, tmp_path, monkeypatch):
@@ -193,7 +195,7 @@ def test_command(samples, tmp_path, monkeypatch):
     call = ["nbody", "--norm", "rms", "--without", "invariant_ffn", "--steps", "1", "--lr", "0.002"]
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output
-    result = json.loads((tmp_path / "runs/nbody/rms-without-invariant_ffn-seed0-1/result.json").read_text())
+    result = json.loads((tmp_path / "runs/nbody/rms-without-invariant_ffn-lr0.002-seed0-1/result.json").read_text())
     assert result["settings"]["optimiser"]["lr"] == 0.002
     assert result["settings"]["network"]["without"] == ["invariant_ffn"]
     assert result["hardware"]["threads"] == 1

@@ -55,7 +55,7 @@ def two(recipe, tmp_path_factory):
 
 def weights_of(result) -> dict[str, torch.Tensor]:
     state = read_state(result.model.with_name("last.pt"), "identity")
-    return {f"{part}.{name}": state[part][name] for part in ("potential", "averaged") for name in state[part]}
+    return {f"{part}.{name}": state[part][name] for part in ("predictor", "averaged") for name in state[part]}
 
 
 def assert_same_learning(first, second) -> None:

@@ -274,12 +274,19 @@ def test_conformers_are_ranked_within_molecules(script) -> None:
 
 def test_conformers_that_cannot_be_computed_are_counted(script) -> None:
     frames = [
-        ({"molecule": name, "charge": charge}, f"1\n\n{element} 0 0 0\n")
-        for name, charge, element in (("a", 0, "C"), ("a", 0, "C"), ("ion", -1, "C"), ("foreign", 0, "Si"))
+        ({"molecule": name, "charge": charge, "mmff_kcal_mol": mmff}, f"1\n\n{element} 0 0 0\n")
+        for name, charge, element, mmff in (
+            ("a", 0, "C", 0.0),
+            ("a", 0, "C", 29.0),
+            ("ion", -1, "C", 0.0),
+            ("foreign", 0, "Si", 0.0),
+            ("spread", 0, "C", 0.0),
+            ("spread", 0, "C", 31.0),
+        )
     ]
     molecules, left_out = script("conformers").choose(frames, {1, 6})
     assert {name: len(found) for name, found in molecules.items()} == {"a": 2}
-    assert list(left_out.values()) == [1, 1]
+    assert list(left_out.values()) == [1, 1, 1]
 
 
 def test_conformers_of_a_molecule_that_fails_are_a_row(
