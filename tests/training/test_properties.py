@@ -13,11 +13,12 @@ from ase.collections import g2
 from ase.io import read, write
 from geomol_training.checks import Limits
 from geomol_training.cli import app
-from geomol_training.data import find_files, load
+from geomol_training.data import load
 from geomol_training.fit import fit
-from geomol_training.qm9 import PROPERTIES
 from geomol_training.readers import Keys, read_rows
+from geomol_training.readers.qm9 import PROPERTIES
 from geomol_training.recipe import load_recipe
+from geomol_training.sources import find_files
 from typer.testing import CliRunner
 
 from ase_geomol import DataError, PropertyPredictor

@@ -12,9 +12,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import write
 from geomol_training.checks import Limits
-from geomol_training.data import find_files, load
+from geomol_training.data import load
 from geomol_training.frames import Frames, load_frames, save_frames
 from geomol_training.readers import Keys, read_ase, read_rows
+from geomol_training.sources import find_files
 
 from ase_geomol.errors import DataError
 

@@ -154,3 +154,9 @@ def _too_strong(row: Row, limits: Limits) -> tuple[str, str] | None:
     if strongest <= limits.max_force:
         return None
     return "force above the limit", f"{strongest:.1f} eV/Å, the limit is {limits.max_force:g}"
+
+
+def describe_skipped(skipped: Counter[str]) -> str:
+    """One phrase such as ``3 rows left out: 2 no energy, 1 unknown element``."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common())
+    return f"{skipped.total()} rows left out" + (f": {reasons}" if reasons else "")

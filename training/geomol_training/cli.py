@@ -177,6 +177,63 @@ def fit(
 
 
 @app.command()
+def preprocess(
+    data: Annotated[list[str], typer.Argument(help="Files, folders or patterns of labelled structures.")],
+    out: Annotated[Path, typer.Option(help="Folder of the packed data; run again to resume.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read.")] = 2,
+    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
+    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
+) -> None:
+    """Read a large data set once, into arrays on disk that `fit` maps into memory (`data.train: OUT`).
+
+    Example: `geomol-train preprocess s2ef_train_200K --out data/s2ef_200k --workers 16`
+    """
+    with _packages("train", "Preprocessing"):
+        from .checks import Limits, describe_skipped
+        from .display import FilesBar
+        from .packed import preprocess as run_preprocess
+        from .readers import Keys
+
+    with _stoppable(out), FilesBar(Console()) as bar:
+        frames, skipped = run_preprocess(
+            data,
+            out,
+            Keys(energy=energy_key, forces=forces_key),
+            Limits(max_force=max_force),
+            bad_rows="skip" if skip_bad else "raise",
+            workers=workers,
+            report=bar.update,
+        )
+    Console().print(
+        f"{len(frames)} frames, {len(frames.numbers)} atoms of {len(frames.elements)} elements in {out}.", markup=False
+    )
+    if skipped:
+        Console().print(f"{describe_skipped(skipped)}.", markup=False)
+
+
+@app.command()
+def convert(
+    data: Annotated[list[str], typer.Argument(help="Files, folders or patterns, of one kind or several.")],
+    out: Annotated[Path, typer.Argument(help="A new .aselmdb file.")],
+) -> None:
+    """Write structures with their labels, of any kind that is read, into one ASE-LMDB database.
+
+    Example: `geomol-train convert is2re/all/train/data.lmdb is2re_train.aselmdb`
+    """
+    with _packages("train", "Converting"):
+        from .readers import Keys, read_rows
+        from .readers.aselmdb import write_aselmdb
+        from .sources import find_files
+
+    files, keys = find_files(data), Keys()
+    with Console().status("converting"):
+        count = write_aselmdb(out, (row for file in files for row in read_rows(file, keys)))
+    Console().print(f"{count} structures in {out}.", markup=False)
+
+
+@app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
     data: Annotated[str, typer.Argument(help="File, folder or pattern of labelled structures.")],

@@ -8,7 +8,7 @@ from typing import Any
 import lightning
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .batches import Batch
@@ -98,6 +98,36 @@ class Display(lightning.Callback):
 def _done(module: lightning.LightningModule) -> float:
     assert isinstance(module, Fitting)
     return module.extent.progress(module.standing.step, module.standing.elapsed)
+
+
+class FilesBar:
+    """A progress bar over files, with frames a second; a line now and then where there is no terminal."""
+
+    def __init__(self, console: Console, every: int = 50) -> None:
+        self.console, self.every = console, every
+        self._bar = Progress(
+            TextColumn("reading"),
+            BarColumn(),
+            TextColumn("{task.completed} of {task.total} files, {task.fields[frames]} frames"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("reading", total=None, frames=0)
+
+    def __enter__(self) -> FilesBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, files: int, frames: int) -> None:
+        """Show files done and frames read by this call."""
+        self._bar.update(self._task, completed=done, total=files, frames=frames)
+        if not self.console.is_terminal and done % self.every == 0:
+            self.console.print(f"{done} of {files} files, {frames} frames")
 
 
 def duration(seconds: float) -> str:

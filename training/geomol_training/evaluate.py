@@ -17,8 +17,8 @@ from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.property import ScalarProperty
 
 from .batches import FixedBatches, fill_batches
-from .checks import Limits
-from .data import describe_skipped, load
+from .checks import Limits, describe_skipped
+from .data import load
 from .frames import Frames
 from .metrics import Part, Predicted, gather
 from .readers import Keys

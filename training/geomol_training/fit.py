@@ -24,19 +24,21 @@ from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.models import build_model
 
 from .batches import FixedBatches, Plan, Survey, TrainingStream, fill_batches, survey
-from .checks import Limits
-from .data import Loaded, cache_file, describe_skipped, find_files, load
+from .checks import Limits, describe_skipped
+from .data import Loaded, cache_file, load
 from .display import Display, errors_table
 from .evaluate import predict_frames
 from .frames import Frames, load_frames
 from .keeper import LAST, MODEL, Keeper, Run, read_state
 from .memory import keep_freed_memory
 from .objective import Fitting
+from .packed import packed_identity
 from .processes import Together, check_processes, followers
 from .readers import Keys
 from .recipe import Recipe
 from .result import write_result
 from .schedule import Extent, Standing
+from .sources import find_files
 from .splits import split_frames
 from .tasks import Predictor, Task, task_of
 
@@ -47,6 +49,8 @@ FIXED_FIELDS = {
 }
 """Parts of a recipe, and fields of other parts, that must not change when a run is resumed."""
 SPLITS = "splits.json"
+UNITS_FRAMES = 100_000
+"""From so many frames at most, reference energies and scale are fitted."""
 
 
 class Fitted(NamedTuple):
@@ -123,7 +127,7 @@ def _fit(
     _check_end(recipe, time_budget)
     state = _open(out, recipe, resume)
     start = _start(recipe.model.start, recipe) if recipe.model.start is not None and state is None else None
-    if recipe.data.test is not None:
+    if recipe.data.test is not None and packed_identity(recipe.data.test) is None:
         find_files(recipe.data.test)  # before the training data are read
     parts = _frames(recipe, out, state, console)
     task, metadata = task_of(recipe), _metadata(recipe, parts.train)
@@ -259,7 +263,8 @@ def _frames(recipe: Recipe, out: Path, state: dict[str, Any] | None, console: Co
 def _divided(recipe: Recipe, loaded: Loaded, out: Path) -> tuple[Frames, Frames, Frames | None]:
     """Frames of the training source for training, validation and test; who is where is written down."""
     splits = split_frames(loaded.frames, recipe.data.split, recipe.seed)
-    content = {"data": cache_file(out, loaded.key or "").name}
+    packed = packed_identity(recipe.data.train) is not None
+    content = {"data": str(recipe.data.train) if packed else cache_file(out, loaded.key or "").name}
     content |= {name: index.tolist() for name, index in splits._asdict().items()}
     write_atomically(out / SPLITS, json.dumps(content).encode())
     train, valid, test = (loaded.frames.take(index) for index in splits)
@@ -349,13 +354,18 @@ def _prepare(
     unlearned = sorted(set(predictor.elements) - set(train.elements))
     if unlearned and recipe.model.start is None:
         raise ConfigError(f"model.config.elements has the atomic numbers {unlearned}, which no training frame has.")
+    few = _some(train, recipe.seed)
+    everything = recipe.training.batch_edges is not None
     with console.status("looking at the neighbours") as status:
-        seen = survey(
-            train,
-            predictor.cutoff,
-            lambda done, frames: status.update(f"looking at the neighbours: {done} of {frames} frames"),
-            task.repulsion,
-        )
+
+        def report(done: int, frames: int) -> None:
+            status.update(f"looking at the neighbours: {done} of {frames} frames")
+
+        def look(frames: Frames) -> Survey:
+            return survey(frames, predictor.cutoff, report, task.repulsion)
+
+        seen = look(train if everything else few)
+        of_few = seen if not everything or few is train else look(few)
     if start is not None:
         predictor.load_state_dict(start.potential.state_dict())
         before = form_of(start.potential)["repulsion"]
@@ -364,8 +374,15 @@ def _prepare(
             f"Starting from the weights of {start.path}{other}.", soft_wrap=True, markup=False, highlight=False
         )
     elif state is None:
-        console.print(task.fit_units(predictor, train, seen), highlight=False, soft_wrap=True)
+        console.print(task.fit_units(predictor, few, of_few), highlight=False, soft_wrap=True)
     return predictor, _sizes(recipe, train, seen)
+
+
+def _some(train: Frames, seed: int) -> Frames:
+    """All frames, or a random part of very many: enough for references and scale, and not too much for the memory."""
+    if len(train) <= UNITS_FRAMES:
+        return train
+    return train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:UNITS_FRAMES]))
 
 
 def _sizes(recipe: Recipe, train: Frames, seen: Survey) -> np.ndarray:

@@ -16,6 +16,8 @@ import numpy as np
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
 
+OF_ATOMS = ("numbers", "positions", "forces", "tags", "fixed", "relaxed")
+"""Arrays of `Frames` with a line for each atom."""
 SKIPPED = "skipped"
 """Name, in a file of packed frames, of the counts of rows that were left out."""
 
@@ -24,7 +26,9 @@ class Row(NamedTuple):
     """One labelled structure as a reader hands it over: eV, Å, eV/Å, eV/Å³.
 
     ``forces`` (N, 3) and ``stress`` (3, 3) are None where the file has none. ``group`` names what must not be
-    divided between training and validation (a molecule), ``split`` the part that the file assigns.
+    divided between training and validation (a molecule), ``split`` the part that the file assigns, ``name`` the
+    structure itself. ``tags`` (N,) are ASE's, ``fixed`` (N,) tells atoms that may not move, and ``relaxed`` (N, 3) is
+    where a relaxation takes the atoms, if the file tells; the energy is then that of the end.
     """
 
     numbers: np.ndarray
@@ -39,6 +43,10 @@ class Row(NamedTuple):
     group: str = ""
     split: str = ""
     source: str = ""
+    name: str = ""
+    tags: np.ndarray | None = None
+    fixed: np.ndarray | None = None
+    relaxed: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Frames:
         numbers: (N,) atomic numbers.
         positions: (N, 3) Å.
         forces: (N, 3) eV/Å, zero where a structure has none.
-        energy: (F,) eV.
+        energy: (F,) eV, or the property that is learned, in its unit.
         stress: (F, 3, 3) eV/Å³ in ASE's sign, zero where a structure has none.
         has_forces: (F,) bool.
         has_stress: (F,) bool.
@@ -58,6 +66,11 @@ class Frames:
         offsets: (F+1,).
         charge: (F,) e.
         spin: (F,) multiplicity.
+        name: (F,) text, of each structure; empty where the file gives none.
+        tags: (N,) ASE's.
+        fixed: (N,) bool, atoms that may not move.
+        relaxed: (N, 3) Å, where a relaxation ends; the positions where a structure has none.
+        has_relaxed: (F,) bool.
         group: (F,) index into ``group_names``; likewise ``split`` and ``source``.
         group_names: (G,) text; likewise ``split_names`` and ``source_names``.
     """
@@ -74,6 +87,11 @@ class Frames:
     offsets: np.ndarray
     charge: np.ndarray
     spin: np.ndarray
+    name: np.ndarray
+    tags: np.ndarray
+    fixed: np.ndarray
+    relaxed: np.ndarray
+    has_relaxed: np.ndarray
     group: np.ndarray
     group_names: np.ndarray
     split: np.ndarray
@@ -110,14 +128,12 @@ class Frames:
         taken = {
             field.name: getattr(self, field.name)[index]
             for field in dataclasses.fields(self)
-            if not field.name.endswith("_names") and field.name not in ("numbers", "positions", "forces", "offsets")
+            if not field.name.endswith("_names") and field.name not in (*OF_ATOMS, "offsets")
         }
+        taken |= {name: getattr(self, name)[atoms] for name in OF_ATOMS}
         return dataclasses.replace(
             self,
             **taken,
-            numbers=self.numbers[atoms],
-            positions=self.positions[atoms],
-            forces=self.forces[atoms],
             offsets=np.concatenate([[0], np.cumsum(self.n_atoms[index])]),
         )
 
@@ -128,14 +144,12 @@ def pack(rows: Iterable[Row]) -> Frames:
     group, group_names = _coded([row.group for row in rows])
     split, split_names = _coded([row.split for row in rows])
     source, source_names = _coded([row.source for row in rows])
-    no_forces = [np.zeros((0, 3))]
+    sizes = [len(row.numbers) for row in rows]
     return Frames(
         numbers=_joined([row.numbers for row in rows], np.int64, ()),
         positions=_joined([row.positions for row in rows], np.float64, (3,)),
         forces=_joined(
-            [np.zeros_like(row.positions) if row.forces is None else row.forces for row in rows] or no_forces,
-            np.float64,
-            (3,),
+            [np.zeros_like(row.positions) if row.forces is None else row.forces for row in rows], np.float64, (3,)
         ),
         energy=np.array([np.nan if row.energy is None else row.energy for row in rows], dtype=np.float64),
         stress=np.array(
@@ -145,9 +159,18 @@ def pack(rows: Iterable[Row]) -> Frames:
         has_stress=np.array([row.stress is not None for row in rows], dtype=bool),
         cell=np.array([row.cell for row in rows], dtype=np.float64).reshape(-1, 3, 3),
         pbc=np.array([row.pbc for row in rows], dtype=bool).reshape(-1, 3),
-        offsets=np.cumsum([0] + [len(row.numbers) for row in rows]),
+        offsets=np.cumsum([0, *sizes]),
         charge=np.array([row.charge for row in rows], dtype=np.int64),
         spin=np.array([row.spin for row in rows], dtype=np.int64),
+        name=np.array([row.name for row in rows], dtype=np.str_),
+        tags=_joined(
+            [np.zeros(n) if row.tags is None else row.tags for n, row in zip(sizes, rows, strict=True)], np.int8, ()
+        ),
+        fixed=_joined(
+            [np.zeros(n) if row.fixed is None else row.fixed for n, row in zip(sizes, rows, strict=True)], np.bool_, ()
+        ),
+        relaxed=_joined([row.positions if row.relaxed is None else row.relaxed for row in rows], np.float64, (3,)),
+        has_relaxed=np.array([row.relaxed is not None for row in rows], dtype=bool),
         group=group,
         group_names=group_names,
         split=split,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..qm9 import geometry, package_files, table_lines
+from ..readers.qm9 import geometry, package_files, table_lines
 from .molecules import Molecule, connectivity_key
 
 

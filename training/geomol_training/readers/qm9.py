@@ -18,7 +18,7 @@ from ase.units import Hartree
 
 from ase_geomol.errors import DataError, MissingExtraError
 
-from .frames import Row
+from ..frames import Row
 
 PACKAGE = "qm9pack"
 """As a source of data: the tables of the installed package."""

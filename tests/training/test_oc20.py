@@ -1,0 +1,369 @@
+"""OC20's published formats: relaxations are written into each of them, and read back the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import lzma
+import pickle
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import add_adsorbate, fcc111
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from ase.io import read, write
+from geomol_training import packed
+from geomol_training.checks import Limits
+from geomol_training.cli import app
+from geomol_training.data import load
+from geomol_training.frames import Frames, load_frames, save_frames
+from geomol_training.packed import preprocess
+from geomol_training.readers import Keys, read_rows
+from geomol_training.readers.aselmdb import write_aselmdb
+from geomol_training.readers.lmdb_files import unpickle
+from typer.testing import CliRunner
+
+from ase_geomol.errors import DataError, OutputError
+
+lmdb = pytest.importorskip("lmdb")
+OC20 = Path(__file__).parents[3] / "shared/data/oc20"
+REFERENCE = -12.5
+
+
+def _made() -> list[list[Atoms]]:
+    """Two short relaxations of an adsorbate with tags and fixed atoms."""
+    runs = []
+    for seed in range(2):
+        atoms = fcc111("Cu", (2, 2, 3), vacuum=6.0)
+        add_adsorbate(atoms, "O", 1.4 + 0.2 * seed, "fcc")
+        atoms.set_tags([0] * 4 + [1] * 8 + [2])
+        atoms.set_constraint(FixAtoms([0, 1, 2, 3]))
+        atoms.pbc = True
+        random, run = np.random.default_rng(seed), []
+        for _ in range(3):
+            atoms.positions[4:] += random.normal(0, 0.05, (9, 3))
+            frame = atoms.copy()
+            frame.calc = EMT()
+            energy, forces = frame.get_potential_energy(), frame.get_forces(apply_constraint=False)
+            frame.calc = SinglePointCalculator(frame, energy=energy, forces=forces)
+            run.append(frame)
+        runs.append(run)
+    return runs
+
+
+def _published() -> list[list[Atoms]]:
+    return [read(path, ":")[::20] for path in sorted(OC20.glob("*.traj"))]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "made",
+        pytest.param(
+            "published", marks=pytest.mark.skipif(not OC20.exists(), reason="no OC20 files at ../shared/data/oc20")
+        ),
+    ],
+)
+def runs(request: pytest.FixtureRequest) -> list[list[Atoms]]:
+    return _made() if request.param == "made" else _published()
+
+
+def fixed_of(atoms: Atoms) -> np.ndarray:
+    fixed = np.zeros(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        fixed[constraint.index] = True
+    return fixed
+
+
+def check(frames: Frames, structures: list[Atoms], energies: list[float]) -> None:
+    assert len(frames) == len(structures)
+    np.testing.assert_allclose(frames.energy, energies, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(frames.numbers, np.concatenate([a.numbers for a in structures]))
+    np.testing.assert_array_equal(frames.tags, np.concatenate([a.get_tags() for a in structures]))
+    np.testing.assert_array_equal(frames.fixed, np.concatenate([fixed_of(a) for a in structures]))
+    np.testing.assert_allclose(frames.positions, np.concatenate([a.positions for a in structures]), atol=1e-5)
+    np.testing.assert_allclose(frames.cell, [a.cell.array for a in structures], atol=1e-5)
+    assert frames.pbc.all()
+
+
+# --- S2EF
+
+
+def write_s2ef(folder: Path, structures: list[Atoms], names: list[str], ending: str) -> None:
+    """``0.extxyz.xz`` and ``0.txt.xz``, as they are published."""
+    folder.mkdir(exist_ok=True)
+    write(folder / f"0.extxyz{ending}", structures, format="extxyz")
+    text = "".join(f"{name},{REFERENCE}\n" for name in names)
+    (folder / f"0.txt{ending}").write_bytes(lzma.compress(text.encode()) if ending else text.encode())
+
+
+@pytest.mark.parametrize("ending", ["", ".xz"])
+def test_s2ef(runs, tmp_path: Path, ending: str):
+    structures = [atoms for run in runs for atoms in run]
+    names = [f"random{100 + i},frame{j}" for i, run in enumerate(runs) for j in range(len(run))]
+    write_s2ef(tmp_path / "s2ef", structures, names, ending)
+    frames = load(str(tmp_path / "s2ef"), Keys(), Limits()).frames
+    check(frames, structures, [a.get_potential_energy() - REFERENCE for a in structures])
+    forces = np.concatenate([a.get_forces(apply_constraint=False) for a in structures])
+    np.testing.assert_allclose(frames.forces, forces, atol=1e-6)
+    assert frames.name[:2].tolist() == ["100_0", "100_1"]
+    assert len(set(frames.group)) == len(runs)
+    save_frames(tmp_path / "packed.npz", frames)
+    again, _ = load_frames(tmp_path / "packed.npz")
+    for name in ("tags", "fixed", "relaxed", "name", "has_relaxed"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(frames, name))
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("random1,frame0,1.0\n", "do not belong together: one ends after 1 frames"),
+        ("random1,frame0,1.0\n" * 4, "do not belong together: one ends after 3 frames"),
+        ("random1,frame0\n" * 3, "line 1: not system, frame and energy"),
+        ("random1,frame0,much\n" * 3, "line 1: not system, frame and energy"),
+    ],
+)
+def test_tables_that_do_not_fit(tmp_path: Path, table: str, sentence: str):
+    write(tmp_path / "0.extxyz", _made()[0], format="extxyz")
+    (tmp_path / "0.txt").write_text(table)
+    with pytest.raises(DataError, match=sentence):
+        list(read_rows(tmp_path / "0.extxyz", Keys()))
+
+
+# --- IS2RE and IS2RS
+
+
+def as_data(run: list[Atoms], sid: int, generation: str = "new"):
+    """An object of torch-geometric with the fields of the published files."""
+    from torch_geometric.data import Data
+
+    first, last = run[0], run[-1]
+    return Data(
+        pos=torch.tensor(first.positions, dtype=torch.float32),
+        cell=torch.tensor(first.cell.array, dtype=torch.float32).view(1, 3, 3),
+        atomic_numbers=torch.tensor(first.numbers, dtype=torch.float32),
+        natoms=len(first),
+        tags=torch.tensor(first.get_tags()),
+        fixed=torch.tensor(fixed_of(first), dtype=torch.float32),
+        y_init=first.get_potential_energy() - REFERENCE,
+        y_relaxed=last.get_potential_energy() - REFERENCE,
+        pos_relaxed=torch.tensor(last.positions, dtype=torch.float32),
+        sid=sid,
+    )
+
+
+def write_lmdb(path: Path, objects: list) -> None:
+    environment = lmdb.open(str(path), subdir=False, map_size=1 << 30, lock=False)
+    with environment.begin(write=True) as transaction:
+        for index, content in enumerate(objects):
+            transaction.put(str(index).encode(), content if isinstance(content, bytes) else pickle.dumps(content, -1))
+        transaction.put(b"length", pickle.dumps(len(objects), -1))
+    environment.close()
+
+
+def check_relaxations(frames: Frames, runs: list[list[Atoms]]) -> None:
+    check(frames, [run[0] for run in runs], [run[-1].get_potential_energy() - REFERENCE for run in runs])
+    assert frames.has_relaxed.all()
+    np.testing.assert_allclose(frames.relaxed, np.concatenate([run[-1].positions for run in runs]), atol=1e-5)
+    assert frames.name.tolist() == [str(7 + i) for i in range(len(runs))]
+
+
+def test_is2re(runs, tmp_path: Path):
+    pytest.importorskip("torch_geometric")
+    write_lmdb(tmp_path / "data.lmdb", [as_data(run, 7 + i) for i, run in enumerate(runs)])
+    frames = load(str(tmp_path / "data.lmdb"), Keys(), Limits()).frames
+    check_relaxations(frames, runs)
+    rows = list(read_rows(tmp_path / "data.lmdb", Keys()))
+    assert write_aselmdb(tmp_path / "data.aselmdb", rows) == len(runs)
+    check_relaxations(load(str(tmp_path / "data.aselmdb"), Keys(), Limits()).frames, runs)
+    with pytest.raises(OutputError, match="exists"):
+        write_aselmdb(tmp_path / "data.aselmdb", rows)
+
+
+def test_the_first_generation_of_objects(tmp_path: Path):
+    """torch-geometric 1 kept the fields in the object itself."""
+    pytest.importorskip("torch_geometric")
+    run = _made()[0]
+    fields = as_data(run, 3).to_dict()
+    write_lmdb(tmp_path / "old.lmdb", [_pickled_plainly(fields)])
+    (row,) = read_rows(tmp_path / "old.lmdb", Keys())
+    np.testing.assert_allclose(row.positions, run[0].positions, atol=1e-5)
+    assert row.name == "3"
+
+
+def _pickled_plainly(fields: dict) -> bytes:
+    """A pickle that says: torch_geometric's Data, with this ``__dict__``."""
+    import sys
+    import types
+
+    kind = type("Data", (), {"__module__": "torch_geometric.data.data"})
+    module = types.ModuleType("torch_geometric.data.data")
+    module.Data = kind  # type: ignore[attr-defined]
+    before = sys.modules.get("torch_geometric.data.data")
+    sys.modules["torch_geometric.data.data"] = module
+    try:
+        instance = kind()
+        instance.__dict__.update(fields)
+        return pickle.dumps(instance, 2)
+    finally:
+        if before is None:
+            del sys.modules["torch_geometric.data.data"]
+        else:
+            sys.modules["torch_geometric.data.data"] = before
+
+
+class Attack:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("echo attacked > attacked.txt",)
+
+
+def test_nothing_else_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_lmdb(tmp_path / "data.lmdb", [Attack()])
+    with pytest.raises(DataError, match="not on the list"):
+        list(read_rows(tmp_path / "data.lmdb", Keys()))
+    assert not (tmp_path / "attacked.txt").exists()
+    with pytest.raises(pickle.UnpicklingError):
+        unpickle(pickle.dumps(print))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_bytes(b"no database"), "no LMDB file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:9000]), "is truncated"),
+        (lambda path: (path.unlink(), write_lmdb(path, [b"no pickle"])), "damaged"),
+        (lambda path: (path.unlink(), write_lmdb(path, [5])), "no object of torch-geometric"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, damage, sentence: str):
+    pytest.importorskip("torch_geometric")
+    path = tmp_path / "data.lmdb"
+    write_lmdb(path, [as_data(_made()[0], 1)])
+    damage(path)
+    with pytest.raises(DataError, match=sentence):
+        list(read_rows(path, Keys()))
+
+
+def test_a_database_of_ase_lmdb_as_others_write_it(tmp_path: Path):
+    """Arrays as ASE's JSON has them, an entry that was deleted, energies in the row itself."""
+    atoms = _made()[0][0]
+
+    def nested(array: np.ndarray) -> dict:
+        return {"__ndarray__": [list(array.shape), str(array.dtype), array.ravel().tolist()]}
+
+    fields = {
+        "numbers": nested(atoms.numbers),
+        "positions": nested(atoms.positions),
+        "cell": {"__ase_objtype__": "cell", "array": nested(atoms.cell.array)["__ndarray__"][2]},
+        "pbc": nested(atoms.pbc),
+        "energy": -3.5,
+        "forces": nested(atoms.get_forces(apply_constraint=False)),
+        "tags": nested(atoms.get_tags()),
+        "constraints": [{"name": "FixAtoms", "kwargs": {"indices": [0, 1, 2, 3]}}],
+    }
+    environment = lmdb.open(str(tmp_path / "a.aselmdb"), subdir=False, map_size=1 << 24, lock=False)
+    with environment.begin(write=True) as transaction:
+        for number in (1, 2, 10):
+            transaction.put(str(number).encode(), zlib.compress(json.dumps({**fields, "energy": -number}).encode()))
+        for name, value in (("nextid", 11), ("deleted_ids", [2]), ("metadata", {})):
+            transaction.put(name.encode(), zlib.compress(json.dumps(value).encode()))
+    environment.close()
+    frames = load(str(tmp_path / "a.aselmdb"), Keys(), Limits()).frames
+    check(frames, [atoms, atoms], [-1.0, -10.0])
+    np.testing.assert_allclose(frames.forces[:13], atoms.get_forces(apply_constraint=False), atol=1e-12)
+    assert frames.group_names.tolist() == ["Cu" * 12 + "O"]
+
+
+# --- large data
+
+
+def same_frames(first: Frames, second: Frames) -> None:
+    for field in dataclasses.fields(first):
+        if field.name not in ("group", "split", "source"):
+            np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name))
+    for kind in ("group", "split", "source"):
+        names = [getattr(f, f"{kind}_names")[getattr(f, kind)].tolist() for f in (first, second)]
+        assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_packed_frames_are_those_of_the_files(tmp_path: Path, workers: int):
+    for index, run in enumerate(_made()):
+        names = [f"random{index},frame{j}" for j in range(len(run))]
+        write_s2ef(tmp_path / "s2ef", run, names, "")
+        for ending in ("extxyz", "txt"):
+            (tmp_path / f"s2ef/0.{ending}").rename(tmp_path / f"s2ef/{index + 1}.{ending}")
+    seen: list[tuple[int, int, int]] = []
+    frames, skipped = preprocess(
+        str(tmp_path / "s2ef"), tmp_path / "packed", workers=workers, report=lambda *where: seen.append(where)
+    )
+    same_frames(frames, load(str(tmp_path / "s2ef"), Keys(), Limits()).frames)
+    same_frames(load(str(tmp_path / "packed"), Keys(), Limits()).frames, frames)
+    assert isinstance(frames.positions, np.memmap)
+    assert seen[-1] == (2, 2, 6)
+    assert not skipped
+    assert not (tmp_path / "packed/shards").exists()
+    again, _ = preprocess(str(tmp_path / "s2ef"), tmp_path / "packed")
+    same_frames(again, frames)
+    with pytest.raises(DataError, match="other data, or other settings"):
+        preprocess(str(tmp_path / "s2ef"), tmp_path / "packed", limits=Limits(max_force=5.0))
+    with pytest.raises(DataError, match=r"atomic numbers \[8\]"):
+        load(str(tmp_path / "packed"), Keys(), Limits(elements=(29,)))
+    (tmp_path / "packed/positions.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="is damaged: preprocess again"):
+        load(str(tmp_path / "packed"), Keys(), Limits())
+
+
+def test_preprocessing_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for index in range(4):
+        write(tmp_path / f"{index}.extxyz", _made()[0], format="extxyz")
+    read = packed._read_one
+
+    def interrupted(file: Path, *rest):
+        if file.name == "2.extxyz":
+            raise KeyboardInterrupt
+        return read(file, *rest)
+
+    monkeypatch.setattr(packed, "_read_one", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess(str(tmp_path), tmp_path / "packed")
+    monkeypatch.setattr(packed, "_read_one", lambda file, *rest: files.append(file.name) or read(file, *rest))
+    files: list[str] = []
+    frames, _ = preprocess(str(tmp_path), tmp_path / "packed")
+    assert files == ["2.extxyz", "3.extxyz"]
+    assert len(frames) == 12
+
+
+def test_bad_rows_of_packed_data(tmp_path: Path):
+    good, bad = _made()[0][:2]
+    bad.positions[0, 0] = np.nan
+    write(tmp_path / "a.extxyz", [good, bad], format="extxyz")
+    with pytest.raises(DataError, match="row 1"):
+        preprocess(str(tmp_path / "a.extxyz"), tmp_path / "stops")
+    frames, skipped = preprocess(str(tmp_path / "a.extxyz"), tmp_path / "skips", bad_rows="skip")
+    assert len(frames) == 1
+    assert skipped.total() == 1
+    assert load(str(tmp_path / "skips"), Keys(), Limits()).skipped == skipped
+
+
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.extxyz", _made()[0], format="extxyz")
+    runner = CliRunner(env={"COLUMNS": "160", "TERM": "dumb"})
+    done = runner.invoke(app, ["preprocess", "a.extxyz", "--out", "packed", "--workers", "1"])
+    assert done.exit_code == 0, done.output
+    assert "3 frames, 39 atoms of 2 elements in packed" in done.output
+    done = runner.invoke(app, ["convert", "a.extxyz", "a.aselmdb"])
+    assert done.exit_code == 0, done.output
+    same = load("a.aselmdb", Keys(), Limits()).frames
+    np.testing.assert_allclose(same.energy, load("a.extxyz", Keys(), Limits()).frames.energy)

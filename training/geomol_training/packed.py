@@ -1,0 +1,214 @@
+"""Large data sets: read once, by several processes, into arrays on disk that a training maps into memory.
+
+A packed folder holds one ``.npy`` file for each array of `Frames`, and ``packed.json``. While it is made, every file
+that was read leaves a shard; a run that was stopped goes on with the next file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from ase_geomol.errors import DataError, OutputError
+from ase_geomol.files import make_folder, write_atomically
+
+from .checks import Inspector, Limits, describe_skipped
+from .frames import OF_ATOMS, Frames, load_frames, pack, save_frames
+from .readers import Keys, read_rows
+from .sources import find_files, fingerprint
+
+CONTENT = "packed.json"
+FORMAT = 1
+CODED = ("group", "split", "source")
+"""Arrays of indices into names."""
+
+
+def packed_identity(source: str | Sequence[str]) -> str | None:
+    """What one packed folder holds, in short; None if ``source`` is none."""
+    if not isinstance(source, str) or not (Path(source) / CONTENT).is_file():
+        return None
+    try:
+        return str(json.loads((Path(source) / CONTENT).read_text())["identity"])
+    except (ValueError, KeyError) as error:
+        raise DataError(f"The packed data {source} is damaged: preprocess again ({error}).") from error
+
+
+def preprocess(
+    sources: str | Sequence[str],
+    out: Path,
+    keys: Keys = Keys(),
+    limits: Limits = Limits(),
+    *,
+    bad_rows: Literal["raise", "skip"] = "raise",
+    workers: int = 1,
+    report: Callable[[int, int, int], None] = lambda done, files, frames: None,
+) -> tuple[Frames, Counter[str]]:
+    """Read and check all that ``sources`` mean, and leave it packed in ``out``.
+
+    Args:
+        sources: files, folders or patterns, as in a recipe.
+        out: folder; the same call again goes on there.
+        keys: where labels stand.
+        limits: what a row may contain.
+        bad_rows: raise at a bad row, or count and skip it.
+        workers: processes.
+        report: told the files done, of all, and the frames so far.
+
+    Returns:
+        The frames, mapped, and how many rows were left out for which reason.
+
+    Raises:
+        DataError: a file cannot be used, nothing is left, or the folder holds other data.
+        OutputError: the folder cannot be written.
+    """
+    files = find_files(sources)
+    identity = f"{FORMAT}-{fingerprint(files, keys, limits, bad_rows)}"
+    make_folder(out / "shards")
+    _claim(out, identity)
+    if not (out / CONTENT).exists():
+        shards = [out / "shards" / f"{number:06d}.npz" for number in range(len(files))]
+        _read_all(files, shards, keys, limits, bad_rows, workers, report)
+        _join(shards, out, identity)
+    shutil.rmtree(out / "shards")
+    return open_packed(out)
+
+
+def _claim(out: Path, identity: str) -> None:
+    """Refuse a folder with other data; an unfinished one goes on."""
+    path = out / "shards" / "identity.txt"
+    before = json.loads((out / CONTENT).read_text())["identity"] if (out / CONTENT).exists() else None
+    if before is None and path.exists():
+        before = path.read_text()
+    if before is not None and before != identity:
+        raise DataError(f"{out} holds other data, or other settings: delete it, or choose another folder.")
+    if not (out / CONTENT).exists():
+        write_atomically(path, identity.encode())
+
+
+def _read_all(
+    files: list[Path],
+    shards: list[Path],
+    keys: Keys,
+    limits: Limits,
+    bad_rows: Literal["raise", "skip"],
+    workers: int,
+    report: Callable[[int, int, int], None],
+) -> None:
+    """A shard for every file that has none yet."""
+    todo = [(file, shard) for file, shard in zip(files, shards, strict=True) if not shard.exists()]
+    done, frames = len(files) - len(todo), 0
+    report(done, len(files), frames)
+    if workers == 1:
+        for file, shard in todo:
+            frames += _read_one(file, shard, keys, limits, bad_rows)
+            done += 1
+            report(done, len(files), frames)
+        return
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        futures = [pool.submit(_read_one, file, shard, keys, limits, bad_rows) for file, shard in todo]
+        try:
+            for future in as_completed(futures):
+                frames += future.result()
+                done += 1
+                report(done, len(files), frames)
+        except BrokenProcessPool as error:
+            raise DataError("A process that read data died (out of memory?): try fewer --workers.") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read_one(file: Path, shard: Path, keys: Keys, limits: Limits, bad_rows: Literal["raise", "skip"] = "raise") -> int:
+    """Read, check and pack one file; returns its number of frames."""
+    inspector = Inspector(limits, bad_rows)
+    frames = pack(inspector.passed(read_rows(file, keys), file))
+    save_frames(shard, frames, inspector.skipped)
+    return len(frames)
+
+
+def _join(shards: list[Path], out: Path, identity: str) -> None:
+    """One file for each array, written shard after shard."""
+    names: dict[str, dict[str, int]] = {kind: {} for kind in CODED}
+    frames = atoms = width = 0
+    skipped: Counter[str] = Counter()
+    for part, left_out in map(load_frames, shards):
+        frames, atoms = frames + len(part), atoms + len(part.numbers)
+        width = max(width, part.name.dtype.itemsize // 4)
+        skipped += left_out
+        for kind in CODED:
+            for name in getattr(part, f"{kind}_names"):
+                names[kind].setdefault(str(name), len(names[kind]))
+    if frames == 0:
+        raise DataError(f"No usable row in {len(shards)} files: {describe_skipped(skipped)}.")
+    try:
+        _write_arrays(shards, out, names, frames, atoms, width)
+    except OSError as error:
+        raise OutputError(f"Cannot write {out}: {error.strerror or error}.") from error
+    content = {"identity": identity, "frames": frames, "atoms": atoms, "skipped": dict(skipped)}
+    write_atomically(out / CONTENT, json.dumps(content, indent=1).encode())
+
+
+def _write_arrays(
+    shards: list[Path], out: Path, names: dict[str, dict[str, int]], frames: int, atoms: int, width: int
+) -> None:
+    whole: dict[str, np.ndarray] = {}
+    first = first_atom = 0
+    for part, _ in map(load_frames, shards):
+        if not len(part):
+            continue
+        last, last_atom = first + len(part), first_atom + len(part.numbers)
+        for name, values in _arrays(part, names):
+            rows, start, end = (atoms, first_atom, last_atom) if name in OF_ATOMS else (frames, first, last)
+            if name == "offsets":
+                rows, start, values = frames + 1, first + 1, values[1:] + first_atom
+                end = start + len(part)
+            if name not in whole:
+                dtype = f"<U{max(width, 1)}" if name == "name" else values.dtype
+                whole[name] = open_memmap(out / f"{name}.npy", "w+", dtype, (rows, *values.shape[1:]))
+                if name == "offsets":
+                    whole[name][0] = 0
+            whole[name][start:end] = values
+        first, first_atom = last, last_atom
+    for array in whole.values():
+        array.flush()  # type: ignore[attr-defined]
+    for kind in CODED:
+        np.save(out / f"{kind}_names.npy", np.array(list(names[kind]), dtype=np.str_))
+
+
+def _arrays(part: Frames, names: dict[str, dict[str, int]]) -> Iterator[tuple[str, np.ndarray]]:
+    """All arrays of a shard but the names, with codes that hold for all shards."""
+    for field in dataclasses.fields(part):
+        if field.name.endswith("_names"):
+            continue
+        values = getattr(part, field.name)
+        if field.name in CODED:
+            codes = np.array([names[field.name][str(name)] for name in getattr(part, f"{field.name}_names")])
+            values = codes[values].astype(np.int64)
+        yield field.name, values
+
+
+def open_packed(folder: Path) -> tuple[Frames, Counter[str]]:
+    """Map a packed folder; raises :class:`DataError` where it is damaged."""
+    try:
+        content = json.loads((folder / CONTENT).read_text())
+        arrays = {
+            field.name: np.load(folder / f"{field.name}.npy", mmap_mode="r", allow_pickle=False)
+            for field in dataclasses.fields(Frames)
+        }
+        if len(arrays["energy"]) != content["frames"] or len(arrays["numbers"]) != content["atoms"]:
+            raise ValueError("its arrays are not as long as it says")
+    except Exception as error:  # numpy has many ways to say that a file is damaged
+        raise DataError(f"The packed data {folder} is damaged: preprocess again ({error}).") from error
+    return Frames(**arrays), Counter(content["skipped"])

@@ -1,0 +1,98 @@
+"""OC20 as it is published: S2EF as extended XYZ with tables, IS2RE and IS2RS (and older S2EF) as LMDB files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ase_geomol.errors import DataError
+
+from ..frames import Row
+from .ase_files import read_ase
+from .extxyz import is_plain_extxyz, open_text, read_plain_extxyz
+from .keys import Keys
+from .lmdb_files import Bag, open_lmdb, unpickle
+
+TABLES = (".txt", ".txt.xz")
+
+
+def table_of(path: Path) -> Path | None:
+    """The table beside an extended XYZ file: ``0.txt`` or ``0.txt.xz`` for ``0.extxyz.xz``; None without one."""
+    if ".extxyz" not in path.suffixes[-2:]:
+        return None
+    stem = path.name[: path.name.index(".extxyz")]
+    return next((path.with_name(stem + ending) for ending in TABLES if path.with_name(stem + ending).exists()), None)
+
+
+def read_s2ef(path: Path, keys: Keys) -> Iterator[Row]:
+    """Yield frames with energies relative to the clean surface and the gas-phase adsorbate.
+
+    A line of the table is ``random123,frame45,-67.8``: system, frame, and the reference energy (eV) to subtract.
+    """
+    table = table_of(path)
+    assert table is not None
+    with open_text(table) as file:
+        lines = [line for line in file.read().split("\n") if line.strip()]
+    rows = (read_plain_extxyz if is_plain_extxyz(path) else read_ase)(path, keys)
+    for number, (row, line) in enumerate(zip_longest(rows, lines)):
+        if row is None or line is None:
+            raise DataError(f"{path} and {table.name} do not belong together: one ends after {number} frames.")
+        try:
+            system, frame, reference = line.split(",")
+            system, frame, reference = system.removeprefix("random"), frame.removeprefix("frame"), float(reference)
+        except ValueError as error:
+            raise DataError(f"{table}, line {number + 1}: not system, frame and energy: {line!r}.") from error
+        energy = None if row.energy is None else row.energy - reference
+        yield row._replace(energy=energy, name=f"{system}_{frame}", group=system)
+
+
+def read_lmdb(path: Path, keys: Keys) -> Iterator[Row]:
+    """Yield the structures of an LMDB file of torch-geometric's objects: of IS2RE and IS2RS, or of S2EF.
+
+    Nothing is unpickled but tensors, numbers and the objects' attributes.
+    """
+    with open_lmdb(path) as transaction:
+        stored = transaction.get(b"length")
+        length = int(unpickle(stored)) if stored is not None else transaction.stat()["entries"]
+        for index in range(length):
+            content = transaction.get(str(index).encode())
+            if content is None:
+                raise DataError(f"{path}: entry {index} of {length} is missing.")
+            found = unpickle(content)
+            if not isinstance(found, Bag):
+                raise DataError(f"{path}: entry {index} is no object of torch-geometric.")
+            yield _row(found.fields(), path, index)
+
+
+def _row(fields: dict[str, Any], path: Path, index: int) -> Row:
+    missing = {"pos", "cell", "atomic_numbers"} - set(fields)
+    if missing:
+        raise DataError(f"{path}: entry {index} has no {', '.join(sorted(missing))}.")
+    system = str(int(fields["sid"])) if fields.get("sid") is not None else ""
+    frame = f"_{int(fields['fid'])}" if fields.get("fid") is not None else ""
+    energy = fields.get("y_relaxed", fields.get("y"))
+    return Row(
+        numbers=_array(fields["atomic_numbers"], np.int64),
+        positions=_array(fields["pos"], float),
+        cell=_array(fields["cell"], float).reshape(3, 3),
+        pbc=np.ones(3, dtype=bool),
+        energy=None if energy is None else float(energy),
+        forces=_optional(fields, "force", float),
+        group=system,
+        name=system + frame,
+        tags=_optional(fields, "tags", np.int8),
+        fixed=_optional(fields, "fixed", bool),
+        relaxed=_optional(fields, "pos_relaxed", float),
+    )
+
+
+def _optional(fields: dict[str, Any], name: str, dtype: type) -> np.ndarray | None:
+    return None if fields.get(name) is None else _array(fields[name], dtype)
+
+
+def _array(values: Any, dtype: type) -> np.ndarray:
+    return np.asarray(values).astype(dtype)

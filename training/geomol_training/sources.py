@@ -1,0 +1,60 @@
+"""Which files a recipe's sources mean, and a short name of what would be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from glob import glob
+from pathlib import Path
+
+from ase_geomol.errors import DataError
+
+from .checks import Limits
+from .readers import Keys, qm9
+
+FORMAT = 2
+"""Part of a cache's key; raised when frames are packed differently."""
+
+READ_FROM_FOLDERS = (".extxyz", ".xyz", ".traj", ".db", ".npz", ".xz", ".gz", ".lmdb", ".aselmdb")
+
+
+def find_files(sources: str | Sequence[str]) -> list[Path]:
+    """Files that one or more names mean: a file, a folder (its data files), a pattern such as ``a/*.traj``, or
+    "qm9pack".
+
+    Raises:
+        DataError: a name means nothing.
+    """
+    files: list[Path] = []
+    for source in [sources] if isinstance(sources, str) else sources:
+        path = Path(source)
+        if path.is_dir():
+            inside = [entry for entry in path.iterdir() if _is_data(entry)]
+        elif path.exists():
+            inside = [path]
+        elif source == qm9.PACKAGE:
+            inside = qm9.package_files()
+        else:
+            inside = [Path(name) for name in glob(source, recursive=True)]
+        if not inside:
+            raise DataError(
+                f"'{source}' is no file, no folder with data files ({' '.join(READ_FROM_FOLDERS)}) and no pattern "
+                "that matches any: check the path; it is relative to the working directory."
+            )
+        files += sorted(inside)
+    return list(dict.fromkeys(files))
+
+
+def _is_data(entry: Path) -> bool:
+    if not entry.is_file() or entry.name.startswith("."):
+        return False
+    return entry.suffix in READ_FROM_FOLDERS and not entry.name.endswith((".txt.xz", ".txt.gz"))
+
+
+def fingerprint(files: Sequence[Path], keys: Keys, limits: Limits, bad_rows: str) -> str:
+    """A short name of what would be read: files by name, size and time, and every setting."""
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    content = json.dumps([FORMAT, stats, asdict(keys), asdict(limits), bad_rows])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
