@@ -22,7 +22,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .calculator import GeoMolCalculator
     from .checkpoint import load_checkpoint, load_property, save_checkpoint, shipped_models
-    from .predictor import PropertyPredictor
+    from .predictor import PropertyPredictor, RelaxedPredictor
 
 __all__ = [
     "CheckpointError",
@@ -34,6 +34,7 @@ __all__ = [
     "MissingExtraError",
     "OutputError",
     "PropertyPredictor",
+    "RelaxedPredictor",
     "load_checkpoint",
     "load_property",
     "save_checkpoint",
@@ -43,6 +44,7 @@ __all__ = [
 _HOMES = {
     "GeoMolCalculator": "calculator",
     "PropertyPredictor": "predictor",
+    "RelaxedPredictor": "predictor",
     "load_checkpoint": "checkpoint",
     "load_property": "checkpoint",
     "save_checkpoint": "checkpoint",

@@ -22,6 +22,7 @@ from .files import write_atomically
 from .models import ARCHITECTURES, build_model
 from .potential import Potential
 from .property import PropertyForm, ScalarProperty
+from .relaxed import RelaxedForm, RelaxedState
 
 FORMAT_VERSION = 2
 HEADER = "ase_geomol"
@@ -62,6 +63,7 @@ class Header(BaseModel):
         config: fields of its configuration.
         repulsion: reach of its `ase_geomol.repulsion.ZBLRepulsion` in sums of covalent radii; 0: it has none.
         property: which one, where it predicts a property and is no potential.
+        relaxed: how, where it predicts the end of relaxations and is no potential.
         units: always these.
         metadata: about the potential.
     """
@@ -73,6 +75,7 @@ class Header(BaseModel):
     config: dict[str, Any]
     repulsion: FiniteFloat = Field(ge=0)
     property: PropertyForm | None = None
+    relaxed: RelaxedForm | None = None
     units: dict[Literal["energy", "length"], Literal["eV", "angstrom"]] = UNITS
     metadata: Metadata
 
@@ -109,6 +112,19 @@ class PropertyCheckpoint(NamedTuple):
     fingerprint: str
 
 
+class RelaxedCheckpoint(NamedTuple):
+    """A predictor of relaxed states as it was loaded; as `Checkpoint` otherwise."""
+
+    state: RelaxedState
+    metadata: Metadata
+    path: Path
+    fingerprint: str
+
+
+Predictor = Potential | ScalarProperty | RelaxedState
+AnyCheckpoint = Checkpoint | PropertyCheckpoint | RelaxedCheckpoint
+
+
 class Listed(NamedTuple):
     """A shipped potential, described without loading its weights."""
 
@@ -119,19 +135,20 @@ class Listed(NamedTuple):
     path: Path
 
 
-def form_of(predictor: Potential | ScalarProperty) -> dict[str, Any]:
-    """Fields of the header that say what a potential or a property is besides its tensors."""
+def form_of(predictor: Predictor) -> dict[str, Any]:
+    """Fields of the header that say what is predicted, besides the tensors."""
     repulsion = predictor.repulsion if isinstance(predictor, Potential) else None
     return {
         "architecture": next(name for name, (_, kind) in ARCHITECTURES.items() if isinstance(predictor.model, kind)),
         "config": predictor.model.config.model_dump(mode="json"),  # type: ignore[attr-defined]
         "repulsion": 0.0 if repulsion is None else repulsion.reach,
         "property": predictor.form.model_dump() if isinstance(predictor, ScalarProperty) else None,
+        "relaxed": predictor.form.model_dump() if isinstance(predictor, RelaxedState) else None,
     }
 
 
-def save_checkpoint(path: str | Path, predictor: Potential | ScalarProperty, metadata: Metadata) -> None:
-    """Write a potential or a property to ``path`` (.safetensors), atomically.
+def save_checkpoint(path: str | Path, predictor: Predictor, metadata: Metadata) -> None:
+    """Write a potential, or another predictor, to ``path`` (.safetensors), atomically.
 
     Raises:
         ConfigError: the metadata claim what no architecture can do yet.
@@ -152,15 +169,12 @@ def load_checkpoint(model: str | Path, device: torch.device | str = "cpu") -> Ch
 
     Raises:
         CheckpointError: no such name or file; the file is truncated, not one of ours, of a newer format, or (of
-            the shipped ones) not the one that was released; it holds a property.
+            the shipped ones) not the one that was released; it holds no potential.
     """
     loaded = load_any(model, device)
     if isinstance(loaded, Checkpoint):
         return loaded
-    form = loaded.property.form
-    raise CheckpointError(
-        f"{loaded.path} predicts {form.name} ({form.unit}) and is no potential: use it with PropertyPredictor."
-    )
+    raise CheckpointError(f"{loaded.path} {_words(loaded)}.")
 
 
 def load_property(model: str | Path, device: torch.device | str = "cpu") -> PropertyCheckpoint:
@@ -168,11 +182,29 @@ def load_property(model: str | Path, device: torch.device | str = "cpu") -> Prop
     loaded = load_any(model, device)
     if isinstance(loaded, PropertyCheckpoint):
         return loaded
-    raise CheckpointError(f"{loaded.path} holds a potential, not a property: use it with GeoMolCalculator.")
+    raise CheckpointError(f"{loaded.path} {_words(loaded)}.")
 
 
-def load_any(model: str | Path, device: torch.device | str = "cpu") -> Checkpoint | PropertyCheckpoint:
-    """Load a potential or a property, whichever the file holds; raises :class:`CheckpointError`."""
+def load_relaxed(model: str | Path, device: torch.device | str = "cpu") -> RelaxedCheckpoint:
+    """Load a predictor of relaxed states; raises :class:`CheckpointError` as `load_property`."""
+    loaded = load_any(model, device)
+    if isinstance(loaded, RelaxedCheckpoint):
+        return loaded
+    raise CheckpointError(f"{loaded.path} {_words(loaded)}.")
+
+
+def _words(loaded: AnyCheckpoint) -> str:
+    """What a file holds, and who takes it."""
+    if isinstance(loaded, PropertyCheckpoint):
+        form = loaded.property.form
+        return f"predicts {form.name} ({form.unit}) and is no potential: use it with PropertyPredictor"
+    if isinstance(loaded, RelaxedCheckpoint):
+        return "predicts the end of relaxations and is no potential: use it with RelaxedPredictor"
+    return "holds a potential: use it with GeoMolCalculator"
+
+
+def load_any(model: str | Path, device: torch.device | str = "cpu") -> AnyCheckpoint:
+    """Load whatever predictor the file holds; raises :class:`CheckpointError`."""
     path, expected = _locate(model)
     content = _read(path)
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
@@ -188,15 +220,20 @@ def load_any(model: str | Path, device: torch.device | str = "cpu") -> Checkpoin
     about = (header.metadata, path, _fingerprint(header, tensors))
     if isinstance(predictor, Potential):
         return Checkpoint(predictor.to(device).eval(), *about)
-    return PropertyCheckpoint(predictor.to(device).eval(), *about)
+    if isinstance(predictor, ScalarProperty):
+        return PropertyCheckpoint(predictor.to(device).eval(), *about)
+    return RelaxedCheckpoint(predictor.to(device).eval(), *about)
 
 
-def _predictor(network: Any, header: Header) -> Potential | ScalarProperty:
-    if header.property is None:
-        return Potential(network, repulsion=header.repulsion)
-    if header.property.pooling == "dipole" and not network.has_direct_forces:
-        raise CheckpointError("a dipole moment needs the network's head for vectors.")
-    return ScalarProperty(network, header.property)
+def _predictor(network: Any, header: Header) -> Predictor:
+    dipole = header.property is not None and header.property.pooling == "dipole"
+    if (dipole or header.relaxed is not None) and not network.has_direct_forces:
+        raise CheckpointError("what it predicts needs the network's head for vectors.")
+    if header.relaxed is not None:
+        return RelaxedState(network, header.relaxed)
+    if header.property is not None:
+        return ScalarProperty(network, header.property)
+    return Potential(network, repulsion=header.repulsion)
 
 
 def shipped_models() -> dict[str, Listed]:
@@ -252,8 +289,7 @@ def _locate(model: str | Path) -> tuple[Path, str | None]:
 
 def _fingerprint(header: Header, tensors: dict[str, torch.Tensor]) -> str:
     form: list[Any] = [header.architecture, header.config, header.repulsion]
-    if header.property is not None:
-        form.append(header.property.model_dump())
+    form += [part.model_dump() for part in (header.property, header.relaxed) if part is not None]
     digest = hashlib.sha256(json.dumps(form, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

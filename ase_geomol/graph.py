@@ -11,7 +11,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from .neighbors import NeighborCache, Pairs, all_pairs, neighbor_pairs
+from .neighbors import NeighborCache, all_pairs, neighbor_pairs
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class AtomGraph:
         shift: (E, 3) integer image of the sender.
         charge: (S,) total charge in e.
         spin: (S,) multiplicity 2S+1.
+        tags: (N,) ASE's.
     """
 
     positions: Tensor
@@ -41,6 +42,7 @@ class AtomGraph:
     shift: Tensor
     charge: Tensor
     spin: Tensor
+    tags: Tensor
 
     @property
     def n_systems(self) -> int:
@@ -94,10 +96,6 @@ def from_atoms(
         pairs = cache.pairs(positions, cell, pbc, numbers)
     else:
         pairs = neighbor_pairs(positions, cell, pbc, cutoff)
-    return _single(positions, numbers, cell, pbc, pairs, atoms.info.get("charge", 0), atoms.info.get("spin", 1))
-
-
-def _single(positions, numbers, cell, pbc, pairs: Pairs, charge: float, spin: float) -> AtomGraph:
     return AtomGraph(
         positions=positions,
         numbers=numbers,
@@ -106,8 +104,9 @@ def _single(positions, numbers, cell, pbc, pairs: Pairs, charge: float, spin: fl
         system=torch.zeros_like(numbers),
         edge_index=pairs.edge_index,
         shift=pairs.shift,
-        charge=positions.new_tensor([float(charge)]),
-        spin=positions.new_tensor([float(spin)]),
+        charge=positions.new_tensor([float(atoms.info.get("charge", 0))]),
+        spin=positions.new_tensor([float(atoms.info.get("spin", 1))]),
+        tags=torch.tensor(atoms.get_tags(), dtype=torch.int64, device=device),
     )
 
 
@@ -132,6 +131,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         shift=joined("shift"),
         charge=joined("charge"),
         spin=joined("spin"),
+        tags=joined("tags"),
     )
 
 

@@ -19,17 +19,33 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import read, write
 from geomol_training import packed
+from geomol_training.batches import make_batch
 from geomol_training.checks import Limits
 from geomol_training.cli import app
 from geomol_training.data import load
-from geomol_training.frames import Frames, load_frames, save_frames
+from geomol_training.fit import fit
+from geomol_training.frames import Frames, Row, load_frames, pack, save_frames
+from geomol_training.loss import total_loss
+from geomol_training.metrics import Predicted
 from geomol_training.packed import preprocess
-from geomol_training.readers import Keys, read_rows
+from geomol_training.readers import Keys, read_rows, row_of_atoms
 from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.readers.lmdb_files import unpickle
+from geomol_training.recipe import Loss, Recipe, Relaxation
+from geomol_training.tasks import PotentialTask, RelaxationTask
+from geomol_training.tasks.relaxation import _toward
 from typer.testing import CliRunner
 
-from ase_geomol.errors import DataError, OutputError
+from ase_geomol import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    GeoMolCalculator,
+    InputError,
+    OutputError,
+    RelaxedPredictor,
+)
+from ase_geomol.potential import Prediction
 
 lmdb = pytest.importorskip("lmdb")
 OC20 = Path(__file__).parents[3] / "shared/data/oc20"
@@ -367,3 +383,162 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert done.exit_code == 0, done.output
     same = load("a.aselmdb", Keys(), Limits()).frames
     np.testing.assert_allclose(same.energy, load("a.extxyz", Keys(), Limits()).frames.energy)
+
+
+# --- ends of relaxations
+
+
+def relaxation_recipe(data: Path, steps: int = 60, **relaxation) -> Recipe:
+    config = {"cutoff": 4.0, "layers": 2, "channels": 16, "heads": 2, "kernels": 8, "ffn_channels": 16}
+    return Recipe.model_validate(
+        {
+            "name": "relaxed",
+            "data": {"train": str(data), "valid": str(data), "test": str(data)},
+            "model": {"config": {**config, "direct_forces": True}},
+            "relaxation": {"energy": 1.0, "displacement": (1.0, 1.0), "tagged": True, **relaxation},
+            "optimiser": {"name": "muon", "lr": 0.01},
+            "training": {"batch_frames": 4, "max_steps": steps, "validate_every": steps, "ema": 0.9},
+            "metadata": {"theory": "EMT", "training_data": "made"},
+        }
+    )
+
+
+def relaxations(count: int = 8) -> list[Row]:
+    """An oxygen above copper that falls to a height and an energy which depend on where it is."""
+    rows = []
+    random = np.random.default_rng(0)
+    for index in range(count):
+        atoms = _made()[0][0]
+        height = random.uniform(1.2, 2.2)
+        atoms.positions[-1, 2] = atoms.positions[-2, 2] + height
+        end = atoms.positions.copy()
+        end[-1, 2] = atoms.positions[-2, 2] + 1.1
+        end[-1] += atoms.cell[0]  # the same place in another image
+        rows.append(
+            Row(
+                atoms.numbers,
+                atoms.positions,
+                atoms.cell.array,
+                atoms.pbc,
+                energy=3 * height - 20,
+                name=str(index),
+                tags=atoms.get_tags(),
+                fixed=fixed_of(atoms),
+                relaxed=end,
+            )
+        )
+    return rows
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_ends_of_relaxations_are_learned(tmp_path: Path, noisy: bool):
+    rows = relaxations()
+    write_aselmdb(tmp_path / "data.aselmdb", rows)
+    recipe = relaxation_recipe(tmp_path / "data.aselmdb", 150, noisy_nodes=noisy, noise=0.02)
+    result = fit(recipe, tmp_path / "run", threads=1)
+    energies = np.array([row.energy for row in rows])
+    assert result.errors["test_energy_MAE_meV"] < 0.5 * 1000 * np.abs(energies - energies.mean()).mean()
+    assert result.errors["test_ADwT_percent"] > result.errors["test_ADwT_percent_without_motion"]
+    starts = read_atoms(rows)
+    ends = RelaxedPredictor(result.model).predict(starts)
+    for row, start, end in zip(rows, starts, ends, strict=True):
+        assert abs(end.get_potential_energy() - row.energy) < 3.0
+        assert np.abs(end.positions - start.positions)[:4].max() == 0
+        assert start.calc is None
+        assert end.positions[-1, 2] < start.positions[-1, 2] + 0.2
+
+
+def read_atoms(rows: list[Row]) -> list[Atoms]:
+    return [
+        Atoms(
+            row.numbers,
+            row.positions,
+            cell=row.cell,
+            pbc=row.pbc,
+            tags=row.tags,
+            constraint=FixAtoms(np.flatnonzero(row.fixed)),
+        )
+        for row in rows
+    ]
+
+
+def test_displacements_go_to_the_nearest_image():
+    frames = pack(relaxations(3))
+    moved = RelaxationTask.displacements(frames)
+    np.testing.assert_allclose(moved[:12], 0, atol=1e-12)
+    assert (moved[[12, 25, 38], 2] < 0).all()
+    assert np.abs(moved[:, :2]).max() < 1e-9
+    batch = make_batch(frames, np.arange(3), 4.0)
+    np.testing.assert_allclose(_toward(batch), moved, atol=1e-9)
+
+
+def test_noisy_nodes_move_free_atoms_of_half_of_the_structures():
+    frames = pack(relaxations(200))
+    task = RelaxationTask(Loss(), Relaxation(noisy_nodes=True, noise=0.3, displacement=(15, 1)))
+    moved = task.disturb(frames, np.random.default_rng(0)).positions - frames.positions
+    fixed, atoms = frames.fixed, moved.reshape(200, 13, 3)
+    assert np.abs(moved[fixed]).max() == 0
+    changed = np.abs(atoms).max((1, 2)) > 0
+    assert 70 < changed.sum() < 130
+    assert atoms[changed][:, 4:12].std() == pytest.approx(0.3, rel=0.05)
+    falls = RelaxationTask.displacements(frames).reshape(200, 13, 3)[changed][:, 12, 2]
+    assert atoms[changed][:, 12, 2].mean() == pytest.approx(0.5 * falls.mean(), abs=0.1)
+    np.testing.assert_array_equal(task.disturb(frames, np.random.default_rng(0)).positions - frames.positions, moved)
+
+
+def test_adwt_by_hand():
+    frames = pack(relaxations(2))
+    perfect = RelaxationTask.displacements(frames)
+    task = RelaxationTask(Loss(), Relaxation(displacement=(1, 1)))
+    off = perfect.copy()
+    off[4:13] += [0.2551, 0, 0]  # of the first structure: within half of the thresholds from 0.01 to 0.5
+    assert task.errors(frames, Predicted(frames.energy, perfect))["ADwT_percent"] == 100
+    assert task.errors(frames, Predicted(frames.energy, off))["ADwT_percent"] == pytest.approx(75, abs=0.2)
+    far = task.errors(frames, Predicted(frames.energy + np.array([0.019, 0.021]), perfect))
+    assert far["EwT_percent"] == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"tagged": True, "tags": None}, "No atom has a tag above 0"),
+        ({"relaxed": None}, "No structure has a relaxed one beside it"),
+    ],
+)
+def test_data_that_do_not_tell(tmp_path: Path, change: dict, sentence: str):
+    fields = {name: value for name, value in change.items() if name in ("tags", "relaxed")}
+    write_aselmdb(tmp_path / "data.aselmdb", [row._replace(**fields) for row in relaxations(4)])
+    with pytest.raises((ConfigError, DataError), match=sentence):
+        fit(relaxation_recipe(tmp_path / "data.aselmdb", 2), tmp_path / "run")
+
+
+def test_what_a_relaxed_predictor_refuses(tmp_path: Path):
+    write_aselmdb(tmp_path / "data.aselmdb", relaxations(4))
+    result = fit(relaxation_recipe(tmp_path / "data.aselmdb", 2), tmp_path / "run")
+    start = read_atoms(relaxations(1))[0]
+    start.set_tags(0)
+    with pytest.raises(InputError, match="No atom has a tag above 0"):
+        RelaxedPredictor(result.model).predict(start)
+    with pytest.raises(CheckpointError, match="predicts the end of relaxations and is no potential"):
+        GeoMolCalculator(result.model)
+
+
+def test_fixed_atoms_do_not_count(tmp_path: Path):
+    """In the loss as in the errors, beside OC20's cosine and EFwT by hand."""
+    write_aselmdb(tmp_path / "a.aselmdb", [row_of_atoms(atoms, Keys()) for run in _made() for atoms in run])
+    frames = load(str(tmp_path / "a.aselmdb"), Keys(), Limits()).frames
+    batch = make_batch(frames, np.arange(6), 4.0)
+    free = ~frames.fixed
+    forces = frames.forces + np.where(free[:, None], 0.01, 5.0)
+    prediction = Prediction(batch.energy, torch.zeros(0), torch.tensor(forces))
+    for only, expected in ((True, 0.01 * np.sqrt(3)), (False, (9 * 0.01 + 4 * 5.0) / 13 * np.sqrt(3))):
+        loss = total_loss(prediction, batch, Loss(free_atoms_only=only))
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
+    task = PotentialTask(Loss(free_atoms_only=True))
+    energy = frames.energy + np.array([0.0, 0.01, 0.03, 0.0, 0.0, 0.0])
+    found = task.errors(frames, Predicted(energy, forces))
+    assert found["forces_MAE_meV_per_A"] == pytest.approx(10.0)
+    assert found["EFwT_percent"] == pytest.approx(100 * 5 / 6)
+    cosines = [(a @ b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(forces, frames.forces, strict=True)]
+    assert found["forces_cosine"] == pytest.approx(np.mean(np.array(cosines)[free]))
+    assert PotentialTask(Loss()).errors(frames, Predicted(energy, forces))["forces_MAE_meV_per_A"] > 1000

@@ -128,7 +128,7 @@ def test_properties_are_evaluated_and_predicted_by_command(molecules: Path, tmp_
     [
         ("potential.repulsion=0.5", "potential belongs to energies"),
         ("loss.forces=2.0", "loss gives its kind only"),
-        ("target.pooling=dipole", "needs model.config.direct_forces"),
+        ("target.pooling=dipole", "model.config.direct_forces is for"),
         ("target.pooling=median", "pooling"),
         ("model.start=geomformer-organic", "potentials only"),
     ],

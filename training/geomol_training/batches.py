@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class Counts(NamedTuple):
         frames: structures.
         atoms: atoms.
         atoms_with_forces: atoms whose forces are labelled.
+        free_atoms: those that are not fixed.
+        free_atoms_with_forces: both.
         frames_with_stress: structures whose stress is labelled.
     """
 
@@ -38,6 +41,8 @@ class Counts(NamedTuple):
     atoms: int
     atoms_with_forces: int
     frames_with_stress: int
+    free_atoms: int
+    free_atoms_with_forces: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Batch:
         stress: (S, 3, 3) eV/Å³.
         has_forces: (S,) bool.
         has_stress: (S,) bool.
+        free: (N,) bool, atoms that are not fixed.
+        relaxed: (N, 3) Å, where a relaxation ends.
         frame: (S,) position of each structure in its `Frames`.
         whole: counts of the whole batch, whatever this share of it is.
     """
@@ -61,21 +68,15 @@ class Batch:
     stress: Tensor
     has_forces: Tensor
     has_stress: Tensor
+    free: Tensor
+    relaxed: Tensor
     frame: Tensor
     whole: Counts
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(
-            self.graph.to(device),
-            self.energy.to(device),
-            self.forces.to(device),
-            self.stress.to(device),
-            self.has_forces.to(device),
-            self.has_stress.to(device),
-            self.frame.to(device),
-            self.whole,
-        )
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "whole"}
+        return Batch(**{name: value.to(device) for name, value in fields.items()}, whole=self.whole)
 
 
 class Survey(NamedTuple):
@@ -85,12 +86,22 @@ class Survey(NamedTuple):
     repulsion: np.ndarray
 
 
-def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None, whole: np.ndarray | None = None) -> Batch:
+Disturb = Callable[[Frames], Frames]
+"""Moves the atoms of frames before their neighbours are searched."""
+
+
+def make_batch(
+    frames: Frames,
+    index: np.ndarray,
+    cutoff: float | None,
+    whole: np.ndarray | None = None,
+    disturb: Disturb = lambda frames: frames,
+) -> Batch:
     """Put the frames ``index`` side by side, with neighbours within ``cutoff`` (Å; None: all pairs).
 
     ``whole`` are the frames of the batch of which these are a share (default: these).
     """
-    chosen = frames.take(index)
+    chosen = disturb(frames.take(index))
     positions, cell, pbc = torch.tensor(chosen.positions), torch.tensor(chosen.cell), torch.tensor(chosen.pbc)
     edges, shifts = [torch.zeros(2, 0, dtype=torch.long)], [torch.zeros(0, 3, dtype=torch.long)]
     for number, (start, end) in enumerate(zip(chosen.offsets[:-1], chosen.offsets[1:], strict=True)):
@@ -110,6 +121,7 @@ def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None, whole: n
         shift=torch.cat(shifts),
         charge=torch.tensor(chosen.charge).double(),
         spin=torch.tensor(chosen.spin).double(),
+        tags=torch.tensor(chosen.tags).long(),
     )
     return Batch(
         graph=graph,
@@ -118,6 +130,8 @@ def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None, whole: n
         stress=torch.tensor(chosen.stress),
         has_forces=torch.tensor(chosen.has_forces),
         has_stress=torch.tensor(chosen.has_stress),
+        free=torch.tensor(~chosen.fixed),
+        relaxed=torch.tensor(chosen.relaxed),
         frame=torch.tensor(index),
         whole=count(frames, index if whole is None else whole),
     )
@@ -125,12 +139,14 @@ def make_batch(frames: Frames, index: np.ndarray, cutoff: float | None, whole: n
 
 def count(frames: Frames, index: np.ndarray) -> Counts:
     """Counts of the frames ``index``."""
-    atoms = frames.n_atoms[index]
+    atoms, free = frames.n_atoms[index], ~frames.fixed[frames.atoms_of(index)]
     return Counts(
         frames=len(index),
         atoms=int(atoms.sum()),
         atoms_with_forces=int(atoms[frames.has_forces[index]].sum()),
         frames_with_stress=int(frames.has_stress[index].sum()),
+        free_atoms=int(free.sum()),
+        free_atoms_with_forces=int((free & np.repeat(frames.has_forces[index], atoms)).sum()),
     )
 
 
@@ -223,7 +239,8 @@ class Plan:
 class TrainingStream(IterableDataset):
     """Batches from the current step to the next validation; each ``iter`` asks for the step again.
 
-    Of each batch only the share of the process ``rank`` of ``processes`` is made.
+    Of each batch only the share of the process ``rank`` of ``processes`` is made. ``disturb`` is given the random
+    numbers of the step and the share.
     """
 
     def __init__(
@@ -235,17 +252,20 @@ class TrainingStream(IterableDataset):
         step: Callable[[], int],
         rank: int = 0,
         processes: int = 1,
+        disturb: Callable[[Frames, np.random.Generator], Frames] = lambda frames, random: frames,
     ) -> None:
         super().__init__()
         self.frames, self.plan, self.cutoff, self.interval, self.step = frames, plan, cutoff, interval, step
-        self.rank, self.processes = rank, processes
+        self.rank, self.processes, self.disturb = rank, processes, disturb
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.step()
         batches = self.plan.from_step(step)
-        for _ in range(self.interval - step % self.interval):
+        for place in range(step, step - step % self.interval + self.interval):
             batch = next(batches)
-            yield make_batch(self.frames, self.plan.share(batch, self.rank, self.processes), self.cutoff, batch)
+            share = self.plan.share(batch, self.rank, self.processes)
+            random = np.random.default_rng((self.plan.seed, place, self.rank))
+            yield make_batch(self.frames, share, self.cutoff, batch, lambda frames, r=random: self.disturb(frames, r))
 
 
 class FixedBatches(IterableDataset):

@@ -247,9 +247,10 @@ def evaluate(
     stress_key: Annotated[str, typer.Option(help="Name of the stress (eV/Å³).")] = "stress",
     skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
     max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
+    free_atoms: Annotated[bool, typer.Option(help="Compare forces of free atoms only, as OC20 does.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
 ) -> None:
-    """Compare a potential with labels: MAE and RMSE, a JSON file, a parity plot.
+    """Compare a potential, or what else was trained, with labels: MAE and RMSE, a JSON file, a parity plot.
 
     Examples:
 
@@ -279,6 +280,7 @@ def evaluate(
             keys=Keys(energy_key, forces_key, stress_key, labels=labels),
             bad_rows="skip" if skip_bad else "raise",
             max_force=max_force,
+            free_atoms_only=free_atoms,
             report=lambda done, frames: status.update(f"{done} of {frames} frames"),
         )
     rows = {"all": {"frames": result.n_frames, **result.errors}, **result.by_split, **result.by_source}

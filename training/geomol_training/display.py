@@ -148,7 +148,12 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     for name in quantities:
         quantity, unit = name.split("_MAE_")
         unit = unit.replace("_per_", "/").replace("A3", "Å³").replace("/A", "/Å")
+        unit = "Å" if unit == "A" else unit
         table.add_column(f"{quantity}\nMAE / RMSE\n{unit}", justify="right")
+    shares = list(dict.fromkeys(name for row in rows.values() for name in row if "_percent" in name))
+    for name in shares:
+        what, _, note = name.partition("_percent")
+        table.add_column(f"{what}\n{note.replace('_', ' ').strip()}\n%", justify="right")
     for title_of_row, row in rows.items():
         cells = [f"{row['frames']:.0f}"] if "frames" in row else []
         for name in quantities:
@@ -156,5 +161,6 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
                 cells.append(f"{row[name]:.2f} / {row[name.replace('_MAE_', '_RMSE_')]:.2f}")
             else:
                 cells.append("-")
+        cells += [f"{row[name]:.1f}" if name in row else "-" for name in shares]
         table.add_row(escape(title_of_row), *cells)
     return table

@@ -14,6 +14,7 @@ import torch
 from ase_geomol.checkpoint import load_any
 from ase_geomol.errors import DataError, GeoMolError, OutputError
 from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.potential import Potential
 from ase_geomol.property import ScalarProperty
 
 from .batches import FixedBatches, fill_batches
@@ -57,6 +58,7 @@ def evaluate(
     keys: Keys = Keys(),
     bad_rows: Literal["raise", "skip"] = "raise",
     max_force: float | None = None,
+    free_atoms_only: bool = False,
     report: Callable[[int, int], None] = lambda done, frames: None,
 ) -> Evaluation:
     """Compare a checkpoint with labels; writes ``out/evaluation.json`` and ``out/parity.png``.
@@ -69,6 +71,7 @@ def evaluate(
         keys: where the labels stand in the data.
         bad_rows: raise at a bad row, or leave it out.
         max_force: eV/Å; a larger label makes a row a bad one.
+        free_atoms_only: compare forces of atoms that are not fixed only, as OC20 does.
         report: told the number of frames done and of all.
 
     Raises:
@@ -86,7 +89,7 @@ def evaluate(
     frames, skipped, _ = load(data, keys, limits, bad_rows=bad_rows)
     frames = _of_split(frames, split)
     predicted = predict_frames(predictor, frames, report)
-    task = task_of_weights(predictor, stress=True)
+    task = task_of_weights(predictor, stress=True, free_atoms_only=free_atoms_only)
     result = Evaluation(
         errors=task.errors(frames, predicted),
         by_source=task.errors_by(frames, predicted, frames.source, frames.source_names),
@@ -141,10 +144,12 @@ def plot_parity(path: Path, frames: Frames, predicted: Predicted, predictor: Pre
     """
     from matplotlib.figure import Figure  # without pyplot: no state, no display
 
-    if isinstance(predictor, ScalarProperty):
+    if not isinstance(predictor, Potential):
         figure = Figure(figsize=(5, 4.2), layout="constrained")
-        form = predictor.form
-        _parity(figure.subplots(), frames.energy, predicted.energy, f"{form.name} ({form.unit})")
+        what = "energy of the end (eV)"
+        if isinstance(predictor, ScalarProperty):
+            what = f"{predictor.form.name} ({predictor.form.unit})"
+        _parity(figure.subplots(), frames.energy, predicted.energy, what)
         _write_picture(figure, path, f"{name}: {len(frames)} frames")
         return
     elements, counts = composition(frames)

@@ -42,7 +42,7 @@ from .sources import find_files
 from .splits import split_frames
 from .tasks import Predictor, Task, task_of
 
-FIXED_SECTIONS = ("seed", "data", "model", "potential", "target", "loss")
+FIXED_SECTIONS = ("seed", "data", "model", "potential", "target", "relaxation", "loss")
 FIXED_FIELDS = {
     "optimiser": ("name",),
     "training": ("valid_frames", "batch_edges", "batch_atoms", "batch_frames"),
@@ -480,7 +480,7 @@ def _learn(
     torch.set_num_threads(threads)
     cutoff, standing, valid = fitting.predictor.cutoff, fitting.standing, fitting.valid
     interval = fitting.recipe.training.validate_every
-    stream = TrainingStream(train, plan, cutoff, interval, lambda: standing.step, rank, processes)
+    stream = TrainingStream(train, plan, cutoff, interval, lambda: standing.step, rank, processes, fitting.task.disturb)
     batches = fill_batches(np.arange(len(valid)), valid.n_atoms, 512)[rank::processes]
     with _quiet():
         trainer = lightning.Trainer(

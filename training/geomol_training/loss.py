@@ -28,9 +28,11 @@ def total_loss(prediction: Prediction, batch: Batch, weights: Loss) -> Tensor:
     loss = weights.energy * mean_error(per_atom, batch.whole.frames, weights)
     for forces, weight in ((prediction.forces, weights.forces), (prediction.direct_forces, weights.direct_forces)):
         if forces is not None and weight > 0:
-            labelled = batch.has_forces[batch.graph.system]
+            labelled, count = batch.has_forces[batch.graph.system], batch.whole.atoms_with_forces
+            if weights.free_atoms_only:
+                labelled, count = labelled & batch.free, batch.whole.free_atoms_with_forces
             error = (forces - batch.forces)[labelled]
-            loss = loss + weight * _force_error(error, batch.whole.atoms_with_forces, weights)
+            loss = loss + weight * _force_error(error, count, weights)
     if prediction.stress is not None:
         error = (prediction.stress - batch.stress)[batch.has_stress]
         loss = loss + weights.stress * mean_error(error, batch.whole.frames_with_stress, weights)

@@ -27,7 +27,7 @@ TOO_MANY_SKIPPED = 50
 
 
 class Fitting(lightning.LightningModule):
-    """Fits a potential or a property; validation and the exported weights use the running mean of the weights.
+    """Fits a predictor; validation and the exported weights use the running mean of the weights.
 
     Where several processes train together, each has this object and sees its shares of the batches. The first one
     decides what depends on the clock, on files or on signals: the learning rate and the end.
@@ -64,7 +64,9 @@ class Fitting(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of this process's share of a batch, times the processes: Lightning takes the mean of their gradients."""
         if batch.graph.n_systems:
-            loss = self.task.loss(self.predictor, batch)
+            loss = self.task.loss(
+                self.predictor, batch, self.extent.progress(self.standing.step, self.standing.elapsed)
+            )
         else:  # fewer structures than processes
             loss = 0.0 * next(self.predictor.parameters()).sum().double()
         self._losses.append(loss.detach())

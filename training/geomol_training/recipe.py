@@ -119,6 +119,31 @@ class Physics(Section):
     scale: Literal["fit"] | Annotated[Energy, Field(gt=0)] = "fit"
 
 
+class Relaxation(Section):
+    """What is learned of the ends of relaxations, from where they start.
+
+    Attributes:
+        energy: weight of the relaxed energy, whose errors count in units of the deviation of all energies; 0: none.
+        displacement: weights of the displacements at the beginning and at the end of the training, changed in a
+            straight line; their errors count in units of their root mean square.
+        noisy_nodes: start half of the structures somewhere on the way, and off it.
+        noise: Å, by how much they are off.
+        tagged: read the energy from atoms with tags above 0 only.
+    """
+
+    energy: float = Field(default=1.0, ge=0)
+    displacement: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.0, 0.0)
+    noisy_nodes: bool = False
+    noise: float = Field(default=0.3, ge=0)
+    tagged: bool = True
+
+    @model_validator(mode="after")
+    def _something(self) -> Relaxation:
+        if self.energy == 0 and max(self.displacement) == 0:
+            raise ValueError("every weight is zero: nothing would be learned")
+        return self
+
+
 class Loss(Section):
     """Weights of the errors in eV/atom, eV/Å and eV/Å³; see `geomol_training.loss`.
 
@@ -130,6 +155,7 @@ class Loss(Section):
         forces: weight of the conservative forces.
         stress: weight of the stress.
         direct_forces: weight of the direct force head.
+        free_atoms_only: leave fixed atoms out of forces, in loss and errors, as OC20 does.
     """
 
     kind: Literal["l1", "l2", "huber"] = "l1"
@@ -139,6 +165,7 @@ class Loss(Section):
     forces: float = Field(default=1.0, ge=0)
     stress: float = Field(default=0.0, ge=0)
     direct_forces: float = Field(default=0.0, ge=0)
+    free_atoms_only: bool = False
 
     @model_validator(mode="after")
     def _something(self) -> Loss:
@@ -222,8 +249,8 @@ class Card(Section):
 class Recipe(Section):
     """A whole training.
 
-    It learns a potential, or with ``target`` that property, whose values stand in the data under its name; then
-    ``loss`` gives no more than its kind, and ``potential`` nothing.
+    It learns a potential; or with ``target`` that property, whose values stand in the data under its name; or with
+    ``relaxation`` the ends of relaxations. Then ``loss`` gives no more than its kind, and ``potential`` nothing.
 
     ``variables`` are texts that stand as ``{name}`` in other texts of the recipe, so that one recipe serves many
     molecules: ``--set variables.molecule=uracil``.
@@ -237,6 +264,7 @@ class Recipe(Section):
     model: Model
     potential: Physics = Physics()
     target: PropertyForm | None = None
+    relaxation: Relaxation | None = None
     loss: Loss = Loss()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
@@ -250,8 +278,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        if self.target is not None:
-            return self._target_fits(self.target)
+        if self.target is not None or self.relaxation is not None:
+            return self._no_potential()
         if (self.loss.direct_forces > 0) != self.model.built.direct_forces:
             raise ValueError("loss.direct_forces trains a head that the network has with model.config.direct_forces")
         given = self.potential.reference_energies
@@ -264,13 +292,18 @@ class Recipe(Section):
             raise ValueError("model.start goes on with a network whose elements must be named in model.config.elements")
         return self
 
-    def _target_fits(self, form: PropertyForm) -> Recipe:
+    def _no_potential(self) -> Recipe:
+        if self.target is not None and self.relaxation is not None:
+            raise ValueError("target and relaxation are two things to learn: give one of them")
         if self.potential != Physics():
-            raise ValueError("potential belongs to energies: leave it out where a property is learned")
+            raise ValueError("potential belongs to energies with forces: leave it out")
         if self.loss.model_copy(update={"kind": "l1", "huber_delta": Loss().huber_delta}) != Loss():
-            raise ValueError("loss gives its kind only (and huber_delta) where a property is learned")
-        if (form.pooling == "dipole") != self.model.built.direct_forces:
-            raise ValueError("target.pooling dipole, and nothing else, needs model.config.direct_forces")
+            raise ValueError("loss gives its kind only (and huber_delta) where no potential is learned")
+        vectors = self.relaxation is not None or (self.target is not None and self.target.pooling == "dipole")
+        if vectors != self.model.built.direct_forces:
+            raise ValueError(
+                "model.config.direct_forces is for target.pooling dipole and for relaxation, which need it"
+            )
         if self.model.start is not None:
             raise ValueError("model.start goes on with potentials only")
         return self

@@ -1,28 +1,35 @@
-"""What can be learned: energies with forces, or a property. One class each, chosen by the recipe or the weights."""
+"""What can be learned: energies with forces, a property, the ends of relaxations; one class each."""
 
 from __future__ import annotations
 
-from ase_geomol.potential import Potential
+from ase_geomol.checkpoint import Predictor
 from ase_geomol.property import ScalarProperty
+from ase_geomol.relaxed import RelaxedState
 
-from ..recipe import Loss, Recipe
-from .base import Predictor, Task
+from ..recipe import Loss, Recipe, Relaxation
+from .base import Task
 from .potential import PotentialTask
 from .property import PropertyTask
+from .relaxation import RelaxationTask
 
-__all__ = ["PotentialTask", "Predictor", "PropertyTask", "Task", "task_of", "task_of_weights"]
+__all__ = ["PotentialTask", "Predictor", "PropertyTask", "RelaxationTask", "Task", "task_of", "task_of_weights"]
 
 
 def task_of(recipe: Recipe) -> Task:
     """What a recipe learns."""
     if recipe.target is not None:
         return PropertyTask(recipe.loss, recipe.target)
+    if recipe.relaxation is not None:
+        return RelaxationTask(recipe.loss, recipe.relaxation, tagged=recipe.relaxation.tagged)
     return PotentialTask(recipe.loss, recipe.potential)
 
 
-def task_of_weights(predictor: Predictor, *, stress: bool) -> Task:
-    """What finished weights predict; ``stress``: of a potential, stresses too."""
+def task_of_weights(predictor: Predictor, *, stress: bool, free_atoms_only: bool = False) -> Task:
+    """What finished weights predict; of a potential, ``stress`` too, and forces of which atoms are compared."""
     if isinstance(predictor, ScalarProperty):
         return PropertyTask(Loss(), predictor.form)
-    assert isinstance(predictor, Potential)
-    return PotentialTask(Loss(stress=float(stress)))
+    if isinstance(predictor, RelaxedState):
+        form = predictor.form
+        what = Relaxation(energy=float(form.energy), displacement=(0.0, float(form.structure)))
+        return RelaxationTask(Loss(), what, tagged=form.tagged)
+    return PotentialTask(Loss(stress=float(stress), free_atoms_only=free_atoms_only))

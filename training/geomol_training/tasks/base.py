@@ -7,16 +7,16 @@ from abc import ABC, abstractmethod
 import numpy as np
 from torch import Tensor
 
+from ase_geomol.checkpoint import Predictor
 from ase_geomol.models import EnergyModel
-from ase_geomol.potential import Potential
-from ase_geomol.property import ScalarProperty
 
 from ..batches import Batch, Survey
 from ..frames import Frames
 from ..metrics import Predicted, mean_errors
 from ..recipe import Loss
 
-Predictor = Potential | ScalarProperty
+Pairs = dict[tuple[str, str, float], tuple[np.ndarray, np.ndarray]]
+"""Values and labels by quantity, shown unit, and the factor to that unit."""
 
 
 class Task(ABC):
@@ -41,16 +41,23 @@ class Task(ABC):
         """Set references and scale from the data; return them in words."""
 
     @abstractmethod
-    def loss(self, predictor: Predictor, batch: Batch) -> Tensor:
-        """Loss of this share of a batch; those of all shares add up to that of the batch."""
+    def loss(self, predictor: Predictor, batch: Batch, progress: float = 0.0) -> Tensor:
+        """Loss of this share of a batch; those of all shares add up to that of the batch.
+
+        ``progress`` is the share of the training that is done.
+        """
+
+    def disturb(self, frames: Frames, random: np.random.Generator) -> Frames:
+        """Frames as they are learned from: as they are, or moved."""
+        return frames
 
     @abstractmethod
     def predict(self, predictor: Predictor, batch: Batch) -> Predicted:
         """What is compared with the labels of a batch."""
 
     @abstractmethod
-    def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> dict[tuple[str, str, float], tuple]:
-        """Values and labels of the frames ``index``, by quantity, shown unit, and the factor to that unit."""
+    def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> Pairs:
+        """Values and labels of the frames ``index``."""
 
     @abstractmethod
     def score(self, found: dict[str, float]) -> float:

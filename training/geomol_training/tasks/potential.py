@@ -19,7 +19,10 @@ from ..loss import total_loss
 from ..metrics import MILLI, Predicted
 from ..recipe import Loss, Physics
 from ..references import fit_references, force_scale
-from .base import Predictor, Task
+from .base import Pairs, Predictor, Task
+
+ENERGY_WITHIN, FORCES_WITHIN = 0.02, 0.03
+"""eV and eV/Å; OC20's EFwT is the share of structures with energy and all force components closer than that."""
 
 
 class PotentialTask(Task):
@@ -51,7 +54,7 @@ class PotentialTask(Task):
         words = ", ".join(f"{number}: {energy:.3f}" for number, energy in references.items())
         return f"Reference energies (eV) {words}; scale {scale:.3f} eV."
 
-    def loss(self, predictor: Predictor, batch: Batch) -> Tensor:
+    def loss(self, predictor: Predictor, batch: Batch, progress: float = 0.0) -> Tensor:
         """Weighted sum of the mean errors in eV/atom, eV/Å and eV/Å³."""
         return total_loss(self._predict(predictor, batch), batch, self.weights)
 
@@ -67,14 +70,14 @@ class PotentialTask(Task):
         graph = with_volume(batch.graph) if stress else batch.graph
         return predictor(graph, forces=self.weights.forces > 0, stress=stress)
 
-    def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> dict[tuple[str, str, float], tuple]:
+    def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> Pairs:
         """Energies of whole frames in meV and per atom in meV/atom, force components in meV/Å (also of the direct
         head), stress components in meV/Å³; a quantity that was not predicted is left out.
         """
-        atoms = frames.atoms_of(index[frames.has_forces[index]])
+        atoms = self._compared(frames, index)
         stressed = index[frames.has_stress[index]]
         n_atoms = frames.n_atoms[index]
-        pairs = {
+        pairs: Pairs = {
             ("energy", "meV", MILLI): (predicted.energy[index], frames.energy[index]),
             ("energy", "meV_per_atom", MILLI): (predicted.energy[index] / n_atoms, frames.energy[index] / n_atoms),
         }
@@ -85,6 +88,26 @@ class PotentialTask(Task):
         if predicted.stress is not None:
             pairs["stress", "meV_per_A3", MILLI] = predicted.stress[stressed], frames.stress[stressed]
         return pairs
+
+    def errors(self, frames: Frames, predicted: Predicted, index: np.ndarray | None = None) -> dict[str, float]:
+        """MAE and RMSE; where free atoms only are compared, OC20's cosine and EFwT too."""
+        index = np.arange(len(frames)) if index is None else index
+        found = super().errors(frames, predicted, index)
+        forces = predicted.forces if predicted.forces is not None else predicted.direct_forces
+        if self.weights.free_atoms_only and forces is not None:
+            atoms = self._compared(frames, index)
+            lengths = np.linalg.norm(forces[atoms], axis=1) * np.linalg.norm(frames.forces[atoms], axis=1)
+            found["forces_cosine"] = float(((forces * frames.forces)[atoms].sum(1) / np.maximum(lengths, 1e-12)).mean())
+            apart = np.abs(forces - frames.forces).max(1) * ~frames.fixed
+            near = np.maximum.reduceat(apart, frames.offsets[:-1])[index] < FORCES_WITHIN
+            near &= np.abs(predicted.energy - frames.energy)[index] < ENERGY_WITHIN
+            found["EFwT_percent"] = 100 * float(near[frames.has_forces[index]].mean())
+        return found
+
+    def _compared(self, frames: Frames, index: np.ndarray) -> np.ndarray:
+        """Positions of the atoms whose forces are compared."""
+        atoms = frames.atoms_of(index[frames.has_forces[index]])
+        return atoms[~frames.fixed[atoms]] if self.weights.free_atoms_only else atoms
 
     def score(self, found: dict[str, float]) -> float:
         """The MAEs (eV), weighted as in the loss."""

@@ -14,7 +14,7 @@ from ..loss import mean_error
 from ..metrics import MILLI, Predicted
 from ..recipe import Loss
 from ..references import composition
-from .base import Predictor, Task
+from .base import Pairs, Predictor, Task
 
 
 class PropertyTask(Task):
@@ -52,7 +52,7 @@ class PropertyTask(Task):
         predictor.scale.fill_(scale)
         return f"{self.form.name}: mean {values.mean():.4g}, scale {scale:.4g} {self.form.unit}."
 
-    def loss(self, predictor: Predictor, batch: Batch) -> Tensor:
+    def loss(self, predictor: Predictor, batch: Batch, progress: float = 0.0) -> Tensor:
         """Mean error in units of the scale."""
         assert isinstance(predictor, ScalarProperty)
         error = (predictor(batch.graph) - batch.energy) / predictor.scale
@@ -63,7 +63,7 @@ class PropertyTask(Task):
         assert isinstance(predictor, ScalarProperty)
         return Predicted(predictor(batch.graph).detach().cpu().numpy())
 
-    def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> dict[tuple[str, str, float], tuple]:
+    def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> Pairs:
         """Values in the property's unit, or in meV where that is eV."""
         unit, factor = ("meV", MILLI) if self.form.unit == "eV" else (self.form.unit, 1.0)
         return {(self.form.name, unit, factor): (predicted.energy[index], frames.energy[index])}

@@ -1,0 +1,147 @@
+"""Ends of relaxations from their starts: OC20's IS2RE and IS2RS."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from torch import Tensor
+
+from ase_geomol.errors import ConfigError, DataError
+from ase_geomol.models import EnergyModel
+from ase_geomol.relaxed import RelaxedForm, RelaxedState
+
+from ..batches import Batch, Survey
+from ..frames import Frames
+from ..loss import mean_error
+from ..metrics import MILLI, Predicted
+from ..recipe import Loss, Relaxation
+from .base import Pairs, Predictor, Task
+
+WITHIN = 0.02
+"""eV; the share of energies that are closer is the metric EwT of OC20."""
+THRESHOLDS = np.arange(0.01, 0.5005, 0.001)
+"""Å; ADwT is the mean over these of the share of structures whose atoms are closer on average."""
+
+
+class RelaxationTask(Task):
+    """Energies and displacements, weighted as the recipe's section ``relaxation`` says.
+
+    With noisy nodes (arXiv 2106.07971) the atoms of a random half of the structures start somewhere on the way, each
+    at a point of its own, and off it by a normal deviate; the energy to learn stays that of the end.
+    """
+
+    def __init__(self, weights: Loss, relaxation: Relaxation, *, tagged: bool = True) -> None:
+        super().__init__(weights)
+        self.relaxation = relaxation
+        self.form = RelaxedForm(tagged=tagged, energy=relaxation.energy > 0, structure=relaxation.displacement[1] > 0)
+
+    def make(self, model: EnergyModel) -> RelaxedState:
+        """Put a network to its use."""
+        return RelaxedState(model, self.form)
+
+    def fit_units(self, predictor: Predictor, train: Frames, seen: Survey) -> str:
+        """Mean and scale of energies, and the root mean square of displacements."""
+        assert isinstance(predictor, RelaxedState)
+        if self.form.structure and not train.has_relaxed.any():
+            raise DataError(
+                "No structure has a relaxed one beside it: displacements cannot be learned from these data."
+            )
+        if self.form.tagged and not (train.tags > 0).any():
+            raise ConfigError("No atom has a tag above 0: set relaxation.tagged to false, or give data with tags.")
+        predictor.mean.fill_(float(train.energy.mean()))
+        predictor.scale.fill_(max(float(train.energy.std()), 1e-6))
+        words = f"Relaxed energies: mean {train.energy.mean():.3f}, deviation {train.energy.std():.3f} eV"
+        if self.form.structure:
+            moved = self.displacements(train)[~train.fixed & np.repeat(train.has_relaxed, train.n_atoms)]
+            reach = max(float(np.sqrt(np.square(moved).mean())), 1e-6)
+            predictor.reach.fill_(reach)
+            words += f"; displacements: {reach:.3f} Å"
+        return words + "."
+
+    def disturb(self, frames: Frames, random: np.random.Generator) -> Frames:
+        """Put some structures on their way."""
+        if not self.relaxation.noisy_nodes:
+            return frames
+        chosen = np.repeat((random.random(len(frames)) < 0.5) & frames.has_relaxed, frames.n_atoms) & ~frames.fixed
+        share = random.random((len(chosen), 1))
+        noise = random.normal(0, self.relaxation.noise, (len(chosen), 3))
+        moved = frames.positions + np.where(chosen[:, None], share * self.displacements(frames) + noise, 0.0)
+        return dataclasses.replace(frames, positions=moved)
+
+    @staticmethod
+    def displacements(frames: Frames) -> np.ndarray:
+        """From the positions to the nearest image of the relaxed ones (N, 3)."""
+        cells = np.repeat(frames.cell, frames.n_atoms, axis=0)
+        periodic = np.repeat(frames.pbc, frames.n_atoms, axis=0)
+        apart = frames.relaxed - frames.positions
+        whole = np.linalg.det(cells) != 0
+        turns = np.zeros_like(apart)
+        turns[whole] = np.round(np.linalg.solve(cells[whole].transpose(0, 2, 1), apart[whole][..., None])[..., 0])
+        return apart - np.einsum("ni,nij->nj", turns * periodic, cells)
+
+    def loss(self, predictor: Predictor, batch: Batch, progress: float = 0.0) -> Tensor:
+        """Energies in units of their deviation, displacements in units of their size; both weighted."""
+        assert isinstance(predictor, RelaxedState)
+        energy, displacement = predictor(batch.graph)
+        loss = self.relaxation.energy * mean_error(
+            (energy - batch.energy) / predictor.scale, batch.whole.frames, self.weights
+        )
+        start, end = self.relaxation.displacement
+        weight = start + progress * (end - start)
+        if weight > 0 or self.form.structure:
+            error = (displacement - _toward(batch))[batch.free] / predictor.reach
+            loss = loss + weight * mean_error(error, batch.whole.free_atoms, self.weights)
+        return loss
+
+    def predict(self, predictor: Predictor, batch: Batch) -> Predicted:
+        """Energies, and displacements in the place of forces."""
+        assert isinstance(predictor, RelaxedState)
+        energy, displacement = (x.detach().cpu().numpy() for x in predictor(batch.graph))
+        return Predicted(energy, displacement)
+
+    def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> Pairs:
+        """Energies in meV, displacements of free atoms in Å."""
+        pairs: Pairs = {}
+        if self.form.energy:
+            pairs["energy", "meV", MILLI] = predicted.energy[index], frames.energy[index]
+        if self.form.structure and predicted.forces is not None:
+            atoms = frames.atoms_of(index)
+            atoms = atoms[~frames.fixed[atoms]]
+            pairs["displacement", "A", 1.0] = predicted.forces[atoms], self.displacements(frames)[atoms]
+        return pairs
+
+    def errors(self, frames: Frames, predicted: Predicted, index: np.ndarray | None = None) -> dict[str, float]:
+        """MAE and RMSE; EwT and ADwT in percent, and those of no prediction: the mean energy, and no motion."""
+        index = np.arange(len(frames)) if index is None else index
+        found = super().errors(frames, predicted, index)
+        if self.form.energy:
+            found["EwT_percent"] = 100 * float((np.abs(predicted.energy - frames.energy)[index] < WITHIN).mean())
+        if self.form.structure and predicted.forces is not None:
+            apart = predicted.forces - self.displacements(frames)
+            found["ADwT_percent"] = _adwt(frames, apart, index)
+            found["ADwT_percent_without_motion"] = _adwt(frames, self.displacements(frames), index)
+        return found
+
+    def score(self, found: dict[str, float]) -> float:
+        """MAEs in eV and Å, weighted as at the end of the training."""
+        energy = self.relaxation.energy * found.get("energy_MAE_meV", 0.0) / MILLI
+        return energy + self.relaxation.displacement[1] * found.get("displacement_MAE_A", 0.0)
+
+
+def _toward(batch: Batch) -> Tensor:
+    """Displacements (N, 3) to the nearest images of the relaxed positions."""
+    graph = batch.graph
+    apart = batch.relaxed - graph.positions
+    cells = graph.cell[graph.system]
+    periodic = graph.pbc[graph.system]
+    turns = (apart[:, None] @ cells.inverse())[:, 0].round() * periodic
+    return apart - (turns[:, None] @ cells)[:, 0]
+
+
+def _adwt(frames: Frames, apart: np.ndarray, index: np.ndarray) -> float:
+    """Mean over thresholds of the percentage of structures whose free atoms are closer on average."""
+    distances = np.linalg.norm(apart, axis=1) * ~frames.fixed
+    free = np.add.reduceat((~frames.fixed).astype(float), frames.offsets[:-1])
+    mean = (np.add.reduceat(distances, frames.offsets[:-1]) / np.maximum(free, 1))[index]
+    return 100 * float((mean[:, None] < THRESHOLDS).mean())
