@@ -29,7 +29,7 @@ class MDSettings:
         ensemble: "nve" (velocity Verlet), "nvt" (Langevin, BAOAB splitting: Leimkuhler and Matthews, J. Chem.
             Phys. 138, 174102 (2013)) or "npt" (the same with a Langevin-Hoover barostat that scales the cell
             isotropically: Quigley and Probert, J. Chem. Phys. 120, 11432 (2004)).
-        temperature: K; in "nve" that of the first velocities.
+        temperature: K; in "nve" exactly that of the first velocities, since nothing corrects chance later.
         timestep: fs.
         thermostat_time: fs, inverse of the friction.
         barostat_time: fs, period of the volume's fluctuations.
@@ -180,6 +180,8 @@ class _Run:
         if start is None:
             _see_computable(atoms)
             draw_velocities(atoms, settings.temperature, self.rng)
+            if settings.ensemble == "nve":
+                _scale_velocities(atoms, settings.temperature)
             self.bonds = BondWatch(atoms)
         else:
             assert folder is not None
@@ -307,6 +309,14 @@ def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) 
         spin = np.linalg.pinv(inertia, rcond=1e-8) @ (masses * np.cross(arms, velocities)).sum(0)
         velocities = velocities - np.cross(spin, arms)
     atoms.set_momenta(velocities * masses)
+
+
+def _scale_velocities(atoms: Atoms, temperature: float) -> None:
+    """Give the atoms exactly the kinetic energy of a temperature (K) at constant energy."""
+    kinetic = atoms.get_kinetic_energy()
+    if kinetic > 0:
+        wanted = degrees_of_freedom(atoms, "nve") * units.kB * temperature / 2
+        atoms.set_momenta(atoms.get_momenta() * np.sqrt(wanted / kinetic))
 
 
 def degrees_of_freedom(atoms: Atoms, ensemble: str) -> int:

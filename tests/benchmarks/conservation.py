@@ -2,9 +2,10 @@
 
 Ten neutral drug-like molecules of the conformer benchmark are relaxed with our potential (0.02 eV/Å). Then they move
 for 10 ps at constant energy (velocity Verlet, 0.5 fs) in the precision that is the calculator's default, from
-velocities of the Maxwell-Boltzmann distribution at 600 K: half of that turns into potential energy, so that the run is
-at about 300 K. Drift: slope of the straight line through the total energy, recorded every 5 fs. A bond is broken that
-is ever longer than 1.5 sums of its covalent radii. Goal: no drift beyond 0.1 meV/atom/ps, up or down, no broken bond.
+velocities of the Maxwell-Boltzmann distribution, scaled to 600 K: half of that turns into potential energy, so that
+the run is at about 300 K. Drift: slope of the straight line through the total energy, recorded every 5 fs. A bond is
+broken that is ever longer than 1.5 sums of its covalent radii. Goal: no drift beyond 0.1 meV/atom/ps, up or down, no
+broken bond.
 """
 
 from __future__ import annotations

@@ -162,6 +162,13 @@ def test_velocities_have_no_drift_and_no_rotation(name, free):
     assert degrees_of_freedom(atoms, "nvt") == 3 * len(atoms)
 
 
+def test_constant_energy_begins_at_the_temperature_that_was_asked_for(ethanol):
+    for seed in range(3):
+        result = run_md(ethanol, MDSettings("nve", temperature=450, seed=seed, interval=1), time=1)
+        assert result.log["temperature_K"][0] == pytest.approx(450, rel=1e-9)
+    assert run_md(ethanol, MDSettings("nve", temperature=0), time=1).log["temperature_K"][0] == 0
+
+
 def test_temperature_of_the_first_velocities():
     atoms = bulk("Cu", cubic=True) * (5, 5, 5)
     draw_velocities(atoms, 300.0, np.random.default_rng(0))
