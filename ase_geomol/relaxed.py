@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ class RelaxedPrediction(NamedTuple):
 
 
 class RelaxedState(nn.Module):
-    """``E = mean + scale sum_i f_tag(i) e_i`` and displacements ``reach v_i`` of the model's head for vectors.
+    """``E = mean + sum_i [scale f_tag(i) e_i + r_Z(i)]`` and displacements ``reach v_i``, v of the model's head.
 
     Args:
         model: the network, with its head for vectors.
@@ -53,20 +54,32 @@ class RelaxedState(nn.Module):
         mean: eV, of all energies.
         scale: eV that the model's unit stands for.
         reach: Å that a unit of its vectors stands for.
+        references: eV of each element {atomic number: energy}, for energies that are no differences already.
     """
 
     mean: Tensor
     scale: Tensor
     reach: Tensor
+    references: Tensor
 
     def __init__(
-        self, model: EnergyModel, form: RelaxedForm, mean: float = 0.0, scale: float = 1.0, reach: float = 1.0
+        self,
+        model: EnergyModel,
+        form: RelaxedForm,
+        mean: float = 0.0,
+        scale: float = 1.0,
+        reach: float = 1.0,
+        references: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.form = model, form
         self.factors = nn.Parameter(torch.full((TAGS,), 0.1, dtype=torch.float64))
         for name, value in (("mean", mean), ("scale", scale), ("reach", reach)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
+        table = torch.zeros(119, dtype=torch.float64)
+        for number, energy in (references or {}).items():
+            table[number] = energy
+        self.register_buffer("references", table)
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -100,6 +113,7 @@ class RelaxedState(nn.Module):
             output = self.model(graph.numbers, graph.system, graph.edge_index, vectors.to(self.dtype))
             assert output.forces is not None  # a recipe and a checkpoint make sure of it
             tags = graph.tags.clamp(0, TAGS - 1) if self.form.tagged else torch.ones_like(graph.tags)
-            energies = self.factors[tags] * output.energies.double() * (tags > 0)
-            total = self.mean + self.scale * segment_sum(energies, graph.system, graph.n_systems)
+            energies = self.scale * self.factors[tags] * output.energies.double() * (tags > 0)
+            energies = energies + self.references[graph.numbers]
+            total = self.mean + segment_sum(energies, graph.system, graph.n_systems)
             return RelaxedPrediction(total, self.reach * output.forces.double())

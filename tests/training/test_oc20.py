@@ -28,7 +28,7 @@ from geomol_training.frames import Frames, Row, load_frames, pack, save_frames
 from geomol_training.loss import total_loss
 from geomol_training.metrics import Predicted
 from geomol_training.packed import preprocess
-from geomol_training.readers import Keys, read_rows, row_of_atoms
+from geomol_training.readers import Keys, read_rows, row_of_atoms, start_and_end
 from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.readers.lmdb_files import unpickle
 from geomol_training.recipe import Loss, Recipe, Relaxation
@@ -45,6 +45,7 @@ from ase_geomol import (
     OutputError,
     RelaxedPredictor,
 )
+from ase_geomol.checkpoint import load_relaxed
 from ase_geomol.potential import Prediction
 
 lmdb = pytest.importorskip("lmdb")
@@ -542,3 +543,29 @@ def test_fixed_atoms_do_not_count(tmp_path: Path):
     cosines = [(a @ b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(forces, frames.forces, strict=True)]
     assert found["forces_cosine"] == pytest.approx(np.mean(np.array(cosines)[free]))
     assert PotentialTask(Loss()).errors(frames, Predicted(energy, forces))["forces_MAE_meV_per_A"] > 1000
+
+
+def test_a_trajectory_is_a_relaxation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    runs = _made()
+    for index, run in enumerate(runs):
+        write(f"run{index}.traj", run)
+    call = ["convert", "run0.traj", "run1.traj", "ends.aselmdb", "--relaxations"]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    frames = load("ends.aselmdb", Keys(), Limits()).frames
+    check(frames, [run[0] for run in runs], [run[-1].get_potential_energy() for run in runs])
+    np.testing.assert_allclose(frames.relaxed, np.concatenate([run[-1].positions for run in runs]))
+    assert frames.name.tolist() == ["run0", "run1"]
+    write("one.traj", runs[0][:1])
+    with pytest.raises(DataError, match="no relaxation"):
+        start_and_end(Path("one.traj"), Keys())
+
+
+def test_total_energies_have_references(tmp_path: Path):
+    rows = [row._replace(energy=row.energy - 1000.0 * len(row.numbers)) for row in relaxations(6)]
+    write_aselmdb(tmp_path / "data.aselmdb", rows)
+    recipe = relaxation_recipe(tmp_path / "data.aselmdb", 2, references=True)
+    state, *_ = load_relaxed(fit(recipe, tmp_path / "run").model)
+    known = state.references[torch.tensor(rows[0].numbers)].sum() + state.mean
+    assert abs(float(known) + 13020) < 5

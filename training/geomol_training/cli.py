@@ -217,19 +217,27 @@ def preprocess(
 def convert(
     data: Annotated[list[str], typer.Argument(help="Files, folders or patterns, of one kind or several.")],
     out: Annotated[Path, typer.Argument(help="A new .aselmdb file.")],
+    relaxations: Annotated[
+        bool, typer.Option(help="Each file is a relaxation: its start, with energy and positions of its end.")
+    ] = False,
 ) -> None:
     """Write structures with their labels, of any kind that is read, into one ASE-LMDB database.
 
-    Example: `geomol-train convert is2re/all/train/data.lmdb is2re_train.aselmdb`
+    Examples:
+
+    `geomol-train convert is2re/all/train/data.lmdb is2re_train.aselmdb`
+
+    `geomol-train convert relaxations/*.traj starts_and_ends.aselmdb --relaxations`
     """
     with _packages("train", "Converting"):
-        from .readers import Keys, read_rows
+        from .readers import Keys, read_rows, start_and_end
         from .readers.aselmdb import write_aselmdb
         from .sources import find_files
 
     files, keys = find_files(data), Keys()
     with Console().status("converting"):
-        count = write_aselmdb(out, (row for file in files for row in read_rows(file, keys)))
+        rows = (start_and_end(file, keys) for file in files) if relaxations else None
+        count = write_aselmdb(out, rows or (row for file in files for row in read_rows(file, keys)))
     Console().print(f"{count} structures in {out}.", markup=False)
 
 

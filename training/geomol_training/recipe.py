@@ -129,6 +129,7 @@ class Relaxation(Section):
         noisy_nodes: start half of the structures somewhere on the way, and off it.
         noise: Å, by how much they are off.
         tagged: read the energy from atoms with tags above 0 only.
+        references: fit an energy of each element first, for total energies; adsorption energies need none.
     """
 
     energy: float = Field(default=1.0, ge=0)
@@ -136,6 +137,7 @@ class Relaxation(Section):
     noisy_nodes: bool = False
     noise: float = Field(default=0.3, ge=0)
     tagged: bool = True
+    references: bool = False
 
     @model_validator(mode="after")
     def _something(self) -> Relaxation:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from ase_geomol.errors import DataError
 
 from ..frames import Row
@@ -15,7 +17,7 @@ from .extxyz import is_plain_extxyz, read_plain_extxyz
 from .keys import Keys
 from .npz import read_npz
 
-__all__ = ["Keys", "read_ase", "read_rows", "row_of_atoms"]
+__all__ = ["Keys", "read_ase", "read_rows", "row_of_atoms", "start_and_end"]
 
 
 def read_rows(path: Path, keys: Keys) -> Iterator[Row]:
@@ -40,6 +42,20 @@ def read_rows(path: Path, keys: Keys) -> Iterator[Row]:
         raise DataError(f"{path} is damaged or not of the kind its name says: {_sentence(error)}") from error
     if count == 0:
         raise DataError(f"{path} holds no frames.")
+
+
+def start_and_end(path: Path, keys: Keys) -> Row:
+    """The start of the relaxation that a file holds, with energy and positions of its end.
+
+    Raises:
+        DataError: as `read_rows`; or the file has one frame only, or frames of other atoms.
+    """
+    rows = list(read_rows(path, keys))
+    first, last = rows[0], rows[-1]
+    if len(rows) == 1 or not np.array_equal(first.numbers, last.numbers):
+        raise DataError(f"{path} is no relaxation: it needs two frames or more of the same atoms.")
+    name = path.name.split(".")[0]
+    return first._replace(energy=last.energy, forces=None, stress=None, relaxed=last.positions, name=name, group=name)
 
 
 def _sentence(error: Exception) -> str:

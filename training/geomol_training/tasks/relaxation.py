@@ -16,8 +16,11 @@ from ..frames import Frames
 from ..loss import mean_error
 from ..metrics import MILLI, Predicted
 from ..recipe import Loss, Relaxation
+from ..references import composition, fit_references
 from .base import Pairs, Predictor, Task
 
+SMALLEST_SCALE = 0.1
+"""eV, where references leave nothing of the energies of few structures."""
 WITHIN = 0.02
 """eV; the share of energies that are closer is the metric EwT of OC20."""
 THRESHOLDS = np.arange(0.01, 0.5005, 0.001)
@@ -49,9 +52,16 @@ class RelaxationTask(Task):
             )
         if self.form.tagged and not (train.tags > 0).any():
             raise ConfigError("No atom has a tag above 0: set relaxation.tagged to false, or give data with tags.")
-        predictor.mean.fill_(float(train.energy.mean()))
-        predictor.scale.fill_(max(float(train.energy.std()), 1e-6))
-        words = f"Relaxed energies: mean {train.energy.mean():.3f}, deviation {train.energy.std():.3f} eV"
+        energies = train.energy
+        if self.relaxation.references:
+            elements, counts = composition(train)
+            references = fit_references(train)
+            for number, energy in references.items():
+                predictor.references[number] = energy
+            energies = energies - counts @ np.array([references[int(number)] for number in elements])
+        predictor.mean.fill_(float(energies.mean()))
+        predictor.scale.fill_(max(float(energies.std()), SMALLEST_SCALE))
+        words = f"Relaxed energies: mean {energies.mean():.3f}, deviation {energies.std():.3f} eV"
         if self.form.structure:
             moved = self.displacements(train)[~train.fixed & np.repeat(train.has_relaxed, train.n_atoms)]
             reach = max(float(np.sqrt(np.square(moved).mean())), 1e-6)
