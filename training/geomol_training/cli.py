@@ -177,6 +177,42 @@ def fit(
 
 
 @app.command()
+def inspect(
+    data: Annotated[list[str], typer.Argument(help="Files, folders or patterns of labelled structures.")],
+    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
+    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
+) -> None:
+    """Look at labelled data: composition, ranges, outliers, repeated frames, units that do not fit.
+
+    Example: `geomol-train inspect my_dft_frames.extxyz`
+    """
+    with _packages("train", "Looking at data"):
+        from .checks import Limits, describe_skipped
+        from .data import load
+        from .display import inspection_tables
+        from .inspection import inspect as run_inspect
+        from .readers import Keys
+
+    if labels not in ("revised", "original"):
+        raise ConfigError(f"--labels is revised or original, not {labels!r}.")
+    console = Console()
+    with console.status("reading data"):
+        sources = data[0] if len(data) == 1 else data
+        loaded = load(sources, Keys(energy_key, forces_key, labels=labels), Limits(), bad_rows="skip")
+        found = run_inspect(loaded.frames)
+    for table in inspection_tables(found):
+        console.print(table)
+    warnings = list(found.warnings)
+    if loaded.skipped:
+        warnings.insert(0, f"{describe_skipped(loaded.skipped)}.")
+    for sentence in warnings:
+        console.print(f"[yellow]![/] {escape(sentence)}", highlight=False, soft_wrap=True)
+    if not warnings:
+        console.print("Nothing smells wrong.")
+
+
+@app.command()
 def preprocess(
     data: Annotated[list[str], typer.Argument(help="Files, folders or patterns of labelled structures.")],
     out: Annotated[Path, typer.Option(help="Folder of the packed data; run again to resume.")],

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from .batches import Batch
+from .inspection import Inspection
 from .objective import Fitting
 
 REFRESH = 0.5
@@ -98,6 +99,20 @@ class Display(lightning.Callback):
 def _done(module: lightning.LightningModule) -> float:
     assert isinstance(module, Fitting)
     return module.extent.progress(module.standing.step, module.standing.elapsed)
+
+
+def inspection_tables(found: Inspection) -> list[Table]:
+    """What `geomol_training.inspection` found, as two tables."""
+    counts = Table(title="Frames")
+    for name in found.counts:
+        counts.add_column(name, justify="right")
+    counts.add_row(*(f"{count:,}" for count in found.counts.values()))
+    ranges = Table(title="  ".join(f"{symbol} {count:,}" for symbol, count in found.elements.items()))
+    for name in ("", "smallest", "median", "largest"):
+        ranges.add_column(name, justify="right" if name else "left")
+    for name, values in found.ranges.items():
+        ranges.add_row(name, *(f"{value:.4g}" for value in values))
+    return [counts, ranges]
 
 
 class FilesBar:

@@ -1,0 +1,160 @@
+"""What is in labelled data, and what smells wrong about it, before anything is learned from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from ase.data import chemical_symbols
+from ase.units import Bohr, Hartree, kcal, kJ, mol
+
+from .frames import Frames
+from .references import composition, fit_references
+from .tasks.relaxation import RelaxationTask
+
+NEAR = 0.2
+"""Å; between frames whose atoms moved less than this, forces tell the change of the energy."""
+FEWEST_PAIRS = 5
+OUTLIER = 8.0
+"""Robust deviations (1.4826 times the median distance from the median) from which on a frame is named."""
+SHOWN = 5
+RATIOS = {
+    "energies in kcal/mol, forces in eV/Å": mol / kcal,
+    "energies in kJ/mol, forces in eV/Å": mol / kJ,
+    "energies in Hartree, forces in eV/Å": 1 / Hartree,
+    "energies in eV, forces in kcal/mol/Å": kcal / mol,
+    "energies in eV, forces in kJ/mol/Å": kJ / mol,
+    "energies in eV, forces in Hartree/Bohr": Hartree / Bohr,
+    "energies in Hartree and forces in Hartree/Bohr, positions in Å": 1 / Bohr,
+    "forces are gradients: of the wrong sign": -1.0,
+}
+"""Units, and by how many times energies then change more than forces say."""
+
+
+class Inspection(NamedTuple):
+    """What was found.
+
+    Attributes:
+        counts: frames, atoms, groups, frames with forces, stresses, cells, and so on.
+        elements: how many atoms of each.
+        ranges: smallest, median and largest of quantities, with their units.
+        warnings: what smells wrong, each a sentence.
+    """
+
+    counts: dict[str, int]
+    elements: dict[str, int]
+    ranges: dict[str, tuple[float, float, float]]
+    warnings: list[str]
+
+
+def inspect(frames: Frames) -> Inspection:
+    """Look at all frames."""
+    known = fit_references(frames)
+    elements, counts = composition(frames)
+    left = (frames.energy - counts @ np.array([known[int(z)] for z in elements])) / frames.n_atoms
+    labelled = np.repeat(frames.has_forces, frames.n_atoms)
+    lengths = np.linalg.norm(frames.forces, axis=1)
+    ranges = {
+        "atoms in a frame": _range(frames.n_atoms),
+        "energy − references (eV/atom)": _range(left),
+        "length of a force (eV/Å)": _range(lengths[labelled]),
+        "stress component (eV/Å³)": _range(frames.stress[frames.has_stress].ravel()),
+    }
+    return Inspection(
+        counts={
+            "frames": len(frames),
+            "atoms": len(frames.numbers),
+            "groups": len(np.unique(frames.group)),
+            "with forces": int(frames.has_forces.sum()),
+            "with a stress": int(frames.has_stress.sum()),
+            "periodic": int(frames.pbc.any(1).sum()),
+            "with fixed atoms": int((np.add.reduceat(frames.fixed.astype(int), frames.offsets[:-1]) > 0).sum()),
+            "with a relaxed structure": int(frames.has_relaxed.sum()),
+        },
+        elements={chemical_symbols[z]: int(counts[:, i].sum()) for i, z in enumerate(elements)},
+        ranges={name: found for name, found in ranges.items() if found is not None},
+        warnings=[*_outliers(frames, left, lengths), *_duplicates(frames), *_consistency(frames), *_states(frames)],
+    )
+
+
+def _range(values: np.ndarray) -> tuple[float, float, float] | None:
+    return (float(values.min()), float(np.median(values)), float(values.max())) if len(values) else None
+
+
+def _outliers(frames: Frames, left: np.ndarray, lengths: np.ndarray) -> list[str]:
+    strongest = np.maximum.reduceat(lengths, frames.offsets[:-1])
+    found = []
+    for what, values in (("energy per atom", left), ("largest force", np.log(strongest + 1e-3))):
+        middle = np.median(values)
+        deviation = 1.4826 * np.median(np.abs(values - middle))
+        far = np.flatnonzero(np.abs(values - middle) > OUTLIER * max(deviation, 1e-6))
+        if len(far) and len(far) < len(frames) / 4:
+            worst = far[np.argsort(-np.abs(values[far] - middle))][:SHOWN]
+            found.append(
+                f"{len(far)} frames have an unusual {what}, such as frame {', '.join(map(str, worst))} (of all that "
+                "were read, counted from 0): look at them, or leave them out with data.max_force."
+            )
+    return found
+
+
+def _duplicates(frames: Frames) -> list[str]:
+    seen: Counter[bytes] = Counter()
+    for start, end, cell in zip(frames.offsets[:-1], frames.offsets[1:], frames.cell, strict=True):
+        content = np.column_stack([frames.numbers[start:end], frames.positions[start:end].round(4)])
+        order = np.lexsort(content.T[::-1])
+        digest = hashlib.sha256(content[order].tobytes() + cell.round(4).tobytes()).digest()
+        seen[digest] += 1
+    repeated = sum(count - 1 for count in seen.values())
+    if not repeated:
+        return []
+    return [
+        f"{repeated} frames repeat others to 1e-4 Å: parts for learning and testing may share them unless they are "
+        "divided by group."
+    ]
+
+
+def _consistency(frames: Frames) -> list[str]:
+    """Compare changes of the energy along trajectories with the work of the forces."""
+    changes, works = [], []
+    for frame in range(len(frames) - 1):
+        first, last = (slice(frames.offsets[f], frames.offsets[f + 1]) for f in (frame, frame + 1))
+        if frames.group[frame] != frames.group[frame + 1] or not frames.has_forces[frame : frame + 2].all():
+            continue
+        if not np.array_equal(frames.numbers[first], frames.numbers[last]):
+            continue
+        if np.abs(frames.cell[frame] - frames.cell[frame + 1]).max() > 1e-6:
+            continue
+        here = dataclasses.replace(frames.take(np.array([frame])), relaxed=frames.positions[last].copy())
+        moved = RelaxationTask.displacements(here)
+        if 0 < np.abs(moved).max() < NEAR:
+            works.append(-float(((frames.forces[first] + frames.forces[last]) / 2 * moved).sum()))
+            changes.append(float(frames.energy[frame + 1] - frames.energy[frame]))
+    if len(changes) < FEWEST_PAIRS or not np.any(works):
+        return []
+    change, work = np.array(changes), np.array(works)
+    slope = float(change @ work / (work @ work))
+    rest = float(np.abs(change - slope * work).sum() / np.abs(change).sum()) if np.any(change) else 1.0
+    if rest > 0.5:
+        return [
+            f"Energies of {len(change)} pairs of successive frames do not change as their forces say: they may be of "
+            "two methods, of other frames, or contain what forces do not (an entropy, a constraint)."
+        ]
+    if 0.8 < slope < 1.25:
+        return []
+    near = {words: abs(np.log(abs(slope / ratio))) for words, ratio in RATIOS.items() if slope / ratio > 0}
+    words = min(near, key=lambda name: near[name]) if near else ""
+    guess = f": {words}?" if near and near[words] < 0.1 else "."
+    return [f"Energies change {slope:.4g} times as much as forces say, in {len(change)} pairs of frames{guess}"]
+
+
+def _states(frames: Frames) -> list[str]:
+    charges, spins = np.unique(frames.charge), np.unique(frames.spin)
+    if len(charges) == 1 and len(spins) == 1:
+        return []
+    return [
+        f"There are charges {', '.join(map(str, charges))} and spins {', '.join(map(str, spins))}: no model reads "
+        "them, so train on one of each."
+    ]
