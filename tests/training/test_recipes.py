@@ -31,6 +31,20 @@ def test_every_recipe_is_valid(path):
     assert recipe.name.startswith(path.stem.replace("_", "-"))
 
 
+def test_a_dry_run_says_what_would_run(tmp_path, xyz):
+    (tmp_path / "a.yaml").write_text(VALID.replace("data.extxyz", str(xyz)))
+    runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+    done = runner.invoke(app, ["fit", str(tmp_path / "a.yaml"), "--dry-run", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    for words in ("1 files", "a potential", "geomformer", "100 pairs", "1 steps", "MB for weights"):
+        assert words in done.output
+    assert not (tmp_path / "run").exists()
+    missing = ["fit", str(tmp_path / "a.yaml"), "--dry-run", "--set", "data.train=nothing.extxyz"]
+    done = runner.invoke(app, missing)
+    assert done.exit_code == 1
+    assert "missing: 'nothing.extxyz' is no file" in done.output
+
+
 def write_recipe(path: Path, text: str) -> Path:
     path.write_text(text)
     return path

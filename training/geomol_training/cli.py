@@ -150,9 +150,10 @@ def fit(
     processes: Annotated[
         int, typer.Option(min=1, help="Share each batch among so many processes; on CUDA, one device each.")
     ] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and say what would run.")] = False,
     changes: Changes = None,
 ) -> None:
-    """Train a potential; its best weights so far are always in OUT/model.safetensors.
+    """Train a potential, or what else the recipe says; the best weights so far are always in OUT/model.safetensors.
 
     Examples:
 
@@ -164,11 +165,16 @@ def fit(
     --processes 2 --threads 1`
     """
     with _packages("train", "Training"):
+        from .dry_run import describe
         from .fit import fit as run_fit
         from .recipe import load_recipe
 
     budget = None if time_budget is None else parse_duration(time_budget)
     settings = load_recipe(recipe, changes or ())
+    if dry_run:
+        table, complete = describe(settings, budget)
+        Console().print(table)
+        raise typer.Exit(0 if complete else 1)
     folder = Path("runs") / settings.name if out is None else out
     result = run_fit(settings, folder, time_budget=budget, resume=resume, threads=threads, processes=processes)
     if result.stopped_by in ("interrupted", "terminated"):

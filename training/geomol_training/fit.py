@@ -320,7 +320,7 @@ def keys_of(recipe: Recipe) -> Keys:
 def _start(name: str, recipe: Recipe) -> Checkpoint:
     """The weights where a training begins; raises :class:`ConfigError` where they are of another network."""
     start = load_checkpoint(name)
-    theirs, ours = _form(start.potential), _form(_untrained(recipe, ()))
+    theirs, ours = _form(start.potential), _form(untrained(recipe, ()))
     for field, value in ours.items():
         if theirs.get(field) != value:
             raise ConfigError(
@@ -337,7 +337,7 @@ def _form(potential: Predictor) -> dict[str, Any]:
     return {"architecture": form["architecture"], **config}
 
 
-def _untrained(recipe: Recipe, elements: tuple[int, ...]) -> Predictor:
+def untrained(recipe: Recipe, elements: tuple[int, ...]) -> Predictor:
     """What the recipe makes with random weights, in its precision; ``elements`` where the recipe names none."""
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.model.architecture, {"elements": elements, **recipe.model.config})
@@ -350,7 +350,7 @@ def _prepare(
 ) -> tuple[Predictor, np.ndarray]:
     """What is learned, with its references before the first step, and the size of each training frame in a batch."""
     train = parts.train
-    predictor = _untrained(recipe, train.elements)
+    predictor = untrained(recipe, train.elements)
     unlearned = sorted(set(predictor.elements) - set(train.elements))
     if unlearned and recipe.model.start is None:
         raise ConfigError(f"model.config.elements has the atomic numbers {unlearned}, which no training frame has.")

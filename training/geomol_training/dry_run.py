@@ -1,0 +1,67 @@
+"""What a recipe would do: data found or missing, the network's size, steps, memory."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from ase_geomol.errors import DataError, MissingExtraError
+
+from .packed import packed_identity
+from .recipe import Recipe
+from .sources import find_files
+from .tasks import PotentialTask, PropertyTask, RelaxationTask, task_of
+
+COPIES = {"adam": 5, "adamw": 5, "muon": 5}
+"""Weights, gradients, two moments (Muon: one, but not for all), running mean: numbers in memory for each parameter."""
+KINDS = {PotentialTask: "a potential", PropertyTask: "a property", RelaxationTask: "ends of relaxations"}
+
+
+def describe(recipe: Recipe, time_budget: float | None) -> tuple[Table, bool]:
+    """A table of what would run, and whether all data are there."""
+    from .fit import untrained
+
+    table = Table(title=recipe.name, show_header=False)
+    complete = True
+    for part in ("train", "valid", "test"):
+        sources = getattr(recipe.data, part)
+        if sources is not None:
+            words, found = _found(sources)
+            complete &= found
+            table.add_row(f"data to {part}", words)
+    task = task_of(recipe)
+    table.add_row("learns", KINDS[type(task)])
+    predictor = untrained(recipe, recipe.elements or tuple(range(1, 11)))
+    count = sum(parameter.numel() for parameter in predictor.parameters())
+    of_data = "" if recipe.elements else ", for ten elements: those of the data are taken"
+    table.add_row("network", f"{recipe.model.architecture}, {count:,} parameters{of_data}")
+    width = 4 if recipe.training.precision == "float32" else 8
+    megabytes = COPIES[recipe.optimiser.name] * width * count / 1e6
+    table.add_row("memory", f"{megabytes:,.0f} MB for weights, gradients, optimiser and mean; activations come on top")
+    table.add_row("batches", _batches(recipe))
+    table.add_row("ends", _end(recipe, time_budget))
+    return table, complete
+
+
+def _found(sources: str | tuple[str, ...]) -> tuple[str, bool]:
+    try:
+        if packed_identity(sources) is not None:
+            return f"{sources}: packed", True
+        files = find_files(sources)
+    except (DataError, MissingExtraError) as error:
+        return f"missing: {error}", False
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    return f"{len(files)} files, {megabytes:,.0f} MB", True
+
+
+def _batches(recipe: Recipe) -> str:
+    training = recipe.training
+    sizes = {"pairs": training.batch_edges, "atoms": training.batch_atoms, "structures": training.batch_frames}
+    return next(f"{size:,} {unit}" for unit, size in sizes.items() if size is not None)
+
+
+def _end(recipe: Recipe, time_budget: float | None) -> str:
+    training = recipe.training
+    ends = [f"{training.max_steps:,} steps"] if training.max_steps is not None else []
+    ends += [f"{training.max_epochs:,} epochs"] if training.max_epochs is not None else []
+    ends += [f"{time_budget:,.0f} s"] if time_budget is not None else []
+    return " or ".join(ends) + (", whichever comes first" if len(ends) > 1 else "") if ends else "never: give an end"
