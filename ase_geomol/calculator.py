@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from .checkpoint import Checkpoint, load_checkpoint
+from .checkpoint import Checkpoint, choose_device, load_checkpoint
 from .checks import check_atoms, check_distances, has_volume
 from .errors import ConfigError, GeoMolError, InputError
 from .graph import AtomGraph, from_atoms
@@ -63,7 +63,7 @@ class GeoMolCalculator(Calculator):
             raise ConfigError(f"dtype is {dtype!r}; it can be 'float32' or 'float64'.")
         if not (isinstance(skin, int | float) and 0 <= skin < np.inf):
             raise ConfigError(f"skin is {skin!r}; it is a length in Å, 0 or larger.")
-        self.device = _device(device)
+        self.device = choose_device(device)
         self.dtype, self.skin, self.direct_forces = dtype, skin, direct_forces
         self.checkpoints: list[Checkpoint] = [load_checkpoint(name, self.device) for name in names]
         for member in self.checkpoints:
@@ -182,18 +182,6 @@ def _names(model: str | Path | Sequence[str | Path]) -> list[str | Path]:
     if not names or not all(isinstance(name, str | Path) for name in names):
         raise ConfigError(f"model is {model!r}; it is a shipped name, a path, or a list of them.")
     return names
-
-
-def _device(device: str | None) -> torch.device:
-    try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device is {device!r}, which torch does not know.") from error
-    try:
-        torch.zeros(1, dtype=torch.float64, device=chosen).item()
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-        raise ConfigError(f"device is {device!r}, but torch cannot use it here with float64.") from error
-    return chosen
 
 
 def _finite(name: str, values: Any) -> Any:

@@ -30,6 +30,19 @@ UNITS: dict[Any, Any] = {"energy": "eV", "length": "angstrom"}
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+def choose_device(device: str | None) -> torch.device:
+    """The device of this name, or a CUDA device if there is one, else the CPU; raises :class:`ConfigError`."""
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {device!r}, which torch does not know.") from error
+    try:
+        torch.zeros(1, dtype=torch.float64, device=chosen).item()
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        raise ConfigError(f"device is {device!r}, but torch cannot use it here with float64.") from error
+    return chosen
+
+
 class Metadata(BaseModel):
     """What a user should know of a potential before trusting it.
 

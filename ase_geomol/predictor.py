@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
-from .checkpoint import Metadata, load_property, load_relaxed
+from .checkpoint import Metadata, choose_device, load_property, load_relaxed
 from .checks import check_atoms, check_distances
-from .errors import ConfigError, InputError
+from .errors import InputError
 from .graph import AtomGraph, collate, from_atoms, split
 from .property import ScalarProperty
 from .relaxed import RelaxedState
@@ -42,7 +41,7 @@ class PropertyPredictor:
     """
 
     def __init__(self, model: str | Path, device: str | None = None) -> None:
-        self.device = _device(device)
+        self.device = choose_device(device)
         self._property, self.metadata, self.path, self.fingerprint = load_property(model, self.device)
         self.name, self.unit = self._property.form.name, self._property.form.unit
 
@@ -57,10 +56,9 @@ class PropertyPredictor:
             InputError: with the structure's position and what is wrong with it.
         """
         values = [np.zeros(0)]
-        for frames, graph in _batches(structures, self._property, self.metadata, self.name):
+        for _, graph in _batches(structures, self._property, self.metadata, self.name):
             values.append(self._property(graph.to(self.device)).cpu().numpy())
             report(sum(map(len, values)))
-            assert len(values[-1]) == len(frames)
         return np.concatenate(values)
 
 
@@ -80,7 +78,7 @@ class RelaxedPredictor:
     """
 
     def __init__(self, model: str | Path, device: str | None = None) -> None:
-        self.device = _device(device)
+        self.device = choose_device(device)
         self._state, self.metadata, self.path, self.fingerprint = load_relaxed(model, self.device)
         self.form = self._state.form
 
@@ -113,13 +111,6 @@ class RelaxedPredictor:
                 ends.append(end)
             report(len(ends))
         return ends
-
-
-def _device(device: str | None) -> str:
-    try:
-        return str(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-    except RuntimeError as error:
-        raise ConfigError(f"Cannot use the device '{device}': {error}") from error
 
 
 def _batches(

@@ -18,7 +18,7 @@ from ase_geomol.neighbors import all_pairs, neighbor_pairs
 from ase_geomol.nn import segment_sum
 from ase_geomol.repulsion import REACH, ZBLRepulsion
 
-from .frames import Frames
+from .frames import Frames, displacements
 
 SURVEY_FRAMES = 256
 PORTION_BATCHES = 50
@@ -32,8 +32,8 @@ class Counts(NamedTuple):
         frames: structures.
         atoms: atoms.
         atoms_with_forces: atoms whose forces are labelled.
-        free_atoms: those that are not fixed.
-        free_atoms_with_forces: both.
+        free_atoms_with_forces: those of them that are not fixed.
+        free_atoms_with_ends: atoms that are not fixed, of structures with a relaxed one.
         frames_with_stress: structures whose stress is labelled.
     """
 
@@ -41,8 +41,8 @@ class Counts(NamedTuple):
     atoms: int
     atoms_with_forces: int
     frames_with_stress: int
-    free_atoms: int
     free_atoms_with_forces: int
+    free_atoms_with_ends: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Batch:
         has_forces: (S,) bool.
         has_stress: (S,) bool.
         free: (N,) bool, atoms that are not fixed.
-        relaxed: (N, 3) Å, where a relaxation ends.
+        displacement: (N, 3) Å, to where a relaxation ends.
+        has_relaxed: (S,) bool.
         frame: (S,) position of each structure in its `Frames`.
         whole: counts of the whole batch, whatever this share of it is.
     """
@@ -69,7 +70,8 @@ class Batch:
     has_forces: Tensor
     has_stress: Tensor
     free: Tensor
-    relaxed: Tensor
+    displacement: Tensor
+    has_relaxed: Tensor
     frame: Tensor
     whole: Counts
 
@@ -131,7 +133,8 @@ def make_batch(
         has_forces=torch.tensor(chosen.has_forces),
         has_stress=torch.tensor(chosen.has_stress),
         free=torch.tensor(~chosen.fixed),
-        relaxed=torch.tensor(chosen.relaxed),
+        displacement=torch.tensor(displacements(chosen)),
+        has_relaxed=torch.tensor(chosen.has_relaxed),
         frame=torch.tensor(index),
         whole=count(frames, index if whole is None else whole),
     )
@@ -145,8 +148,8 @@ def count(frames: Frames, index: np.ndarray) -> Counts:
         atoms=int(atoms.sum()),
         atoms_with_forces=int(atoms[frames.has_forces[index]].sum()),
         frames_with_stress=int(frames.has_stress[index].sum()),
-        free_atoms=int(free.sum()),
         free_atoms_with_forces=int((free & np.repeat(frames.has_forces[index], atoms)).sum()),
+        free_atoms_with_ends=int((free & np.repeat(frames.has_relaxed[index], atoms)).sum()),
     )
 
 

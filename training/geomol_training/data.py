@@ -11,7 +11,7 @@ from ase_geomol.errors import DataError
 
 from .checks import Inspector, Limits, describe_skipped
 from .frames import Frames, Row, load_frames, pack, save_frames
-from .packed import open_packed, packed_identity
+from .packed import check_packed, open_packed, packed_identity
 from .readers import Keys, read_rows
 from .sources import find_files, fingerprint
 
@@ -47,7 +47,9 @@ def load(
         DataError: no such file; a damaged file or a bad row; nothing left.
     """
     if (identity := packed_identity(sources)) is not None:
-        return Loaded(*_of_packed(str(sources), limits), identity)
+        frames, skipped = open_packed(Path(str(sources)))
+        check_packed(Path(str(sources)), frames, keys, limits)
+        return Loaded(frames, skipped, identity)
     files = find_files(sources)
     key = fingerprint(files, keys, limits, bad_rows)
     stored = None if cache is None else cache_file(cache, key)
@@ -60,15 +62,6 @@ def load(
     if stored is not None:
         save_frames(stored, frames, inspector.skipped)
     return Loaded(frames, inspector.skipped, key if stored is not None else None)
-
-
-def _of_packed(folder: str, limits: Limits) -> tuple[Frames, Counter[str]]:
-    """Frames that were checked when they were packed; only their elements are looked at."""
-    frames, skipped = open_packed(Path(folder))
-    unknown = sorted(set(frames.elements) - set(limits.elements or frames.elements))
-    if unknown:
-        raise DataError(f"{folder} has the atomic numbers {unknown}, which model.config.elements lacks.")
-    return frames, skipped
 
 
 def cache_file(folder: Path, key: str) -> Path:

@@ -32,7 +32,7 @@ HEXAGONS = 80
 
 
 class Evaluation(NamedTuple):
-    """Errors of a checkpoint, see `geomol_training.metrics.errors`.
+    """Errors of a checkpoint, see `geomol_training.tasks.Task.errors`.
 
     Attributes:
         errors: over all frames.

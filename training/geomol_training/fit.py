@@ -355,7 +355,7 @@ def _prepare(
     if unlearned and recipe.model.start is None:
         raise ConfigError(f"model.config.elements has the atomic numbers {unlearned}, which no training frame has.")
     few = _some(train, recipe.seed)
-    everything = recipe.training.batch_edges is not None
+    everything, fresh = recipe.training.batch_edges is not None, start is None and state is None
     with console.status("looking at the neighbours") as status:
 
         def report(done: int, frames: int) -> None:
@@ -364,8 +364,10 @@ def _prepare(
         def look(frames: Frames) -> Survey:
             return survey(frames, predictor.cutoff, report, task.repulsion)
 
-        seen = look(train if everything else few)
-        of_few = seen if not everything or few is train else look(few)
+        seen = look(train) if everything else None
+        of_few = seen if few is train else None
+        if of_few is None and fresh:
+            of_few = look(few) if task.repulsion > 0 else Survey(np.zeros(0, dtype=int), np.zeros(len(few)))
     if start is not None:
         predictor.load_state_dict(start.potential.state_dict())
         before = form_of(start.potential)["repulsion"]
@@ -374,6 +376,7 @@ def _prepare(
             f"Starting from the weights of {start.path}{other}.", soft_wrap=True, markup=False, highlight=False
         )
     elif state is None:
+        assert of_few is not None
         console.print(task.fit_units(predictor, few, of_few), highlight=False, soft_wrap=True)
     return predictor, _sizes(recipe, train, seen)
 
@@ -385,9 +388,9 @@ def _some(train: Frames, seed: int) -> Frames:
     return train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:UNITS_FRAMES]))
 
 
-def _sizes(recipe: Recipe, train: Frames, seen: Survey) -> np.ndarray:
+def _sizes(recipe: Recipe, train: Frames, seen: Survey | None) -> np.ndarray:
     """What each frame counts in a batch: pairs, atoms or one."""
-    if recipe.training.batch_edges is not None:
+    if seen is not None:
         return seen.edges
     return train.n_atoms if recipe.training.batch_atoms is not None else np.ones(len(train), dtype=int)
 

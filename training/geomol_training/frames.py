@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ase.geometry import complete_cell
 
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
@@ -103,6 +104,10 @@ class Frames:
         for field in dataclasses.fields(self):
             getattr(self, field.name).flags.writeable = False
 
+    def __reduce__(self) -> Any:
+        """To another process, arrays that are mapped from files go as the files' names."""
+        return _reopened, ({field.name: _as_file(getattr(self, field.name)) for field in dataclasses.fields(self)},)
+
     def __len__(self) -> int:
         return len(self.energy)
 
@@ -138,6 +143,26 @@ class Frames:
         )
 
 
+def _as_file(array: np.ndarray) -> np.ndarray | str:
+    whole = isinstance(array, np.memmap) and array.base is not None and not isinstance(array.base, np.memmap)
+    return str(array.filename) if whole else np.asarray(array)  # type: ignore[attr-defined]
+
+
+def _reopened(arrays: dict[str, Any]) -> Frames:
+    return Frames(**{name: np.load(a, mmap_mode="r") if isinstance(a, str) else a for name, a in arrays.items()})
+
+
+def displacements(frames: Frames) -> np.ndarray:
+    """From the positions to the nearest images of the relaxed ones (N, 3) in Å; zero where there are none."""
+    apart = frames.relaxed - frames.positions
+    for frame, (start, end) in enumerate(zip(frames.offsets[:-1], frames.offsets[1:], strict=True)):
+        if frames.pbc[frame].any() and frames.has_relaxed[frame]:
+            cell = complete_cell(frames.cell[frame])
+            turns = np.round(np.linalg.solve(cell.T, apart[start:end].T).T) * frames.pbc[frame]
+            apart[start:end] -= turns @ cell
+    return apart
+
+
 def pack(rows: Iterable[Row]) -> Frames:
     """Put rows into one container; rows are taken as they are (see `geomol_training.checks`)."""
     rows = list(rows)
@@ -164,7 +189,7 @@ def pack(rows: Iterable[Row]) -> Frames:
         spin=np.array([row.spin for row in rows], dtype=np.int64),
         name=np.array([row.name for row in rows], dtype=np.str_),
         tags=_joined(
-            [np.zeros(n) if row.tags is None else row.tags for n, row in zip(sizes, rows, strict=True)], np.int8, ()
+            [np.zeros(n) if row.tags is None else row.tags for n, row in zip(sizes, rows, strict=True)], np.int32, ()
         ),
         fixed=_joined(
             [np.zeros(n) if row.fixed is None else row.fixed for n, row in zip(sizes, rows, strict=True)], np.bool_, ()

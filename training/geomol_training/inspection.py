@@ -11,9 +11,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from ase.units import Bohr, Hartree, kcal, kJ, mol
 
-from .frames import Frames
+from .frames import Frames, displacements
 from .references import composition, fit_references
-from .tasks.relaxation import RelaxationTask
 
 NEAR = 0.2
 """Å; between frames whose atoms moved less than this, forces tell the change of the energy."""
@@ -127,8 +126,10 @@ def _consistency(frames: Frames) -> list[str]:
             continue
         if np.abs(frames.cell[frame] - frames.cell[frame + 1]).max() > 1e-6:
             continue
-        here = dataclasses.replace(frames.take(np.array([frame])), relaxed=frames.positions[last].copy())
-        moved = RelaxationTask.displacements(here)
+        here = dataclasses.replace(
+            frames.take(np.array([frame])), relaxed=frames.positions[last].copy(), has_relaxed=np.ones(1, bool)
+        )
+        moved = displacements(here)
         if 0 < np.abs(moved).max() < NEAR:
             works.append(-float(((frames.forces[first] + frames.forces[last]) / 2 * moved).sum()))
             changes.append(float(frames.energy[frame + 1] - frames.energy[frame]))

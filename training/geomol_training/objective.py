@@ -53,6 +53,7 @@ class Fitting(lightning.LightningModule):
         self._saved_optimiser: dict[str, Any] | None = None
         self._losses: list[Tensor] = []
         self._skipped_in_a_row = 0
+        self._progress = 0.0
 
     @property
     def named_errors(self) -> dict[str, float]:
@@ -64,9 +65,7 @@ class Fitting(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of this process's share of a batch, times the processes: Lightning takes the mean of their gradients."""
         if batch.graph.n_systems:
-            loss = self.task.loss(
-                self.predictor, batch, self.extent.progress(self.standing.step, self.standing.elapsed)
-            )
+            loss = self.task.loss(self.predictor, batch, self._progress)
         else:  # fewer structures than processes
             loss = 0.0 * next(self.predictor.parameters()).sum().double()
         self._losses.append(loss.detach())
@@ -117,6 +116,8 @@ class Fitting(lightning.LightningModule):
         rate = self.trainer.strategy.broadcast(
             learning_rate(self.standing, self.extent, self.recipe.optimiser, self.recipe.schedule)
         )
+        progress = self.extent.progress(self.standing.step, self.standing.elapsed)
+        self._progress = self.trainer.strategy.broadcast(progress)
         for group in self._optimiser().param_groups:
             group["lr"] = rate
         self.recent["learning_rate"] = rate

@@ -80,7 +80,7 @@ def preprocess(
     if not (out / CONTENT).exists():
         shards = [out / "shards" / f"{number:06d}.npz" for number in range(len(files))]
         _read_all(files, shards, keys, limits, bad_rows, workers, report)
-        _join(shards, out, identity)
+        _join(shards, out, identity, keys, limits)
     shutil.rmtree(out / "shards")
     return open_packed(out)
 
@@ -138,7 +138,7 @@ def _read_one(file: Path, shard: Path, keys: Keys, limits: Limits, bad_rows: Lit
     return len(frames)
 
 
-def _join(shards: list[Path], out: Path, identity: str) -> None:
+def _join(shards: list[Path], out: Path, identity: str, keys: Keys, limits: Limits) -> None:
     """One file for each array, written shard after shard."""
     names: dict[str, dict[str, int]] = {kind: {} for kind in CODED}
     frames = atoms = width = 0
@@ -156,7 +156,14 @@ def _join(shards: list[Path], out: Path, identity: str) -> None:
         _write_arrays(shards, out, names, frames, atoms, width)
     except OSError as error:
         raise OutputError(f"Cannot write {out}: {error.strerror or error}.") from error
-    content = {"identity": identity, "frames": frames, "atoms": atoms, "skipped": dict(skipped)}
+    content = {
+        "identity": identity,
+        "keys": dataclasses.asdict(keys),
+        "max_force": limits.max_force,
+        "frames": frames,
+        "atoms": atoms,
+        "skipped": dict(skipped),
+    }
     write_atomically(out / CONTENT, json.dumps(content, indent=1).encode())
 
 
@@ -212,3 +219,32 @@ def open_packed(folder: Path) -> tuple[Frames, Counter[str]]:
     except Exception as error:  # numpy has many ways to say that a file is damaged
         raise DataError(f"The packed data {folder} is damaged: preprocess again ({error}).") from error
     return Frames(**arrays), Counter(content["skipped"])
+
+
+def check_packed(folder: Path, frames: Frames, keys: Keys, limits: Limits) -> None:
+    """Refuse packed data that were read with other names of labels, or hold what may not be learned here.
+
+    Raises:
+        DataError: with what differs.
+    """
+    content = json.loads((folder / CONTENT).read_text())
+    for name, value in dataclasses.asdict(keys).items():
+        if content["keys"].get(name) != value:
+            raise DataError(
+                f"{folder} was packed with {content['keys'].get(name)!r} as its {name}, and {value!r} is asked for: "
+                "preprocess again."
+            )
+    before = content["max_force"]
+    if limits.max_force is not None and (before is None or before > limits.max_force):
+        raise DataError(
+            f"{folder} was packed with forces up to {before or 'any size'}, and {limits.max_force:g} eV/Å is asked "
+            "for: preprocess with --max-force."
+        )
+    unknown = sorted(set(frames.elements) - set(limits.elements or frames.elements))
+    if unknown:
+        raise DataError(f"{folder} has the atomic numbers {unknown}, which model.config.elements lacks.")
+    if not limits.periodic and frames.pbc.any():
+        raise DataError(f"{folder} has periodic structures, which this network cannot see: it needs a cutoff.")
+    charges = sorted(set(np.unique(frames.charge).tolist()) - set(limits.charges or frames.charge.tolist()))
+    if charges:
+        raise DataError(f"{folder} has charges {charges}, which are not known here.")

@@ -49,7 +49,8 @@ class ESTConfig(BaseModel):
         zonal_nodes: Gauss-Legendre nodes of the message "zonal".
         message_heads: heads of the attention among neighbours (all but zonal).
         mmax: largest order about the edge that the message "so2" keeps.
-        so2_activation: * of "so2": "gate", which is exact, or "sphere" (paper), at the points.
+        so2_activation: * of "so2": "gate", which is exact, or "sphere" (paper), at the points of a frame that is turned
+            with the edge: the energy then jumps a little where that frame does, which dynamics must not see.
         mirror_symmetric: leave out of "so2" what tells mirror images apart; all other messages cannot.
         attention_dropout: probability, in training, that a neighbour's share is dropped (all messages but zonal).
         path_dropout: probability, in training, that a structure skips a message or an update.

@@ -28,7 +28,7 @@ def read_aselmdb(path: Path, keys: Keys) -> Iterator[Row]:
     with open_lmdb(path) as transaction:
         stored = transaction.get(b"deleted_ids")
         deleted = set(json.loads(zlib.decompress(stored))) if stored is not None else set()
-        numbers = sorted(int(key) for key, _ in transaction.cursor() if key.isdigit())
+        numbers = sorted(int(key) for key in transaction.cursor().iternext(values=False) if key.isdigit())
         for number in numbers:
             if number not in deleted:
                 yield _row(json.loads(zlib.decompress(transaction.get(str(number).encode()))), keys)
@@ -44,7 +44,7 @@ def _row(fields: dict[str, Any], keys: Keys) -> Row:
         for name in (keys.energy, keys.forces, keys.stress)
         if fields.get(name) is not None
     }
-    if "y_relaxed" in info:  # of IS2RE and IS2RS: the energy of the end is the label
+    if "y_relaxed" in info and keys.energy == "energy":  # of IS2RE and IS2RS: the energy of the end is the label
         results[keys.energy] = info["y_relaxed"]
     cell = fields["cell"]
     row = make_row(

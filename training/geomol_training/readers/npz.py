@@ -26,6 +26,11 @@ def read_npz(path: Path, keys: Keys) -> Iterator[Row]:
         missing = set(names.values()) - set(arrays)
         if missing:
             raise DataError(f"{path} is no file of MD17 or rMD17: it has no {', '.join(sorted(missing))}.")
+        for unit, known in (("e_unit", ("kcal/mol",)), ("r_unit", ("Ang", "Angstrom", "angstrom"))):
+            if unit in arrays and str(arrays[unit]) not in known:
+                raise DataError(f"{path}: {unit} is {arrays[unit]}, not {known[0]}: convert it first.")
+        if "lattice" in arrays:
+            raise DataError(f"{path} holds a periodic structure (lattice): convert it to extended XYZ.")
         numbers, coords = arrays[names["numbers"]].astype(np.int64), arrays[names["positions"]]
         energies, forces = (arrays[names[what]] * (kcal / mol) for what in ("energies", "forces"))
     energies = energies.reshape(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -25,7 +26,14 @@ def table_of(path: Path) -> Path | None:
     if ".extxyz" not in path.suffixes[-2:]:
         return None
     stem = path.name[: path.name.index(".extxyz")]
-    return next((path.with_name(stem + ending) for ending in TABLES if path.with_name(stem + ending).exists()), None)
+    beside = (path.with_name(stem + ending) for ending in TABLES)
+    return next((table for table in beside if table.exists() and _is_table(table)), None)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether its first line begins with a system and a frame."""
+    with open_text(path) as file:
+        return re.match(r"(random)?\d+,", file.readline()) is not None
 
 
 def read_s2ef(path: Path, keys: Keys) -> Iterator[Row]:
@@ -84,7 +92,7 @@ def _row(fields: dict[str, Any], path: Path, index: int) -> Row:
         forces=_optional(fields, "force", float),
         group=system,
         name=system + frame,
-        tags=_optional(fields, "tags", np.int8),
+        tags=_optional(fields, "tags", np.int32),
         fixed=_optional(fields, "fixed", bool),
         relaxed=_optional(fields, "pos_relaxed", float),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ase_geomol.errors import ConfigError
+from ase_geomol.errors import ConfigError, DataError
 from ase_geomol.graph import AtomGraph
 from ase_geomol.models import EnergyModel
 from ase_geomol.potential import Potential, Prediction
@@ -39,6 +39,11 @@ class PotentialTask(Task):
     def fit_units(self, predictor: Predictor, train: Frames, seen: Survey) -> str:
         """Set reference energies and scale, as the recipe has them or as the data."""
         assert isinstance(predictor, Potential)
+        if train.has_relaxed.any():
+            raise DataError(
+                "The data are starts of relaxations with energies of their ends (IS2RE): a potential cannot learn "
+                "these; the recipe needs relaxation."
+            )
         physics = self.physics
         if physics.reference_energies == "fit":
             references = fit_references(train, seen.repulsion)
@@ -96,6 +101,8 @@ class PotentialTask(Task):
         forces = predicted.forces if predicted.forces is not None else predicted.direct_forces
         if self.weights.free_atoms_only and forces is not None:
             atoms = self._compared(frames, index)
+            if not len(atoms):
+                return found
             lengths = np.linalg.norm(forces[atoms], axis=1) * np.linalg.norm(frames.forces[atoms], axis=1)
             found["forces_cosine"] = float(((forces * frames.forces)[atoms].sum(1) / np.maximum(lengths, 1e-12)).mean())
             apart = np.abs(forces - frames.forces).max(1) * ~frames.fixed

@@ -12,7 +12,7 @@ from ase_geomol.models import EnergyModel
 from ase_geomol.relaxed import RelaxedForm, RelaxedState
 
 from ..batches import Batch, Survey
-from ..frames import Frames
+from ..frames import Frames, displacements
 from ..loss import mean_error
 from ..metrics import MILLI, Predicted
 from ..recipe import Loss, Relaxation
@@ -50,8 +50,7 @@ class RelaxationTask(Task):
             raise DataError(
                 "No structure has a relaxed one beside it: displacements cannot be learned from these data."
             )
-        if self.form.tagged and not (train.tags > 0).any():
-            raise ConfigError("No atom has a tag above 0: set relaxation.tagged to false, or give data with tags.")
+        self._check_tags(train)
         energies = train.energy
         if self.relaxation.references:
             elements, counts = composition(train)
@@ -63,11 +62,19 @@ class RelaxationTask(Task):
         predictor.scale.fill_(max(float(energies.std()), SMALLEST_SCALE))
         words = f"Relaxed energies: mean {energies.mean():.3f}, deviation {energies.std():.3f} eV"
         if self.form.structure:
-            moved = self.displacements(train)[~train.fixed & np.repeat(train.has_relaxed, train.n_atoms)]
+            moved = displacements(train)[~train.fixed & np.repeat(train.has_relaxed, train.n_atoms)]
             reach = max(float(np.sqrt(np.square(moved).mean())), 1e-6)
             predictor.reach.fill_(reach)
             words += f"; displacements: {reach:.3f} Å"
         return words + "."
+
+    def _check_tags(self, frames: Frames) -> None:
+        tagged = np.maximum.reduceat(frames.tags, frames.offsets[:-1]) > 0
+        if self.form.tagged and not tagged.all():
+            raise ConfigError(
+                f"{(~tagged).sum()} of {len(frames)} structures have no atom with a tag above 0, from which the energy "
+                "is read: set relaxation.tagged to false, or give data with tags."
+            )
 
     def disturb(self, frames: Frames, random: np.random.Generator) -> Frames:
         """Put some structures on their way."""
@@ -76,19 +83,8 @@ class RelaxationTask(Task):
         chosen = np.repeat((random.random(len(frames)) < 0.5) & frames.has_relaxed, frames.n_atoms) & ~frames.fixed
         share = random.random((len(chosen), 1))
         noise = random.normal(0, self.relaxation.noise, (len(chosen), 3))
-        moved = frames.positions + np.where(chosen[:, None], share * self.displacements(frames) + noise, 0.0)
+        moved = frames.positions + np.where(chosen[:, None], share * displacements(frames) + noise, 0.0)
         return dataclasses.replace(frames, positions=moved)
-
-    @staticmethod
-    def displacements(frames: Frames) -> np.ndarray:
-        """From the positions to the nearest image of the relaxed ones (N, 3)."""
-        cells = np.repeat(frames.cell, frames.n_atoms, axis=0)
-        periodic = np.repeat(frames.pbc, frames.n_atoms, axis=0)
-        apart = frames.relaxed - frames.positions
-        whole = np.linalg.det(cells) != 0
-        turns = np.zeros_like(apart)
-        turns[whole] = np.round(np.linalg.solve(cells[whole].transpose(0, 2, 1), apart[whole][..., None])[..., 0])
-        return apart - np.einsum("ni,nij->nj", turns * periodic, cells)
 
     def loss(self, predictor: Predictor, batch: Batch, progress: float = 0.0) -> Tensor:
         """Energies in units of their deviation, displacements in units of their size; both weighted."""
@@ -100,8 +96,9 @@ class RelaxationTask(Task):
         start, end = self.relaxation.displacement
         weight = start + progress * (end - start)
         if weight > 0 or self.form.structure:
-            error = (displacement - _toward(batch))[batch.free] / predictor.reach
-            loss = loss + weight * mean_error(error, batch.whole.free_atoms, self.weights)
+            told = batch.free & batch.has_relaxed[batch.graph.system]
+            error = (displacement - batch.displacement)[told] / predictor.reach
+            loss = loss + weight * mean_error(error, batch.whole.free_atoms_with_ends, self.weights)
         return loss
 
     def predict(self, predictor: Predictor, batch: Batch) -> Predicted:
@@ -116,21 +113,22 @@ class RelaxationTask(Task):
         if self.form.energy:
             pairs["energy", "meV", MILLI] = predicted.energy[index], frames.energy[index]
         if self.form.structure and predicted.forces is not None:
-            atoms = frames.atoms_of(index)
+            atoms = frames.atoms_of(index[frames.has_relaxed[index]])
             atoms = atoms[~frames.fixed[atoms]]
-            pairs["displacement", "A", 1.0] = predicted.forces[atoms], self.displacements(frames)[atoms]
+            pairs["displacement", "A", 1.0] = predicted.forces[atoms], displacements(frames)[atoms]
         return pairs
 
     def errors(self, frames: Frames, predicted: Predicted, index: np.ndarray | None = None) -> dict[str, float]:
-        """MAE and RMSE; EwT and ADwT in percent, and those of no prediction: the mean energy, and no motion."""
+        """MAE and RMSE; EwT and ADwT in percent, the latter beside that of no motion."""
         index = np.arange(len(frames)) if index is None else index
+        self._check_tags(frames)
         found = super().errors(frames, predicted, index)
         if self.form.energy:
             found["EwT_percent"] = 100 * float((np.abs(predicted.energy - frames.energy)[index] < WITHIN).mean())
-        if self.form.structure and predicted.forces is not None:
-            apart = predicted.forces - self.displacements(frames)
+        if self.form.structure and predicted.forces is not None and frames.has_relaxed[index].any():
+            apart = predicted.forces - displacements(frames)
             found["ADwT_percent"] = _adwt(frames, apart, index)
-            found["ADwT_percent_without_motion"] = _adwt(frames, self.displacements(frames), index)
+            found["ADwT_percent_without_motion"] = _adwt(frames, displacements(frames), index)
         return found
 
     def score(self, found: dict[str, float]) -> float:
@@ -139,19 +137,10 @@ class RelaxationTask(Task):
         return energy + self.relaxation.displacement[1] * found.get("displacement_MAE_A", 0.0)
 
 
-def _toward(batch: Batch) -> Tensor:
-    """Displacements (N, 3) to the nearest images of the relaxed positions."""
-    graph = batch.graph
-    apart = batch.relaxed - graph.positions
-    cells = graph.cell[graph.system]
-    periodic = graph.pbc[graph.system]
-    turns = (apart[:, None] @ cells.inverse())[:, 0].round() * periodic
-    return apart - (turns[:, None] @ cells)[:, 0]
-
-
 def _adwt(frames: Frames, apart: np.ndarray, index: np.ndarray) -> float:
     """Mean over thresholds of the percentage of structures whose free atoms are closer on average."""
     distances = np.linalg.norm(apart, axis=1) * ~frames.fixed
     free = np.add.reduceat((~frames.fixed).astype(float), frames.offsets[:-1])
-    mean = (np.add.reduceat(distances, frames.offsets[:-1]) / np.maximum(free, 1))[index]
-    return 100 * float((mean[:, None] < THRESHOLDS).mean())
+    told = index[(free[index] > 0) & frames.has_relaxed[index]]
+    mean = np.add.reduceat(distances, frames.offsets[:-1])[told] / free[told]
+    return 100 * float((mean[:, None] < THRESHOLDS).mean()) if len(told) else 0.0

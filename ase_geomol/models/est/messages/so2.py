@@ -52,7 +52,7 @@ class SO2Linear(nn.Module):
 
 
 class SO2Message(Message):
-    """Graph attention of EquiformerV2 (arXiv 2306.12059) with gates instead of its activation on a grid.
+    """Graph attention of EquiformerV2 (arXiv 2306.12059) with gates, or its activation at points.
 
     Features of both atoms are turned so that the edge lies along the polar axis, where the tensor product with its
     harmonics is the `SO2Linear`; the angle about the edge is arbitrary and drops out.
