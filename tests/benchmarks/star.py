@@ -94,7 +94,7 @@ class Classifier(nn.Module):
         types = torch.zeros(int(graph.edge_index.max()) + 1, dtype=torch.long)
         network = self.network
         edges = make_edges(self.config, network.radial, types, graph.edge_index, graph.edge_vectors)
-        x, _ = network.blocks[0](network.embedding(types, edges), edges, graph.system)
+        x, _ = network.blocks[0](network.embedding(types, edges), edges, torch.zeros_like(types))
         return (self.seen[0] if self.on_grid else x).mean(0).flatten()
 
     def forward(self, graph: Star) -> Tensor:
