@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .graph import AtomGraph, edge_vectors
-from .models import EnergyModel, ModelOutput
+from .models import EnergyModel, ModelOutput, OfModel
 from .nn import segment_sum
 from .repulsion import REACH, ZBLRepulsion
 
@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
     direct_forces: Tensor | None = None
 
 
-class Potential(nn.Module):
+class Potential(OfModel):
     """An interatomic potential: ``E = sum_i [scale * model_i + e_Z(i)] + repulsion``.
 
     Geometry and sums are float64; the network runs in the dtype of its weights.
@@ -55,8 +55,7 @@ class Potential(nn.Module):
         scale: float = 1.0,
         repulsion: float = REACH,
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         table = torch.zeros(119, dtype=torch.float64)
         for number, energy in (reference_energies or {}).items():
             table[number] = energy
@@ -65,29 +64,9 @@ class Potential(nn.Module):
         self.repulsion = ZBLRepulsion(model.cutoff, repulsion) if repulsion > 0 else None
 
     @property
-    def elements(self) -> tuple[int, ...]:
-        """Atomic numbers that the potential knows."""
-        return self.model.elements
-
-    @property
-    def cutoff(self) -> float | None:
-        """Å, or None if every atom sees every other."""
-        return self.model.cutoff
-
-    @property
     def has_direct_forces(self) -> bool:
         """Whether the model has a head that predicts forces without a gradient."""
         return self.model.has_direct_forces
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network."""
-        return next(self.parameters()).dtype
-
-    def set_dtype(self, dtype: torch.dtype) -> Potential:
-        """Set the network's precision in place; reference energies and geometry stay float64."""
-        self.model.to(dtype)  # type: ignore[attr-defined]
-        return self
 
     def forward(self, graph: AtomGraph, *, forces: bool = True, stress: bool = False) -> Prediction:
         """Evaluate a batch.

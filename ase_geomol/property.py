@@ -7,10 +7,10 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from .graph import AtomGraph, edge_vectors
-from .models import EnergyModel
+from .models import EnergyModel, OfModel
 from .nn import segment_sum
 
 Pooling = Literal["sum", "mean", "dipole", "extent"]
@@ -33,7 +33,7 @@ class PropertyForm(BaseModel):
     pooling: Pooling = "sum"
 
 
-class ScalarProperty(nn.Module):
+class ScalarProperty(OfModel):
     """One number for each structure, from the model's outputs e_i and vectors v_i of its atoms.
 
     * sum: ``sum_i [scale e_i + r_Z(i)]``; mean: that divided by the number of atoms;
@@ -60,8 +60,8 @@ class ScalarProperty(nn.Module):
         references: Mapping[int, float] | None = None,
         scale: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.model, self.form = model, form
+        super().__init__(model)
+        self.form = form
         table = torch.zeros(119, dtype=torch.float64)
         for number, value in (references or {}).items():
             table[number] = value
@@ -69,29 +69,9 @@ class ScalarProperty(nn.Module):
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
 
     @property
-    def elements(self) -> tuple[int, ...]:
-        """Atomic numbers that it knows."""
-        return self.model.elements
-
-    @property
-    def cutoff(self) -> float | None:
-        """Å, or None if every atom sees every other."""
-        return self.model.cutoff
-
-    @property
     def periodic(self) -> bool:
         """Whether the property has a meaning for a structure that repeats itself."""
         return self.cutoff is not None and self.form.pooling in ("sum", "mean")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network."""
-        return next(self.parameters()).dtype
-
-    def set_dtype(self, dtype: torch.dtype) -> ScalarProperty:
-        """Set the network's precision in place; references and geometry stay float64."""
-        self.model.to(dtype)  # type: ignore[attr-defined]
-        return self
 
     def forward(self, graph: AtomGraph) -> Tensor:
         """Values (S,) of the structures of a graph made with this cutoff."""

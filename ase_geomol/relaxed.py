@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from .graph import AtomGraph, edge_vectors
-from .models import EnergyModel
+from .models import EnergyModel, OfModel
 from .nn import segment_sum
 
 TAGS = 3
@@ -45,7 +45,7 @@ class RelaxedPrediction(NamedTuple):
     displacement: Tensor
 
 
-class RelaxedState(nn.Module):
+class RelaxedState(OfModel):
     """``E = mean + sum_i [scale f_tag(i) e_i + r_Z(i)]`` and displacements ``reach v_i``, v of the model's head.
 
     Args:
@@ -71,8 +71,8 @@ class RelaxedState(nn.Module):
         reach: float = 1.0,
         references: Mapping[int, float] | None = None,
     ) -> None:
-        super().__init__()
-        self.model, self.form = model, form
+        super().__init__(model)
+        self.form = form
         self.factors = nn.Parameter(torch.full((TAGS,), 0.1, dtype=torch.float64))
         for name, value in (("mean", mean), ("scale", scale), ("reach", reach)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
@@ -82,29 +82,9 @@ class RelaxedState(nn.Module):
         self.register_buffer("references", table)
 
     @property
-    def elements(self) -> tuple[int, ...]:
-        """Atomic numbers that it knows."""
-        return self.model.elements
-
-    @property
-    def cutoff(self) -> float | None:
-        """Å, or None if every atom sees every other."""
-        return self.model.cutoff
-
-    @property
     def periodic(self) -> bool:
         """Whether structures may repeat themselves."""
         return self.cutoff is not None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network."""
-        return next(self.model.parameters()).dtype  # type: ignore[attr-defined]
-
-    def set_dtype(self, dtype: torch.dtype) -> RelaxedState:
-        """Set the network's precision in place; geometry and sums stay float64."""
-        self.model.to(dtype)  # type: ignore[attr-defined]
-        return self
 
     def forward(self, graph: AtomGraph) -> RelaxedPrediction:
         """Predict the end of relaxations that start at a graph made with this cutoff."""

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from ..errors import ConfigError
-from .base import EnergyModel, ModelOutput
+from .base import EnergyModel, ModelOutput, OfModel
 from .est import EST, ESTConfig
 from .geomformer import GeoMFormer, GeoMFormerConfig
 
@@ -22,6 +22,7 @@ __all__ = [
     "GeoMFormerConfig",
     "ModelConfig",
     "ModelOutput",
+    "OfModel",
     "build_model",
 ]
 

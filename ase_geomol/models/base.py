@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class ModelOutput(NamedTuple):
@@ -39,3 +40,37 @@ class EnergyModel(Protocol):
     def __call__(self, numbers: Tensor, system: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> ModelOutput:
         """Map numbers (N,), structure (N,), receiver and sender (2, E) and vectors receiver → sender (E, 3) in Å."""
         ...
+
+
+class OfModel(nn.Module):
+    """What is made of an energy model: a potential, a property, a relaxed state.
+
+    Geometry and sums are float64; the network runs in the dtype of its weights.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: EnergyModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that it knows."""
+        return self.model.elements
+
+    @property
+    def cutoff(self) -> float | None:
+        """Å, or None if every atom sees every other."""
+        return self.model.cutoff
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        return next(self.model.parameters()).dtype  # type: ignore[attr-defined]
+
+    def set_dtype(self, dtype: torch.dtype) -> Self:
+        """Set the network's precision in place; references and geometry stay float64."""
+        self.model.to(dtype)  # type: ignore[attr-defined]
+        return self

@@ -154,6 +154,8 @@ def _reopened(arrays: dict[str, Any]) -> Frames:
 
 def displacements(frames: Frames) -> np.ndarray:
     """From the positions to the nearest images of the relaxed ones (N, 3) in Å; zero where there are none."""
+    if not frames.has_relaxed.any():
+        return np.zeros_like(frames.positions)
     apart = frames.relaxed - frames.positions
     for frame, (start, end) in enumerate(zip(frames.offsets[:-1], frames.offsets[1:], strict=True)):
         if frames.pbc[frame].any() and frames.has_relaxed[frame]:

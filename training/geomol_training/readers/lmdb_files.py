@@ -68,6 +68,7 @@ class _SafeUnpickler(pickle.Unpickler):
     """
 
     def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name in a pickle; raises `pickle.UnpicklingError` where it is not on the list."""
         if (module, name) in _BAGS:
             return type("Bag", (Bag,), {})
         if (module, name) == ("collections", "OrderedDict"):

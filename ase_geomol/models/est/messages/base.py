@@ -16,7 +16,3 @@ class Message(nn.Module):
     def renew(self, x: Tensor, edges: Edges) -> Edges:
         """The edges that this message and the next blocks read, from features (n, K, C): mostly as they are."""
         return edges
-
-    def forward(self, x: Tensor, edges: Edges) -> Tensor:
-        """Map features (n, K, C) to what arrives (n, K, C)."""
-        raise NotImplementedError
