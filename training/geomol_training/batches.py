@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ase_geomol.graph import AtomGraph, edge_vectors
 from ase_geomol.neighbors import all_pairs, neighbor_pairs
@@ -21,6 +23,8 @@ from ase_geomol.repulsion import REACH, ZBLRepulsion
 from .frames import Frames, displacements
 
 SURVEY_FRAMES = 256
+AHEAD = 4
+"""Batches that each worker makes before they are asked for."""
 PORTION_BATCHES = 50
 """Batches of similar sizes are made within portions of the frames of about so many batches."""
 
@@ -158,13 +162,14 @@ def survey(
     cutoff: float | None,
     report: Callable[[int, int], None] = lambda done, all_frames: None,
     reach: float = REACH,
+    workers: int = 0,
 ) -> Survey:
     """Count the neighbour pairs and sum up the ZBL repulsion (its ``reach`` in sums of radii) of every frame."""
     repulsion = ZBLRepulsion(cutoff, reach)
     edges, energy = np.zeros(len(frames), dtype=np.int64), np.zeros(len(frames))
-    for start in range(0, len(frames), SURVEY_FRAMES):
-        index = np.arange(start, min(start + SURVEY_FRAMES, len(frames)))
-        graph = make_batch(frames, index, cutoff).graph
+    portions = np.split(np.arange(len(frames)), range(SURVEY_FRAMES, len(frames), SURVEY_FRAMES))
+    for batch in loader(FixedBatches(frames, portions, cutoff), workers):
+        graph, index = batch.graph, batch.frame.numpy()
         receiver = graph.edge_index[0]
         per_atom, _ = repulsion(graph.numbers, graph.edge_index, edge_vectors(graph, graph.positions, graph.cell))
         energy[index] = segment_sum(per_atom, graph.system, len(index)).numpy()
@@ -263,9 +268,8 @@ class TrainingStream(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.step()
-        batches = self.plan.from_step(step)
-        for place in range(step, step - step % self.interval + self.interval):
-            batch = next(batches)
+        places = range(step, step - step % self.interval + self.interval)
+        for place, batch in _own(zip(places, self.plan.from_step(step), strict=False)):
             share = self.plan.share(batch, self.rank, self.processes)
             random = np.random.default_rng((self.plan.seed, place, self.rank))
             yield make_batch(self.frames, share, self.cutoff, batch, lambda frames, r=random: self.disturb(frames, r))
@@ -279,5 +283,31 @@ class FixedBatches(IterableDataset):
         self.frames, self.batches, self.cutoff = frames, batches, cutoff
 
     def __iter__(self) -> Iterator[Batch]:
-        for index in self.batches:
+        for index in _own(self.batches):
             yield make_batch(self.frames, index, self.cutoff)
+
+
+T = TypeVar("T")
+
+
+def _own(batches: Iterable[T]) -> Iterator[T]:
+    """All batches; in a worker those that are its own, so that all workers in turn give the batches in their order."""
+    worker = get_worker_info()
+    return iter(batches) if worker is None else islice(batches, worker.id, None, worker.num_workers)
+
+
+def loader(batches: IterableDataset, workers: int) -> DataLoader:
+    """Makes batches in this process (0 workers) or ahead of it in others; their order is the same."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        multiprocessing_context="fork" if workers else None,  # frames are shared, not sent
+        worker_init_fn=_begin_worker,
+    )
+
+
+def _begin_worker(number: int) -> None:
+    """Ctrl-C reaches workers too, but it is for the process that waits for them to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -150,6 +150,10 @@ def fit(
     processes: Annotated[
         int, typer.Option(min=1, help="Share each batch among so many processes; on CUDA, one device each.")
     ] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Others that make the batches ahead, for each process; default: on CUDA up to 8."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and say what would run.")] = False,
     changes: Changes = None,
 ) -> None:
@@ -176,7 +180,15 @@ def fit(
         Console().print(table)
         raise typer.Exit(0 if complete else 1)
     folder = Path("runs") / settings.name if out is None else out
-    result = run_fit(settings, folder, time_budget=budget, resume=resume, threads=threads, processes=processes)
+    result = run_fit(
+        settings,
+        folder,
+        time_budget=budget,
+        resume=resume,
+        threads=threads,
+        processes=processes,
+        workers=workers,
+    )
     if result.stopped_by in ("interrupted", "terminated"):
         Console().print("Run the same command with --resume to go on.")
         raise typer.Exit(130)

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
-from torch.utils.data import DataLoader
 
 from ase_geomol.checkpoint import Checkpoint, Metadata, form_of, load_any, load_checkpoint, save_checkpoint
 from ase_geomol.errors import ConfigError, DataError, GeoMolError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.models import build_model
 
-from .batches import FixedBatches, Plan, Survey, TrainingStream, fill_batches, survey
+from .batches import FixedBatches, Plan, Survey, TrainingStream, fill_batches, loader, survey
 from .checks import Limits, describe_skipped
 from .data import Loaded, cache_file, load
 from .display import Display, errors_table
@@ -33,7 +32,7 @@ from .keeper import LAST, MODEL, Keeper, Run, read_state
 from .memory import keep_freed_memory
 from .objective import Fitting
 from .packed import packed_identity
-from .processes import Together, check_processes, followers
+from .processes import Crew, Together, check_processes, check_workers, followers, room_for_workers, workers_watched
 from .readers import Keys
 from .recipe import Recipe
 from .result import write_result
@@ -88,6 +87,7 @@ def fit(
     resume: bool = False,
     threads: int | None = None,
     processes: int = 1,
+    workers: int | None = None,
     console: Console | None = None,
 ) -> Fitted:
     """Train a potential, or a property, and export it to ``out/model.safetensors``.
@@ -103,6 +103,8 @@ def fit(
         threads: of torch on the CPU, in each process; None divides its choice among the processes.
         processes: share the work of each step, on CUDA with one device each. More than one start with a new
             interpreter each, so a script that calls this needs ``if __name__ == "__main__":``.
+        workers: make the batches of each process ahead, in so many others; None: on CUDA those that the machine has
+            room for, on a CPU none. What is learned does not depend on it.
         console: where progress is shown; default: standard output.
 
     Raises:
@@ -112,17 +114,17 @@ def fit(
         GeoMolError: one of the processes died.
     """
     check_processes(processes)
+    check_workers(workers or 0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or max(1, before // processes))
     try:
-        return _fit(recipe, out, time_budget, resume, processes, console or Console())
+        crew = Crew(processes, room_for_workers(processes) if workers is None else workers)
+        return _fit(recipe, out, time_budget, resume, crew, console or Console())
     finally:
         torch.set_num_threads(before)
 
 
-def _fit(
-    recipe: Recipe, out: Path, time_budget: float | None, resume: bool, processes: int, console: Console
-) -> Fitted:
+def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, crew: Crew, console: Console) -> Fitted:
     standing = Standing()
     _check_end(recipe, time_budget)
     state = _open(out, recipe, resume)
@@ -134,7 +136,7 @@ def _fit(
     for name, frames in (("validation", parts.valid), ("test", parts.test)):
         if frames is not None:
             _check_part(name, frames, parts.train, metadata)
-    predictor, sizes = _prepare(recipe, task, parts, state, start, console)
+    predictor, sizes = _prepare(recipe, task, parts, state, start, crew, console)
     plan = Plan(sizes, parts.train.n_atoms, _target(recipe), recipe.seed)
     extent = _extent(recipe, plan, time_budget)
     fitting = Fitting(recipe, predictor, parts.valid, extent, standing)
@@ -147,7 +149,7 @@ def _fit(
     keeper, display = Keeper(run), Display(console)
     unfinished = extent.progress(standing.step, standing.elapsed) < 1
     if unfinished:
-        _train(fitting, parts.train, plan, keeper, display, processes)
+        _train(fitting, parts.train, plan, keeper, display, crew)
     elif not (out / MODEL).exists():
         raise ConfigError(
             "Nothing was learned: the time budget (or the number of steps) was used up before a first validation. Run "
@@ -165,7 +167,7 @@ def _fit(
             "steps": standing.step,
             "seconds": round(elapsed, 1),
             "time_budget": time_budget,
-            "processes": processes,
+            "processes": crew.processes,
             "stopped_by": reason,
             "errors": card.errors,
         }
@@ -346,7 +348,13 @@ def untrained(recipe: Recipe, elements: tuple[int, ...]) -> Predictor:
 
 
 def _prepare(
-    recipe: Recipe, task: Task, parts: Parts, state: dict[str, Any] | None, start: Checkpoint | None, console: Console
+    recipe: Recipe,
+    task: Task,
+    parts: Parts,
+    state: dict[str, Any] | None,
+    start: Checkpoint | None,
+    crew: Crew,
+    console: Console,
 ) -> tuple[Predictor, np.ndarray]:
     """What is learned, with its references before the first step, and the size of each training frame in a batch."""
     train = parts.train
@@ -362,7 +370,7 @@ def _prepare(
             status.update(f"looking at the neighbours: {done} of {frames} frames")
 
         def look(frames: Frames) -> Survey:
-            return survey(frames, predictor.cutoff, report, task.repulsion)
+            return survey(frames, predictor.cutoff, report, task.repulsion, crew.workers)
 
         seen = look(train) if everything else None
         of_few = seen if few is train else None
@@ -460,12 +468,12 @@ def _spins_are_told(train: Frames, many: np.ndarray) -> bool:
 # --- Lightning
 
 
-def _train(fitting: Fitting, train: Frames, plan: Plan, keeper: Keeper, display: Display, processes: int) -> None:
+def _train(fitting: Fitting, train: Frames, plan: Plan, keeper: Keeper, display: Display, crew: Crew) -> None:
     """Run until the end of steps or time, or until someone stops it; only this process writes and shows anything."""
     out, threads = keeper.run.out, torch.get_num_threads()
-    with _logs_are_writable(out), followers(processes, _learn, fitting, train, plan, threads):
+    with _logs_are_writable(out), followers(crew.processes, _learn, fitting, train, plan, crew.workers, threads):
         loggers = [CSVLogger(out, name="logs", flush_logs_every_n_steps=1), TensorBoardLogger(out, name="tensorboard")]
-        _learn(0, processes, fitting, train, plan, threads, loggers, [keeper, display])
+        _learn(0, crew.processes, fitting, train, plan, crew.workers, threads, loggers, [keeper, display])
 
 
 def _learn(
@@ -474,6 +482,7 @@ def _learn(
     fitting: Fitting,
     train: Frames,
     plan: Plan,
+    workers: int,
     threads: int,
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[lightning.Callback] = (),
@@ -499,11 +508,8 @@ def _learn(
             num_sanity_val_steps=0,
             inference_mode=False,
         )
-        trainer.fit(
-            fitting,
-            DataLoader(stream, batch_size=None),
-            DataLoader(FixedBatches(valid, batches, cutoff), batch_size=None),
-        )
+        with workers_watched():
+            trainer.fit(fitting, loader(stream, workers), loader(FixedBatches(valid, batches, cutoff), workers))
 
 
 @contextmanager

@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -23,6 +23,43 @@ from ase_geomol.errors import ConfigError, GeoMolError
 
 ADDRESS = "127.0.0.1"
 READY = "ready"
+MOST_WORKERS = 8
+"""Beside each process that computes on CUDA; so many make batches faster than one such device takes them."""
+
+
+class Crew(NamedTuple):
+    """Who takes part: ``processes`` that compute, and beside each of them ``workers`` that make its batches."""
+
+    processes: int
+    workers: int
+
+
+def room_for_workers(processes: int) -> int:
+    """Workers of each process where the network computes on CUDA; none where it needs the processor itself."""
+    if not torch.cuda.is_available() or not hasattr(os, "sched_getaffinity"):
+        return 0
+    return min(MOST_WORKERS, max(0, len(os.sched_getaffinity(0)) // processes - 1))
+
+
+def check_workers(workers: int) -> None:
+    """Refuse workers where they cannot be had, or a negative number; raises :class:`ConfigError`."""
+    if workers < 0:
+        raise ConfigError(f"The number of workers must not be negative, and is {workers}.")
+    if workers and "fork" not in get_all_start_methods():
+        raise ConfigError("Workers need an operating system that can fork processes: give --workers 0.")
+
+
+@contextmanager
+def workers_watched() -> Iterator[None]:
+    """What torch says of a worker that died becomes a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise GeoMolError(
+            "A process that made batches ended (out of memory?). Go on with --resume, perhaps with fewer --workers."
+        ) from error
 
 
 class Running(LightningEnvironment):
@@ -91,7 +128,7 @@ def followers(processes: int, work: Callable[..., None], *given: Any) -> Iterato
         with _signals_blocked():
             for rank in range(1, processes):
                 arguments = (rank, processes, store.port)
-                started.append(get_context("spawn").Process(target=_follow, args=arguments, daemon=True))
+                started.append(get_context("spawn").Process(target=_follow, args=arguments, daemon=False))
                 started[-1].start()
         while store.add(READY, 0) < processes - 1:
             _check_alive(started)

@@ -1,0 +1,135 @@
+"""Other processes that make the batches of a training."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from geomol_training.batches import FixedBatches, Plan, TrainingStream, loader, survey
+from geomol_training.checks import Limits
+from geomol_training.data import load
+from geomol_training.fit import fit
+from geomol_training.frames import Frames
+from geomol_training.keeper import read_state
+from geomol_training.processes import room_for_workers
+from geomol_training.readers import Keys
+from rich.console import Console
+
+from ase_geomol.errors import ConfigError, GeoMolError
+
+needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="workers are forked")
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=120)
+
+
+@pytest.fixture(scope="module")
+def frames(xyz) -> Frames:
+    return load(str(xyz), Keys(), Limits()).frames
+
+
+@needs_fork
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_keep_the_order(frames, workers):
+    plan = Plan(survey(frames, 4.0, workers=workers).edges, frames.n_atoms, 60, seed=0)
+    assert np.array_equal(plan.sizes, survey(frames, 4.0).edges)
+    stream = TrainingStream(frames, plan, 4.0, 16, lambda: 3)
+    for made_here, made_there in zip(stream, loader(stream, workers), strict=True):
+        assert torch.equal(made_here.frame, made_there.frame)
+        assert torch.equal(made_here.graph.edge_index, made_there.graph.edge_index)
+        assert made_here.whole == made_there.whole
+    parts = [np.arange(10), np.arange(10, 30), np.arange(30, 40)]
+    assert [len(batch.energy) for batch in loader(FixedBatches(frames, parts, 4.0), workers)] == [10, 20, 10]
+
+
+@needs_fork
+def test_workers_leak_nothing(frames):
+    """Neither open files nor memory grow over 1,000 batches, of several loaders."""
+    plan = Plan(np.ones(len(frames), dtype=int), frames.n_atoms, 2, seed=0)
+    stream = TrainingStream(frames, plan, 4.0, 250, lambda: 0)
+
+    def state() -> tuple[int, int]:
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return len(os.listdir("/proc/self/fd")), resident
+
+    assert sum(1 for _ in loader(stream, 2)) == 250
+    files, resident = state()
+    assert sum(1 for _ in range(4) for _ in loader(stream, 2)) == 1000
+    files_then, resident_then = state()
+    assert files_then <= files + 2
+    assert resident_then - resident < 8 * 2**20
+
+
+@needs_fork
+@pytest.mark.parametrize("processes", [1, 2])
+def test_workers_change_nothing(make_recipe, tmp_path, processes):
+    recipe, states = make_recipe(), []
+    for workers in (0, 2):
+        out = tmp_path / str(workers)
+        fit(recipe, out, processes=processes, workers=workers, console=quiet())
+        states.append(read_state(out / "last.pt", "identity")["predictor"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not multiprocessing.active_children()
+
+
+@pytest.fixture
+def with_workers(make_recipe, tmp_path):
+    """A function: a run with two workers without end of its own, and what happens to them after its first weights."""
+
+    def run(act):
+        ended = threading.Event()
+
+        def wait_and_act():
+            while not ended.wait(0.02):
+                workers = [process.pid for process in multiprocessing.active_children()]
+                if (tmp_path / "model.safetensors").exists() and len(workers) == 2:
+                    return act(workers)
+
+        thread = threading.Thread(target=wait_and_act)
+        thread.start()
+        recipe = make_recipe(training={"max_steps": None, "validate_every": 100})
+        try:
+            return fit(recipe, tmp_path, time_budget=60.0, workers=2, console=quiet())
+        finally:
+            ended.set()
+            thread.join()
+
+    return run
+
+
+@needs_fork
+def test_interrupt_reaches_workers_too(with_workers, tmp_path):
+    """As by Ctrl-C in a terminal; the process that learns alone follows it."""
+    result = with_workers(lambda pids: [os.kill(pid, signal.SIGINT) for pid in (*pids, os.getpid())])
+    assert result.stopped_by == "interrupted"
+    assert not multiprocessing.active_children()
+    assert read_state(tmp_path / "last.pt", "identity")["standing"]["step"] == result.step
+
+
+@needs_fork
+def test_a_worker_that_dies_ends_the_run_with_a_sentence(with_workers):
+    with pytest.raises(GeoMolError, match=r"made batches ended .* --resume, perhaps with fewer --workers"):
+        with_workers(lambda pids: os.kill(pids[0], signal.SIGKILL))
+
+
+def test_numbers_of_workers(make_recipe, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="must not be negative, and is -1"):
+        fit(make_recipe(), tmp_path, workers=-1, console=quiet())
+    with monkeypatch.context() as patched:
+        patched.setattr("geomol_training.processes.get_all_start_methods", lambda: ["spawn"])
+        with pytest.raises(ConfigError, match="give --workers 0"):
+            fit(make_recipe(), tmp_path, workers=1, console=quiet())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert room_for_workers(1) == 0
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(10))
+        assert [room_for_workers(n) for n in (1, 2, 5, 20)] == [8, 4, 1, 0]
