@@ -67,8 +67,8 @@ class AtomGraph:
 def edge_vectors(graph: AtomGraph, positions: Tensor, cell: Tensor) -> Tensor:
     """Vectors (E, 3) in Å from receiver to the sender's image, at the given positions and cell."""
     receiver, sender = graph.edge_index
-    images = torch.einsum("ei,eij->ej", graph.shift.to(cell.dtype), cell[graph.system[receiver]])
-    return positions[sender] - positions[receiver] + images
+    images = torch.einsum("ei,eij->ej", graph.shift.to(cell.dtype), cell.index_select(0, graph.system[receiver]))
+    return positions.index_select(0, sender) - positions.index_select(0, receiver) + images
 
 
 def from_atoms(

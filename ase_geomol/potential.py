@@ -128,7 +128,7 @@ def _strained(graph: AtomGraph, positions: Tensor, strain: Tensor) -> tuple[Tens
     if not strain.requires_grad:
         return positions, graph.cell
     symmetric = (strain + strain.mT) / 2
-    moved = positions + torch.einsum("ni,nij->nj", positions, symmetric[graph.system])
+    moved = positions + torch.einsum("ni,nij->nj", positions, symmetric.index_select(0, graph.system))
     return moved, graph.cell + graph.cell @ symmetric
 
 

@@ -61,7 +61,7 @@ class CoefficientNorm(nn.Module):
         of = self.degrees
         share = (1 / (2 * of + 1) / self.lmax).to(x)
         mean_square = (rest.square().mean(-1) * share).sum(-1)[:, None, None]
-        rest = rest * torch.rsqrt(mean_square + self.floor) * self.weight[of - 1]
+        rest = rest * torch.rsqrt(mean_square + self.floor) * self.weight.index_select(0, of - 1)
         return torch.cat([scalars, rest], dim=1) * scale
 
 
@@ -78,7 +78,7 @@ class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, K, C) to the same shape."""
         gates = torch.sigmoid(self.linear(x[:, 0])).unflatten(-1, (self.lmax, -1))
-        return torch.cat([functional.silu(x[:, :1]), x[:, 1:] * gates[:, self.degrees]], 1)
+        return torch.cat([functional.silu(x[:, :1]), x[:, 1:] * gates.index_select(1, self.degrees)], 1)
 
 
 class SphereActivation(nn.Module):

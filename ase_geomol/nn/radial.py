@@ -33,7 +33,9 @@ class GaussianBasis(nn.Module):
         """Return (K, …) for distances (…) in Å of the kinds (…)."""
         column = (-1, *[1] * distance.dim())
         inverse = 1 / (self.width.abs() + 1e-5).view(column)
-        argument = (self.scale[kind] * distance + self.offset[kind] - self.centre.view(column)) * inverse
+        argument = (
+            of_kind(self.scale, kind) * distance + of_kind(self.offset, kind) - self.centre.view(column)
+        ) * inverse
         return _bell(argument) * (inverse / math.sqrt(2 * math.pi))
 
 
@@ -62,8 +64,13 @@ class ExponentialBasis(nn.Module):
         least = math.exp(-self.reach / self.length)
         centre = torch.linspace(least, 1.0, self.n_kernels, dtype=distance.dtype, device=distance.device)
         width = (1 - least) / self.n_kernels * math.sqrt(2)
-        t = torch.exp((self.scale[kind] * distance + self.offset[kind]) * (-1 / self.length))
+        t = torch.exp((of_kind(self.scale, kind) * distance + of_kind(self.offset, kind)) * (-1 / self.length))
         return _bell((t - centre.view(-1, *[1] * distance.dim())) / width)
+
+
+def of_kind(table: Tensor, kind: Tensor) -> Tensor:
+    """``table[kind]``, whose derivative is not a sum that a GPU makes one row after the other where kinds repeat."""
+    return table if len(table) == 1 else table.index_select(0, kind.flatten()).view(kind.shape)
 
 
 LEAST_EXPONENT = -50.0

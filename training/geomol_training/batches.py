@@ -193,20 +193,22 @@ def fill_batches(order: np.ndarray, sizes: np.ndarray, target: int) -> list[np.n
 class Plan:
     """Which frames make up which step: a pure function of the seed.
 
-    A batch holds frames of similar numbers of atoms, since smaller ones are filled up with empty places. So that
-    batches stay random, this is arranged within random portions of the frames, and the batches are shuffled.
+    A batch holds frames that are alike, since what is smaller, or has fewer neighbours, is filled up with empty places.
+    So that batches stay random, this is arranged within random portions of the frames, and the batches are shuffled.
 
     Attributes:
         sizes: (F,) pairs (or atoms) of each frame.
         atoms: (F,) atoms of each frame.
         target: pairs (or atoms) in a batch.
         seed: of all epochs' orders.
+        width: (F,) by which frames are alike; default: ``atoms``.
     """
 
     sizes: np.ndarray
     atoms: np.ndarray
     target: int
     seed: int
+    width: np.ndarray | None = None
     _first_steps: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)  # of epochs seen so far
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
@@ -214,10 +216,10 @@ class Plan:
         random = np.random.default_rng((self.seed, epoch))
         order = random.permutation(len(self.sizes))
         portions = np.array_split(order, max(1, round(self.sizes.sum() / (self.target * PORTION_BATCHES))))
-        batches = []
+        batches, width = [], self.atoms if self.width is None else self.width
         for portion in portions:
-            by_atoms = portion[np.argsort(self.atoms[portion], kind="stable")]
-            batches += fill_batches(by_atoms, self.sizes, self.target)
+            by_width = portion[np.argsort(width[portion], kind="stable")]
+            batches += fill_batches(by_width, self.sizes, self.target)
         return [batches[number] for number in random.permutation(len(batches))]
 
     def share(self, batch: np.ndarray, rank: int, processes: int) -> np.ndarray:

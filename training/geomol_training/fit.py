@@ -137,7 +137,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
         if frames is not None:
             _check_part(name, frames, parts.train, metadata)
     predictor, sizes = _prepare(recipe, task, parts, state, start, crew, console)
-    plan = Plan(sizes, parts.train.n_atoms, _target(recipe), recipe.seed)
+    plan = Plan(sizes, parts.train.n_atoms, _target(recipe), recipe.seed, _widths(recipe, parts.train, sizes))
     extent = _extent(recipe, plan, time_budget)
     fitting = Fitting(recipe, predictor, parts.valid, extent, standing)
     if state is not None:
@@ -401,6 +401,12 @@ def _sizes(recipe: Recipe, train: Frames, seen: Survey | None) -> np.ndarray:
     if seen is not None:
         return seen.edges
     return train.n_atoms if recipe.training.batch_atoms is not None else np.ones(len(train), dtype=int)
+
+
+def _widths(recipe: Recipe, train: Frames, sizes: np.ndarray) -> np.ndarray:
+    """What frames of one batch have in common: the neighbours of an atom in crystals, in molecules the atoms."""
+    crystals = recipe.training.batch_edges is not None and bool(train.pbc.any())
+    return sizes / train.n_atoms if crystals else train.n_atoms
 
 
 def _target(recipe: Recipe) -> int:

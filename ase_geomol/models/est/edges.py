@@ -38,6 +38,14 @@ class Edges(NamedTuple):
     radial: Tensor
     blocks: Blocks | None = None
 
+    def of_receivers(self, values: Tensor) -> Tensor:
+        """Values (n, …) of each edge's receiver (E, …)."""
+        return values.index_select(0, self.receiver)
+
+    def of_senders(self, values: Tensor) -> Tensor:
+        """Values (n, …) of each edge's sender (E, …)."""
+        return values.index_select(0, self.sender)
+
     def gather(self, messages: Tensor) -> Tensor:
         """Sum messages (E, …) over the edges of each receiver (n, …), each times its envelope."""
         weighted = messages * self.envelope.view(-1, *[1] * (messages.dim() - 1))
@@ -58,9 +66,9 @@ class Edges(NamedTuple):
         """
         receivers = self.receiver[:, None].expand_as(logits)
         largest = logits.new_zeros(self.n_atoms, logits.shape[1]).scatter_reduce(0, receivers, logits.detach(), "amax")
-        weights = self.envelope[:, None] * torch.exp(logits - largest[self.receiver])
+        weights = self.envelope[:, None] * torch.exp(logits - largest.index_select(0, self.receiver))
         total = torch.exp(-largest) + segment_sum(weights, self.receiver, self.n_atoms)
-        return weights / total[self.receiver]
+        return weights / total.index_select(0, self.receiver)
 
 
 class HeadLogits(nn.Module):
@@ -113,7 +121,7 @@ class DegreeFilter(nn.Module):
 
     def forward(self, radial: Tensor) -> Tensor:
         """(E, R) to (E, K, C)."""
-        return self.by_degree(radial)[:, self.degrees]
+        return self.by_degree(radial).index_select(1, self.degrees)
 
 
 class Embedding(nn.Module):

@@ -35,7 +35,7 @@ class Block(nn.Module):
         if not self.training or self.path_dropout.p == 0 or not len(system):
             return increment
         kept = self.path_dropout(increment.new_ones(int(system[-1]) + 1))
-        return increment * kept[system, None, None]
+        return increment * kept.index_select(0, system)[:, None, None]
 
 
 class EST(nn.Module):

@@ -46,7 +46,7 @@ class AttentionMessage(Message):
         x = blocks.place_atoms(self.norm(x))
         shape = (blocks.count, blocks.receivers, blocks.senders)
         gates, sources = self.sources(x[:, 0]).unflatten(-1, (2, self.lmax + 1, -1)).unbind(1)
-        values = self.value(x) * gates[:, self.filter.degrees]
+        values = self.value(x) * gates.index_select(1, self.filter.degrees)
         weights = self._attention(x, edges, shape)
         spread = _by_head(blocks.copy_to_senders(values), blocks.count, self.heads)
         carried = _together(weights @ spread, self.lmax)

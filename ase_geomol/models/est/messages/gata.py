@@ -47,23 +47,23 @@ class GataMessage(Message):
         x = self.norm(x)
         h = x[:, 0]
         t = edges.radial
-        q, k, g = self.query(h)[edges.receiver], self.key(h)[edges.sender], functional.silu(self.gate(t))
+        q, k, g = edges.of_receivers(self.query(h)), edges.of_senders(self.key(h)), functional.silu(self.gate(t))
         logits = (q * k * g).unflatten(-1, (self.heads, -1)).sum(-1) * (x.shape[-1] // self.heads) ** -0.5
         shares = self.dropout(edges.attention(logits)).repeat_interleave(x.shape[-1] // self.heads, dim=1)
         parts = 1 + 2 * self.lmax
-        attended = shares[:, None] * self.value(h)[edges.sender].unflatten(-1, (parts, -1))
-        filtered = (self.filter(t) * self.signal(h)[edges.sender]).unflatten(-1, (parts, -1))
+        attended = shares[:, None] * edges.of_senders(self.value(h)).unflatten(-1, (parts, -1))
+        filtered = (self.filter(t) * edges.of_senders(self.signal(h))).unflatten(-1, (parts, -1))
         filtered = filtered * (edges.envelope * self.share)[:, None, None]
         message = attended + filtered  # (E, 1 + 2L, C)
         of = self.norm.degrees - 1
-        steered = message[:, 1 : 1 + self.lmax][:, of] * edges.harmonics[:, 1:, None]
-        carried = message[:, 1 + self.lmax :][:, of] * x[edges.sender, 1:]
+        steered = message[:, 1 : 1 + self.lmax].index_select(1, of) * edges.harmonics[:, 1:, None]
+        carried = message[:, 1 + self.lmax :].index_select(1, of) * edges.of_senders(x[:, 1:])
         arriving = torch.cat([message[:, :1], steered + carried], dim=1)
         return arriving.new_zeros(x.shape).index_add_(0, edges.receiver, arriving)
 
     def _products(self, x: Tensor, edges: Edges) -> Tensor:
         """Inner products (E, R) of both atoms' features without what lies along the edge, over all degrees above 0."""
-        left, right = self.left(x)[edges.receiver, 1:], self.right(x)[edges.sender, 1:]
+        left, right = edges.of_receivers(self.left(x)[:, 1:]), edges.of_senders(self.right(x)[:, 1:])
         harmonic = edges.harmonics[:, 1:, None]
         total = (left * right).sum(1)
         for degree in range(1, self.lmax + 1):

@@ -78,7 +78,7 @@ class GraphAttentionMessage(Message):
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
         """Map features (n, K, C) to what arrives (n, K, C)."""
         x = self.norm(x)
-        both = self.of_receiver(x)[edges.receiver] + self.of_sender(x)[edges.sender]
+        both = edges.of_receivers(self.of_receiver(x)) + edges.of_senders(self.of_sender(x))
         met = self.first(both, edges.harmonics, edges.radial)
         shares = self.dropout(edges.attention(self.logits(met[:, 0])))
         values = self.second(self.gate(met), edges.harmonics, edges.radial)

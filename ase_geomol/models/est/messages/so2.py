@@ -77,7 +77,7 @@ class SO2Message(Message):
         """Map features (n, K, C) to what arrives (n, K, C)."""
         x = self.norm(x)
         turn = wigner(edge_frames(edges.direction), self.lmax)
-        both = turn @ torch.cat([x[edges.receiver], x[edges.sender]], -1) * self.filter(edges.radial)
+        both = turn @ torch.cat([edges.of_receivers(x), edges.of_senders(x)], -1) * self.filter(edges.radial)
         met = self.first(both)
         shares = self.dropout(edges.attention(self.logits(met[:, 0])))
         values = turn.mT @ self.second(self.activation(met))

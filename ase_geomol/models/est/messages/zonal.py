@@ -52,7 +52,7 @@ class ZonalMessage(Message, ExactConstants):
     def forward(self, x: Tensor, edges: Edges) -> Tensor:
         """Map features (n, K, C) to what arrives (n, K, C)."""
         x = self.norm(x)
-        both = self.of_receiver(x)[edges.receiver] + self.of_sender(x)[edges.sender]
+        both = edges.of_receivers(self.of_receiver(x)) + edges.of_senders(self.of_sender(x))
         both = both * self.filter(edges.radial)
         attended = self._attend(self.query(both), edges)
         return edges.gather(self.sphere.to_coefficients(attended) + both) * self.share
