@@ -352,6 +352,38 @@ def evaluate(
     console.print(f"Written: {folder / 'evaluation.json'}, {folder / 'parity.png'}", soft_wrap=True, markup=False)
 
 
+@app.command()
+def submit(
+    checkpoint: Annotated[str, typer.Argument(help="A .safetensors file.")],
+    out: Annotated[Path, typer.Option(help="The .npz file to write.")],
+    in_domain: Annotated[str | None, typer.Option("--id", help="Structures of the test set in the domain.")] = None,
+    ood_ads: Annotated[str | None, typer.Option(help="Those with other adsorbates.")] = None,
+    ood_cat: Annotated[str | None, typer.Option(help="Those with other catalysts.")] = None,
+    ood_both: Annotated[str | None, typer.Option(help="Those with both.")] = None,
+    direct_forces: Annotated[bool, typer.Option(help="Forces of the direct head instead of the gradient.")] = False,
+) -> None:
+    """Predict test sets of OC20 (S2EF, IS2RE, IS2RS) and write them in the layout of its leaderboard.
+
+    Example: `geomol-train submit runs/oc20-s2ef/model.safetensors --id s2ef_test_id --ood-ads s2ef_test_ood_ads
+    --ood-cat s2ef_test_ood_cat --ood-both s2ef_test_ood_both --out submission.npz`
+    """
+    with _packages("train", "Predictions"):
+        from .submission import submit as run_submit
+
+    given = {"id": in_domain, "ood_ads": ood_ads, "ood_cat": ood_cat, "ood_both": ood_both}
+    console = Console()
+    with console.status("predicting") as status:
+        counts = run_submit(
+            checkpoint,
+            {split: source for split, source in given.items() if source is not None},
+            out,
+            direct_forces=direct_forces,
+            report=lambda split, frames: status.update(f"{split}: {frames} structures"),
+        )
+    told = ", ".join(f"{count} structures of {split}" for split, count in counts.items())
+    console.print(f"{told} in {out}.", soft_wrap=True, markup=False)
+
+
 def _evaluation_folder(data: str) -> Path:
     """``evaluation/`` and the name of the data: of the file or folder, of the folder that a pattern looks into."""
     path = Path(data)
