@@ -71,6 +71,13 @@ def test_two_processes_learn_what_one_learns(recipe, two, tmp_path):
     assert [len(lines) for lines in rows] == [4]  # one writer: a header and three validations
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_batch_in_parts_is_the_same_step(recipe, two, make_recipe, tmp_path, processes):
+    training = {**recipe.training.model_dump(exclude_none=True), "parts": 3}
+    in_parts = recipe.model_copy(update={"training": type(recipe.training)(**training)})
+    assert_same_learning(fit(in_parts, tmp_path, processes=processes, console=quiet()), two)
+
+
 def test_resumed_run_of_two_processes_has_the_same_bits(recipe, two, tmp_path):
     out = shutil.copytree(two.model.parent.with_name("killed"), tmp_path / "run")
     resumed, whole = weights_of(fit(recipe, out, resume=True, processes=2, console=quiet())), weights_of(two)

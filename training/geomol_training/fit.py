@@ -498,7 +498,8 @@ def _learn(
     torch.set_num_threads(threads)
     cutoff, standing, valid = fitting.predictor.cutoff, fitting.standing, fitting.valid
     interval = fitting.recipe.training.validate_every
-    stream = TrainingStream(train, plan, cutoff, interval, lambda: standing.step, rank, processes, fitting.task.disturb)
+    parts, disturb = fitting.recipe.training.parts, fitting.task.disturb
+    stream = TrainingStream(train, plan, cutoff, interval, lambda: standing.step, rank, processes, disturb, parts)
     batches = fill_batches(np.arange(len(valid)), valid.n_atoms, 512)[rank::processes]
     with _quiet():
         trainer = lightning.Trainer(
@@ -506,6 +507,7 @@ def _learn(
             devices=processes,
             strategy="auto" if processes == 1 else Together(rank),
             max_epochs=-1,
+            accumulate_grad_batches=parts,
             logger=loggers,
             callbacks=list(callbacks),
             enable_checkpointing=False,
