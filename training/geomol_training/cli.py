@@ -170,7 +170,9 @@ def fit(
     """
     with _packages("train", "Training"):
         from .dry_run import describe
+        from .fit import Fitted
         from .fit import fit as run_fit
+        from .processes import launched, lead_or_follow
         from .recipe import load_recipe
 
     budget = None if time_budget is None else parse_duration(time_budget)
@@ -180,15 +182,23 @@ def fit(
         Console().print(table)
         raise typer.Exit(0 if complete else 1)
     folder = Path("runs") / settings.name if out is None else out
-    result = run_fit(
-        settings,
-        folder,
-        time_budget=budget,
-        resume=resume,
-        threads=threads,
-        processes=processes,
-        workers=workers,
-    )
+
+    def run(processes: int) -> Fitted:
+        return run_fit(
+            settings,
+            folder,
+            time_budget=budget,
+            resume=resume,
+            threads=threads,
+            processes=processes,
+            workers=workers,
+        )
+
+    if launched() and processes > 1:
+        raise ConfigError("torchrun has started the processes: leave --processes out.")
+    result = lead_or_follow(run) if launched() else run(processes)
+    if result is None:  # another process leads
+        return
     if result.stopped_by in ("interrupted", "terminated"):
         Console().print("Run the same command with --resume to go on.")
         raise typer.Exit(130)
