@@ -104,7 +104,8 @@ class Potential(OfModel):
             )
         if std:
             assert self.rigidity is not None
-            total, local = self.rigidity(self._last_features(output).detach(), graph.system, graph.n_systems)
+            with torch.no_grad():
+                total, local = self.rigidity(self._last_features(output), graph.system, graph.n_systems)
             prediction = prediction._replace(energy_std=total, energies_std=local)
         return prediction if self.training else _detached(prediction)
 

@@ -146,8 +146,12 @@ def test_calculator(make_potential, tmp_path):
     plain, calc = (GeoMolCalculator(tmp_path / f"{n}.safetensors", dtype="float64") for n in ("plain", "rigid"))
     atoms = molecule("CH3CH2OH")
     total, local = deviations(potential, atoms)
+    calc.get_forces(atoms)
+    assert "energies_std" not in calc.results  # nobody asked
     assert calc.get_property("energy_std", atoms) == pytest.approx(total[0], rel=1e-9)
     np.testing.assert_allclose(calc.get_property("energies_std", atoms), local, rtol=1e-9)
+    calc.calculate(atoms, ["forces"])
+    assert "energies_std" in calc.results
     plain.calculate(atoms)
     assert "energies_std" not in plain.implemented_properties
     assert not {"energy_std", "energies_std"} & plain.results.keys()
