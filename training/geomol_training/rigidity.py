@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import Tensor
 
 from ase_geomol.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
@@ -261,7 +261,7 @@ def agreement(found: Deviations) -> dict[str, float]:
     pairs = {"energy": found.energy, "force_of_frames": found.frames, "force_of_atoms": found.atoms}
     for name, values in pairs.items():
         if len(np.unique(values[:, 0])) > 2 and len(np.unique(values[:, 1])) > 2:
-            results[f"spearman_{name}"] = float(spearmanr(values[:, 0], values[:, 1])[0])
+            results[f"spearman_{name}"] = float(np.corrcoef(rankdata(values, axis=0).T)[0, 1])
     return {**results, "median_largest_atom_std_eV": float(np.median(found.largest))}
 
 
@@ -272,8 +272,8 @@ def plot_calibration(path: Path, found: Deviations, title: str) -> None:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     _binned(left, found.energy, "energy: standard deviation (eV)", "energy: RMS error (eV)")
-    ends = np.array([min(left.get_xlim()[0], left.get_ylim()[0]), max(left.get_xlim()[1], left.get_ylim()[1])])
-    left.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+    ends = found.energy[:, 0].min(), found.energy[:, 0].max()
+    left.plot(ends, ends, color="0.4", linewidth=0.8)
     if len(found.atoms):
         _binned(right, found.atoms, "energy of an atom: standard deviation (eV)", "force on it: RMS error (eV/Å)")
     else:
