@@ -6,7 +6,7 @@ have, ``C = sum_i f_i f_i^T`` over all their atoms; a structure is uncertain whe
 
     std(E_i) = alpha sqrt(f_i^T (C + s I)^-1 f_i)    std(E) = alpha sqrt(F^T (C + s I)^-1 F),  F = sum_i f_i
 
-The paper sums over structures, ``C = sum F F^T``. Sums over atoms tell better which atom is far from what was learned.
+The paper sums over structures, ``C = sum F F^T``; here each atom counts for itself, since it is atoms that are judged.
 """
 
 from __future__ import annotations
