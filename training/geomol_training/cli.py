@@ -403,6 +403,77 @@ def _evaluation_folder(data: str) -> Path:
 
 
 @app.command()
+def rigidity(
+    checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
+    data: Annotated[str, typer.Argument(help="File, folder or pattern of the structures that it was trained on.")],
+    valid: Annotated[str | None, typer.Option(help="To validate; default: frames of DATA with this split.")] = None,
+    test: Annotated[str | None, typer.Option(help="To measure on; default: likewise, or those to validate.")] = None,
+    outside: Annotated[str | None, typer.Option(help="Unlike all of these: how uncertain are they?")] = None,
+    save_as: Annotated[Path | None, typer.Option(help="Where the weights go; default: into CHECKPOINT.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: evaluation/ and the data's name.")
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Take so many random training frames.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of that choice.")] = 0,
+    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
+    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
+    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
+) -> None:
+    """Let a potential know how uncertain it is: one pass over its training data, calibrated on validation data.
+
+    The calculator then has `energy_std` and `energies_std`, and `ase-geomol md --stop-above` works.
+
+    Examples:
+
+    `geomol-train rigidity runs/mine/model.safetensors my_frames.extxyz --valid my_other_frames.extxyz`
+
+    `geomol-train rigidity geomformer-organic data/organic --max-force 30 --skip-bad --save-as organic.safetensors`
+    """
+    import torch
+
+    with _packages("train", "Calibration"):
+        from .display import results_table
+        from .readers import Keys
+        from .rigidity import add_rigidity
+
+    if labels not in ("revised", "original"):
+        raise ConfigError(f"--labels is revised or original, not {labels!r}.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = _evaluation_folder(data) if out is None else out
+    console = Console()
+    with console.status("reading data") as status:
+        found = add_rigidity(
+            checkpoint,
+            data,
+            folder,
+            save_as=save_as,
+            valid=valid,
+            test=test,
+            outside=outside,
+            max_frames=max_frames,
+            seed=seed,
+            keys=Keys(energy_key, forces_key, labels=labels),
+            bad_rows="skip" if skip_bad else "raise",
+            max_force=max_force,
+            report=lambda what, done, frames: status.update(f"{what}: {done} of {frames}"),
+        )
+    form = found.form
+    console.print(
+        f"{form.frames} frames to learn from, {form.valid_frames} to validate: alpha {form.scale:.3g} eV, "
+        f"s {form.regulariser:.0e} mean eigenvalues.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(results_table(f"Rigidity, measured on the {found.measured_on} frames", found.results))
+    written = f"{found.path}, {folder / 'rigidity.json'}, {folder / 'calibration.png'}"
+    console.print(f"Written: {written}", soft_wrap=True, markup=False)
+
+
+@app.command()
 def nbody(
     norm: Annotated[str, typer.Option(help="Norm of the vectors: whiten (the paper's) or rms.")] = "whiten",
     without: Annotated[list[str] | None, typer.Option(help="Leave a part out, e.g. structural_bias.")] = None,
