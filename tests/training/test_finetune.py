@@ -14,7 +14,7 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
-from geomol_training import cli
+from geomol_training import cli, keeper
 from geomol_training.batches import Plan
 from geomol_training.evaluate import evaluate, predict_frames
 from geomol_training.finetune import Options, finetune
@@ -66,6 +66,16 @@ def other_theory(structures, tmp_path_factory) -> Path:
 
 def tuned(start: Path, data: Path, out: Path, resume: bool = False, **changes):
     return finetune(str(start), str(data), out, SHORT._replace(**changes), resume=resume, console=quiet(), threads=1)
+
+
+def with_training(monkeypatch, **values) -> None:
+    """Let fine-tunings have other fields of the section "training"."""
+    plain = Recipe.model_validate
+
+    def changed(fields):
+        return plain({**fields, "training": {**fields["training"], **values}})
+
+    monkeypatch.setattr(Recipe, "model_validate", changed)
 
 
 def changed_tensors(before: Path, after: Path) -> set[str]:
@@ -134,13 +144,7 @@ def test_each_method_learns_and_changes_what_it_says(start, other_theory, tmp_pa
 
 
 def test_low_rank_changes_have_that_rank(start, other_theory, tmp_path, monkeypatch):
-    plain = Recipe.model_validate
-
-    def without_mean(fields):
-        fields["training"]["ema"] = 0.0
-        return plain(fields)
-
-    monkeypatch.setattr(Recipe, "model_validate", without_mean)
+    with_training(monkeypatch, ema=0.0)
     result = tuned(start, other_theory, tmp_path, method="low-rank", rank=2, lr=0.01)
     old, new = (load_checkpoint(path).potential.state_dict() for path in (start, result.model))
     name = "model.blocks.0.parts.invariant_ffn.hidden.weight"
@@ -239,22 +243,19 @@ def test_replayed_energies_move_with_the_references(start):
 
 @pytest.mark.parametrize("method", ["full", "low-rank"])
 def test_a_killed_run_with_replay_goes_on(start, other_theory, xyz, tmp_path, monkeypatch, method):
-    options = {"method": method, "replay": str(xyz), "replay_share": 0.5}
+    options = {"method": method, "lr": 0.01, "replay": str(xyz), "replay_share": 0.5}
+    with_training(monkeypatch, save_minutes=1e-9)
     whole = tuned(start, other_theory, tmp_path / "whole", **options)
     assert whole.frames["replay"] == 40
+    write = keeper.write_state
 
-    from geomol_training import keeper
-
-    save, count = keeper.save_checkpoint, []
-
-    def killed(*arguments):
-        count.append(1)
-        if len(count) == 2:
-            raise MemoryError  # stands for a kill at the first validation after the start
-        save(*arguments)
+    def killed(path, state):
+        write(path, state)
+        if state["standing"]["step"] == 4:
+            raise MemoryError  # stands for a kill: nothing is written after it
 
     with monkeypatch.context() as patched:
-        patched.setattr(keeper, "save_checkpoint", killed)
+        patched.setattr(keeper, "write_state", killed)
         with pytest.raises(MemoryError):
             tuned(start, other_theory, tmp_path / "killed", **options)
     parts = tuned(start, other_theory, tmp_path / "killed", resume=True, **options)
