@@ -29,7 +29,7 @@ def facts(potential: Potential, metadata: Metadata) -> str:
         "architecture": f"{name}: {', '.join(sizes)}",
         "parameters": f"{sum(p.numel() for p in potential.parameters()):,}",
         "short range": short_range if reach else "nothing but the network",
-        "forces": "exact gradients of the energy",
+        "forces": "exact gradients of the energy" + ("; a head of its own, too" if potential.has_direct_forces else ""),
         "licence": metadata.licence,
     }
     return pairs(rows)

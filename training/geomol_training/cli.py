@@ -218,7 +218,9 @@ def finetune(
     ] = None,
     replay_share: Annotated[float, typer.Option(help="Of all frames that are learned from.")] = 0.25,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; default: that of the method.")] = None,
-    max_steps: Annotated[int, typer.Option(min=1, help="Longest training.")] = 2000,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Longest training; default: 2000, without a limit where time has one.")
+    ] = None,
     time_budget: Annotated[str | None, typer.Option(help="End after this time, over all resumed runs.")] = None,
     patience: Annotated[
         int | None, typer.Option(min=1, help="End after so many validations without a better one.")

@@ -74,7 +74,7 @@ class Options(NamedTuple):
         replay: a source of frames of the original theory.
         replay_share: of the frames of a pass.
         lr: highest learning rate; None: that of the method.
-        max_steps: longest training.
+        max_steps: longest training; None: 2000, or as long as the time budget allows.
         patience: validations without a better one after which the training ends; None: it does not.
         validate_every: steps.
         energy_weight: of the loss, per eV/atom; likewise per eV/Å and eV/Å³.
@@ -92,7 +92,7 @@ class Options(NamedTuple):
     replay: str | None = None
     replay_share: float = 0.25
     lr: float | None = None
-    max_steps: int = STEPS
+    max_steps: int | None = None
     patience: int | None = None
     validate_every: int = 100
     energy_weight: float = 5.0
@@ -127,6 +127,8 @@ def finetune(
     if resume:
         read_state(out / LAST, "identity")
     start = load_checkpoint(out / START if resume else checkpoint)  # the first weights may be gone
+    if options.max_steps is None and running.get("time_budget") is None:
+        options = options._replace(max_steps=STEPS)
     recipe = make_recipe(checkpoint, start, data, options)
     result = fit(recipe, out, resume=resume, console=console, **running)
     write_atomically(result.model.with_suffix(".md"), card(recipe, start, result).encode())
@@ -194,7 +196,7 @@ def card(recipe: Recipe, start: Checkpoint, result: Fitted) -> str:
     potential, metadata, _, fingerprint = load_checkpoint(result.model)
     new, old = symbols(result.elements), tuple(z for z in potential.elements if z not in result.elements)
     of, training, finetune = recipe.data, recipe.training, recipe.finetune
-    counts = {f"frames for {part}": f"{count:,}" for part, count in result.frames.items()}
+    counts = {f"frames for {part}": f"{count:,}" for part, count in result.frames.items() if count}
     sources = {"training": of.train, "validation": of.valid, "test": of.test, "replay": finetune.replay}
     files = {f"{part} from": f"`{_listed(source)}`" for part, source in sources.items() if source is not None}
     after, before = by_part(result.errors), by_part(result.before)
@@ -221,7 +223,7 @@ def card(recipe: Recipe, start: Checkpoint, result: Fitted) -> str:
         "weights of the loss": f"energy {recipe.loss.energy:g}, forces {recipe.loss.forces:g}, "
         f"stress {recipe.loss.stress:g}",
         **({"replay": replay} if finetune.replay else {}),
-        "steps": f"{result.step:,} of at most {training.max_steps:,}, {result.elapsed:.0f} s: {result.stopped_by}",
+        "steps": f"{result.step:,} in {result.elapsed:.0f} s; ended by: {result.stopped_by}",
         "patience": "none" if training.patience is None else f"{training.patience} validations",
         "seed": str(recipe.seed),
     }
