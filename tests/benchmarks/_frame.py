@@ -70,7 +70,8 @@ def answer(
     """Run a benchmark as a command: parse its options, print a table, keep the result.
 
     ``run`` is called with ``smoke``, where a default ``model`` is given with the value of ``--model``, and where it
-    asks for peers with `_peers.Peers` that start them; where default ``minutes`` are given, with those of ``--minutes``.
+    asks for peers with `_peers.Peers` that start them; where default ``minutes`` are given, with those of
+    ``--minutes``.
     """
     name = Path(sys.argv[0]).stem
     arguments = _arguments(question, model, with_peers, minutes)

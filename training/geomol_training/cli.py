@@ -223,7 +223,7 @@ def finetune(
     ] = None,
     time_budget: Annotated[str | None, typer.Option(help="End after this time, over all resumed runs.")] = None,
     patience: Annotated[
-        int | None, typer.Option(min=1, help="End after so many validations without a better one.")
+        int | None, typer.Option(min=0, help="End after so many validations without a better one; 0: never.")
     ] = None,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
     energy_weight: Annotated[float, typer.Option(min=0, help="Of energies (eV/atom) in the loss.")] = 5.0,

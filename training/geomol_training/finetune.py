@@ -21,7 +21,7 @@ from .recipe import Recipe
 Method = Literal["full", "head", "low-rank"]
 RATES: dict[str, tuple[str, float]] = {"full": ("muon", 0.002), "head": ("adamw", 0.002), "low-rank": ("adamw", 0.002)}
 """Optimiser and highest learning rate of each method; measured in training/README.md."""
-STEPS = 2000
+STEPS, PATIENCE = 2000, 10
 BATCH_FRAMES = 8
 UNNAMED = "not named by who fine-tuned it"
 
@@ -75,7 +75,8 @@ class Options(NamedTuple):
         replay_share: of the frames of a pass.
         lr: highest learning rate; None: that of the method.
         max_steps: longest training; None: 2000, or as long as the time budget allows.
-        patience: validations without a better one after which the training ends; None: it does not.
+        patience: validations without a better one after which the training ends; 0: it does not; None: 10, or 0 where
+            only a time budget ends it, since nobody knows how slowly the rate falls then.
         validate_every: steps.
         energy_weight: of the loss, per eV/atom; likewise per eV/Å and eV/Å³.
         keys: where the labels stand.
@@ -129,6 +130,8 @@ def finetune(
     start = load_checkpoint(out / START if resume else checkpoint)  # the first weights may be gone
     if options.max_steps is None and running.get("time_budget") is None:
         options = options._replace(max_steps=STEPS)
+    if options.patience is None and options.max_steps is not None:
+        options = options._replace(patience=PATIENCE)
     recipe = make_recipe(checkpoint, start, data, options)
     result = fit(recipe, out, resume=resume, console=console, **running)
     write_atomically(result.model.with_suffix(".md"), card(recipe, start, result).encode())
@@ -177,7 +180,7 @@ def make_recipe(checkpoint: str, start: Checkpoint, data: str | tuple[str, ...],
             "train_frames": options.frames,
             "max_steps": options.max_steps,
             "validate_every": options.validate_every,
-            "patience": options.patience,
+            "patience": options.patience or None,
             "ema": 0.99,
             "precision": "float64" if str(start.potential.dtype) == "torch.float64" else "float32",
         },
@@ -200,9 +203,8 @@ def card(recipe: Recipe, start: Checkpoint, result: Fitted) -> str:
     sources = {"training": of.train, "validation": of.valid, "test": of.test, "replay": finetune.replay}
     files = {f"{part} from": f"`{_listed(source)}`" for part, source in sources.items() if source is not None}
     after, before = by_part(result.errors), by_part(result.before)
-    errors = {
-        f"{part}, {when}": found[part] for part in after for when, found in (("before", before), ("after", after))
-    }
+    both = (("before", before), ("after", after))
+    errors = {f"{part}, {when}": found[part] for part in after for when, found in both if part in found}
     limits = [f"The elements {new} were fine-tuned."]
     if old:
         limits.append(

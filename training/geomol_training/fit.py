@@ -609,7 +609,7 @@ def _learn(
             enable_progress_bar=False,
             enable_model_summary=False,
             # A fine-tuning begins with a validation: the weights where it begins are the first to be the best.
-            num_sanity_val_steps=-1 if fitting.recipe.finetune is not None and standing.step == 0 else 0,
+            num_sanity_val_steps=-1 if fitting.recipe.finetune is not None and math.isinf(standing.best) else 0,
             inference_mode=False,
         )
         with workers_watched():
