@@ -19,7 +19,7 @@ from .readers import Keys
 from .recipe import Recipe
 
 Method = Literal["full", "head", "low-rank"]
-RATES: dict[str, tuple[str, float]] = {"full": ("muon", 0.002), "head": ("adamw", 0.002), "low-rank": ("adamw", 0.002)}
+RATES: dict[str, tuple[str, float]] = {"full": ("muon", 0.002), "head": ("adamw", 0.005), "low-rank": ("adamw", 0.02)}
 """Optimiser and highest learning rate of each method; measured in training/README.md."""
 STEPS, PATIENCE = 2000, 10
 BATCH_FRAMES = 8
