@@ -27,7 +27,9 @@ class GeoMolCalculator(Calculator):
 
     Results are in ASE's units: ``energy``, ``free_energy`` (eV), ``energies`` (N,) eV, ``forces`` (N, 3) eV/Å and,
     where there is a cell of finite volume, ``stress`` (6,) eV/Å³. A committee adds ``energy_std`` and
-    ``forces_std`` (N, 3), sample standard deviations over its members.
+    ``forces_std`` (N, 3), sample standard deviations over its members. A single potential whose weights have a rigidity
+    (``geomol-train rigidity``) knows ``energy_std`` and ``energies_std`` (N,), in eV: how far the structure, and each
+    atom, is from what was learned. Asked for once (``get_property``), they are among all later results.
 
     Args:
         model: a shipped name (see ``ase-geomol models``), a path, or several of them for a committee.
@@ -81,8 +83,11 @@ class GeoMolCalculator(Calculator):
         self.cutoff: float | None = cutoffs.pop()
         self._neighbors = None if self.cutoff is None else NeighborCache(self.cutoff, skin)
         self.implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
+        self._asked_std = False
         if len(names) > 1:
             self.implemented_properties += ["energy_std", "forces_std"]
+        elif self._first().rigidity is not None:
+            self.implemented_properties += ["energy_std", "energies_std"]
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -110,8 +115,11 @@ class GeoMolCalculator(Calculator):
         if "stress" in properties and not volume:
             raise PropertyNotImplementedError("Stress needs a cell of finite volume; this structure has none.")
         stress = volume and ("stress" in properties or bool(self.atoms.pbc.any()))
+        rigid = "energies_std" in self.implemented_properties
+        self._asked_std |= rigid and not {"energy_std", "energies_std"}.isdisjoint(properties)
         predictions = [
-            member.potential(graph, forces=not self.direct_forces, stress=stress) for member in self.checkpoints
+            member.potential(graph, forces=not self.direct_forces, stress=stress, std=self._asked_std)
+            for member in self.checkpoints
         ]
         if self.direct_forces:
             predictions = [prediction._replace(forces=prediction.direct_forces) for prediction in predictions]
@@ -207,4 +215,7 @@ def _results(predictions: list[Prediction]) -> dict[str, Any]:
     if len(predictions) > 1:
         results["energy_std"] = float(energy.std(ddof=1))
         results["forces_std"] = forces.std(0, ddof=1)
+    elif predictions[0].energy_std is not None and predictions[0].energies_std is not None:
+        results["energy_std"] = predictions[0].energy_std.item()
+        results["energies_std"] = predictions[0].energies_std.cpu().numpy()
     return results

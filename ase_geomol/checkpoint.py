@@ -23,9 +23,12 @@ from .models import ARCHITECTURES, build_model
 from .potential import Potential
 from .property import PropertyForm, ScalarProperty
 from .relaxed import RelaxedForm, RelaxedState
+from .rigidity import Rigidity, RigidityForm
 
 FORMAT_VERSION = 2
 HEADER = "ase_geomol"
+WHITENING = "rigidity.whitening"
+"""Name of the tensor of a `Rigidity`, which a file may have beside its weights."""
 UNITS: dict[Any, Any] = {"energy": "eV", "length": "angstrom"}
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -77,6 +80,7 @@ class Header(BaseModel):
         repulsion: reach of its `ase_geomol.repulsion.ZBLRepulsion` in sums of covalent radii; 0: it has none.
         property: which one, where it predicts a property and is no potential.
         relaxed: how, where it predicts the end of relaxations and is no potential.
+        rigidity: what the potential's was made from, if it has one.
         units: always these.
         metadata: about the potential.
     """
@@ -89,6 +93,7 @@ class Header(BaseModel):
     repulsion: FiniteFloat = Field(ge=0)
     property: PropertyForm | None = None
     relaxed: RelaxedForm | None = None
+    rigidity: RigidityForm | None = None
     units: dict[Literal["energy", "length"], Literal["eV", "angstrom"]] = UNITS
     metadata: Metadata
 
@@ -107,7 +112,8 @@ class Checkpoint(NamedTuple):
         potential: energies, forces and stresses.
         metadata: about it.
         path: of its file.
-        fingerprint: SHA-256 of all that its numbers follow from: architecture, repulsion, tensors; not the metadata.
+        fingerprint: SHA-256 of all that energies and forces follow from: architecture, repulsion, weights; neither the
+            metadata nor the rigidity.
     """
 
     potential: Potential
@@ -172,8 +178,11 @@ def save_checkpoint(path: str | Path, predictor: Predictor, metadata: Metadata) 
             f"No model reads charge or spin, so it can know one of each only, not charges {metadata.charges} and "
             f"spins {metadata.spins}: train on structures of one charge and one spin."
         )
-    header = Header(**form_of(predictor), metadata=metadata)
+    rigidity = predictor.rigidity if isinstance(predictor, Potential) else None
+    header = Header(**form_of(predictor), rigidity=None if rigidity is None else rigidity.form, metadata=metadata)
     tensors = {key: value.detach().cpu().contiguous() for key, value in predictor.state_dict().items()}
+    if rigidity is not None:
+        tensors[WHITENING] = rigidity.whitening.cpu().contiguous()
     write_atomically(Path(path), save(tensors, metadata={HEADER: header.model_dump_json()}))
 
 
@@ -223,11 +232,14 @@ def load_any(model: str | Path, device: torch.device | str = "cpu") -> AnyCheckp
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise CheckpointError(f"{path} is not the file that was released (SHA-256 differs): reinstall ase_geomol.")
     header, tensors = _parse(path, content)
+    whitening = tensors.pop(WHITENING, None)
     try:
         network = build_model(header.architecture, header.config)
         predictor = _predictor(network, header)
         predictor.set_dtype(next(tensor.dtype for name, tensor in tensors.items() if name.startswith("model.")))
         predictor.load_state_dict(tensors)
+        if header.rigidity is not None:
+            _add_rigidity(predictor, whitening, header.rigidity)
     except (GeoMolError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this version of ase_geomol: {error}") from error
     about = (header.metadata, path, _fingerprint(header, tensors))
@@ -249,6 +261,15 @@ def _predictor(network: Any, header: Header) -> Predictor:
     return Potential(network, repulsion=header.repulsion)
 
 
+def _add_rigidity(predictor: Predictor, whitening: torch.Tensor | None, form: RigidityForm) -> None:
+    if whitening is None or not isinstance(predictor, Potential):
+        raise CheckpointError("its header tells of a rigidity that it does not have.")
+    size = predictor.model.readout.out.in_features + 1
+    if whitening.shape != (size, size) or not whitening.isfinite().all():
+        raise CheckpointError(f"its rigidity is no matrix of {size} × {size} finite numbers.")
+    predictor.rigidity = Rigidity(whitening, form)
+
+
 def shipped_models() -> dict[str, Listed]:
     """The potentials that come with the package, by name."""
     models = {}
@@ -259,7 +280,7 @@ def shipped_models() -> dict[str, Listed]:
             metadata=header.metadata,
             elements=tuple(header.config["elements"]),
             cutoff=header.config["cutoff"],
-            parameters=sum(tensor.numel() for tensor in tensors.values()),
+            parameters=sum(tensor.numel() for name, tensor in tensors.items() if name != WHITENING),
             path=path,
         )
     return models

@@ -12,6 +12,7 @@ from .graph import AtomGraph, edge_vectors
 from .models import EnergyModel, ModelOutput, OfModel
 from .nn import segment_sum
 from .repulsion import REACH, ZBLRepulsion
+from .rigidity import Rigidity
 
 
 class Prediction(NamedTuple):
@@ -23,6 +24,8 @@ class Prediction(NamedTuple):
         forces: (N, 3) eV/Å, or None if not asked for.
         stress: (S, 3, 3) eV/Å³ in ASE's sign (positive under tension), or None if not asked for.
         direct_forces: (N, 3) eV/Å of the model's direct head (no gradient, not conservative), or None if it has none.
+        energy_std: (S,) eV, standard deviation of ``energy``, or None if not asked for.
+        energies_std: (N,) eV, standard deviations of ``energies``, or None if not asked for.
     """
 
     energy: Tensor
@@ -30,12 +33,17 @@ class Prediction(NamedTuple):
     forces: Tensor | None = None
     stress: Tensor | None = None
     direct_forces: Tensor | None = None
+    energy_std: Tensor | None = None
+    energies_std: Tensor | None = None
 
 
 class Potential(OfModel):
     """An interatomic potential: ``E = sum_i [scale * model_i + e_Z(i)] + repulsion``.
 
     Geometry and sums are float64; the network runs in the dtype of its weights.
+
+    Attributes:
+        rigidity: what standard deviations of energies come from, or None.
 
     Args:
         model: the network.
@@ -62,13 +70,14 @@ class Potential(OfModel):
         self.register_buffer("reference_energies", table)
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
         self.repulsion = ZBLRepulsion(model.cutoff, repulsion) if repulsion > 0 else None
+        self.rigidity: Rigidity | None = None
 
     @property
     def has_direct_forces(self) -> bool:
         """Whether the model has a head that predicts forces without a gradient."""
         return self.model.has_direct_forces
 
-    def forward(self, graph: AtomGraph, *, forces: bool = True, stress: bool = False) -> Prediction:
+    def forward(self, graph: AtomGraph, *, forces: bool = True, stress: bool = False, std: bool = False) -> Prediction:
         """Evaluate a batch.
 
         Forces are exact gradients of the energy; in training mode they can be differentiated once more.
@@ -77,6 +86,7 @@ class Potential(OfModel):
             graph: made with this potential's cutoff.
             forces: return forces.
             stress: return stress; every structure needs a cell of finite volume.
+            std: return standard deviations of the energies; the potential needs its ``rigidity``.
         """
         with torch.set_grad_enabled(forces or stress or self.training):
             positions = graph.positions.detach().requires_grad_(forces or stress)
@@ -92,12 +102,22 @@ class Potential(OfModel):
                 stress=slopes[-1] / torch.linalg.det(graph.cell).abs()[:, None, None] if stress else None,
                 direct_forces=None if output.forces is None else self.scale * output.forces.double(),
             )
+        if std:
+            assert self.rigidity is not None
+            with torch.no_grad():
+                total, local = self.rigidity(self._last_features(output), graph.system, graph.n_systems)
+            prediction = prediction._replace(energy_std=total, energies_std=local)
         return prediction if self.training else _detached(prediction)
 
     def features(self, graph: AtomGraph) -> ModelOutput:
         """The model's own output, with invariant and equivariant features of each atom; no derivatives."""
         with torch.no_grad():
             return self._energies(graph, graph.positions, graph.cell)[0]
+
+    def last_features(self, graph: AtomGraph) -> Tensor:
+        """What the energies of atoms are linear in (N, k), the last a one for the last layer's bias; no derivatives."""
+        with torch.no_grad():
+            return self._last_features(self._energies(graph, graph.positions, graph.cell)[0])
 
     def hessian(self, graph: AtomGraph) -> Tensor:
         """Second derivatives (3N, 3N) in eV/Å² of one structure, row by row from exact forces."""
@@ -108,6 +128,10 @@ class Potential(OfModel):
             rows = [_gradient(component, [positions], retain_graph=True)[0].reshape(-1) for component in slope]
         hessian = torch.stack(rows)
         return (hessian + hessian.T) / 2
+
+    def _last_features(self, output: ModelOutput) -> Tensor:
+        features = self.model.readout.features(output.scalars).double()
+        return torch.cat([features, torch.ones_like(features[:, :1])], dim=-1)
 
     def _energies(self, graph: AtomGraph, positions: Tensor, cell: Tensor) -> tuple[ModelOutput, Tensor]:
         vectors = edge_vectors(graph, positions, cell)

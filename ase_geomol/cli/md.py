@@ -21,6 +21,7 @@ EPILOG = common.examples(
     ("aspirin for 1 ps at 300 K", 'ase-geomol md "CC(=O)Oc1ccccc1C(=O)O" --temperature 300 --time 1ps'),
     ("go on after Ctrl-C, or make it longer", "ase-geomol md CCO --time 2ps --resume"),
     ("how well is energy conserved?", "ase-geomol md C6H6 --ensemble nve --timestep 0.25fs --dtype float64"),
+    ("stop where the potential no longer knows", "ase-geomol md CCO -m my.safetensors -T 1500 --stop-above 0.1"),
     ("a crystal under pressure", "ase-geomol md ice.cif --ensemble npt --temperature 200 --pressure 1GPa"),
 )
 
@@ -43,6 +44,10 @@ def md(
     seed: Annotated[int, typer.Option(help="Of velocities and random forces.")] = 0,
     interval: Annotated[int, typer.Option(help="Steps from one written frame to the next.")] = 10,
     relax: Annotated[bool, typer.Option("--relax/--no-relax", help="Relax the structure first.")] = True,
+    stop_above: Annotated[
+        float | None,
+        typer.Option(help="eV; stop where an atom's energy is more uncertain than that.", show_default=False),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder (default: NAME-md).", show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, or make it longer.")] = False,
     overwrite: common.OverwriteOption = False,
@@ -53,7 +58,8 @@ def md(
     """Run molecular dynamics.
 
     Writes trajectory.extxyz, final.extxyz, log.csv, state.json (for --resume) and summary.png, of a crystal or liquid
-    also structure.png (pair distances, displacements). Ctrl-C stops and keeps everything.
+    also structure.png (pair distances, displacements). Ctrl-C stops and keeps everything; so does --stop-above, with
+    exit code 1.
     """
     from ase import units
 
@@ -73,6 +79,8 @@ def md(
     )
     steps = settings.steps(time)
     atoms.calc = common.calculator(model, dtype, device, skin)
+    if stop_above is not None:
+        simulate.check_limit(atoms.calc, stop_above)
     begun = False
     try:
         if relax and not resume:
@@ -81,7 +89,14 @@ def md(
         with common.progress("rate", "live") as bar:
             show = _Live(bar, steps, timestep)
             result = simulate.run_md(
-                atoms, settings, time=time, folder=folder, resume=resume, overwrite=overwrite, on_step=show
+                atoms,
+                settings,
+                time=time,
+                folder=folder,
+                resume=resume,
+                overwrite=overwrite,
+                stop_above=stop_above,
+                on_step=show,
             )
     except KeyboardInterrupt:
         kept = f"what was computed is in {escape(str(folder))}; go on with the same command and --resume"
@@ -90,6 +105,10 @@ def md(
         raise
     _write(result, folder)
     common.summary(f"Molecular dynamics of {result.atoms.get_chemical_formula()}", _rows(result, folder))
+    if result.departure is not None:
+        advice = "Go on with the same command, --resume and a larger --stop-above or none."
+        common.errors.print(f"[yellow]{result.departure} {advice}[/yellow]", soft_wrap=True)
+        raise typer.Exit(1)
 
 
 class _Live:

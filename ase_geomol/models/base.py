@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from ..nn import ScalarReadout
+
 
 class ModelOutput(NamedTuple):
     """Result of a model.
@@ -31,11 +33,15 @@ class EnergyModel(Protocol):
         elements: atomic numbers that the model knows.
         cutoff: Å, or None for a model that connects all atoms.
         has_direct_forces: whether it has a head that predicts forces without a gradient.
+        recompute: whether training computes again what its blocks would keep for derivatives, to save memory.
+        readout: the head that maps scalars to energies.
     """
 
     elements: tuple[int, ...]
     cutoff: float | None
     has_direct_forces: bool
+    recompute: bool
+    readout: ScalarReadout
 
     def __call__(self, numbers: Tensor, system: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> ModelOutput:
         """Map numbers (N,), structure (N,), receiver and sender (2, E) and vectors receiver → sender (E, 3) in Å."""

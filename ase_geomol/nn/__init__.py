@@ -6,6 +6,7 @@ from .cutoff import smooth_cutoff
 from .norm import EquivariantNorm
 from .radial import ExponentialBasis, GaussianBasis, RadialBasis
 from .readout import ScalarReadout, VectorReadout
+from .recompute import evaluate
 from .segment import segment_sum
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ScalarReadout",
     "VectorReadout",
     "attention_weights",
+    "evaluate",
     "log_envelope",
     "make_blocks",
     "segment_sum",

@@ -17,7 +17,11 @@ class ScalarReadout(nn.Module):
 
     def forward(self, scalars: Tensor) -> Tensor:
         """Map (N, d) to (N,)."""
-        return self.out(functional.gelu(self.hidden(scalars))).squeeze(-1)
+        return self.out(self.features(scalars)).squeeze(-1)
+
+    def features(self, scalars: Tensor) -> Tensor:
+        """Map (N, d) to what the last layer reads (N, d)."""
+        return functional.gelu(self.hidden(scalars))
 
 
 class GatedBlock(nn.Module):

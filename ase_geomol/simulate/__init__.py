@@ -14,10 +14,11 @@ from .record import Row, claim_folder, read_log
 from .relax import RelaxResult, relax
 from .structures import interpret, load_structure
 from .trajectories import RadialDistribution, diffusion, mean_square_displacement, radial_distribution, read_run
-from .watch import BrokenBond
+from .watch import BrokenBond, Departure, check_limit
 
 __all__ = [
     "BrokenBond",
+    "Departure",
     "Elasticity",
     "EquationOfState",
     "Evaluation",
@@ -29,6 +30,7 @@ __all__ = [
     "RelaxResult",
     "Row",
     "SurfaceEnergy",
+    "check_limit",
     "claim_folder",
     "degrees_of_freedom",
     "diffusion",

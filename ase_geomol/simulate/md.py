@@ -18,7 +18,7 @@ from ase.md.verlet import VelocityVerlet
 
 from ..errors import ConfigError, GeoMolError, InputError
 from .record import Recorder, Row, Snapshot, claim_folder, columns, load_first_frame, load_snapshot, read_log
-from .watch import BondWatch, BrokenBond, check_alive
+from .watch import BondWatch, BrokenBond, Departure, check_alive, check_limit, find_departure
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class MDResult:
         broken_bonds: bonds of the first structure that broke.
         wall_time: s, without what came before a resume.
         steps_per_second: of this part; 0 if there was nothing left to do.
+        departure: where the run left what the potential knows and was stopped, or None.
     """
 
     atoms: Atoms
@@ -97,6 +98,7 @@ class MDResult:
     broken_bonds: tuple[BrokenBond, ...]
     wall_time: float
     steps_per_second: float
+    departure: Departure | None = None
 
     @property
     def time(self) -> float:
@@ -120,6 +122,7 @@ def run_md(
     folder: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    stop_above: float | None = None,
     on_step: Callable[[Row], object] | None = None,
 ) -> MDResult:
     """Run molecular dynamics of a copy of ``atoms``, with any ASE calculator.
@@ -138,10 +141,13 @@ def run_md(
         folder: where the run is recorded; None keeps it in memory.
         resume: go on with the run in ``folder``; ``atoms`` gives calculator, elements and constraints only.
         overwrite: replace a run in ``folder``.
+        stop_above: eV; stop, with what was computed so far as the result, as soon as the energy of an atom is uncertain
+            by more. It can differ when the run is resumed.
         on_step: called with the log's line after every step.
 
     Raises:
-        ConfigError: ``time`` is not one step, or ``resume`` without a folder.
+        ConfigError: ``time`` is not one step, ``resume`` without a folder, or ``stop_above`` is not positive or the
+            calculator knows no ``energies_std``.
         InputError: constant pressure without a cell; a structure that the calculator cannot compute.
         DataError: there is nothing to resume, or it was made otherwise: with other settings, another calculator
             (for ours: other weights or dtype; device and skin may differ), periodicity, charge or spin.
@@ -149,6 +155,8 @@ def run_md(
         GeoMolError: the simulation exploded.
     """
     _check(atoms, settings, folder, resume)
+    if stop_above is not None:
+        check_limit(atoms.calc, stop_above)
     steps = settings.steps(time)
     moving = atoms.copy()
     moving.calc = atoms.calc
@@ -162,11 +170,11 @@ def run_md(
     begin = clock.perf_counter()
     first = run.step
     with _recording(run, recorder):
-        run.go(steps, recorder, on_step)
+        departure = run.go(steps, recorder, stop_above, on_step)
     wall = clock.perf_counter() - begin
     log = read_log(folder) if folder is not None else columns(run.rows)
     rate = (run.step - first) / wall if run.step > first else 0.0
-    return MDResult(moving, settings, run.step, log, run.bonds.broken, wall, rate)
+    return MDResult(moving, settings, run.step, log, run.bonds.broken, wall, rate, departure)
 
 
 class _Run:
@@ -198,22 +206,32 @@ class _Run:
             self.dynamics.p_eps, self.dynamics.force_eps = start.barostat  # type: ignore[attr-defined]
         self.snapshot = start or self.take_snapshot((0, 0))
 
-    def go(self, steps: int, recorder: Recorder | None, on_step: Callable[[Row], object] | None) -> None:
-        """Advance to ``steps``. The snapshot is always one between two steps, whenever an interrupt comes.
+    def go(
+        self,
+        steps: int,
+        recorder: Recorder | None,
+        stop_above: float | None,
+        on_step: Callable[[Row], object] | None,
+    ) -> Departure | None:
+        """Advance to ``steps``, or to where an atom's energy is uncertain by more than ``stop_above`` (eV).
+
+        The snapshot is always one between two steps, whenever an interrupt comes.
 
         A last step that is no multiple of the interval is recorded behind what the snapshot counts: going on cuts it
         off, and leaves the same files as a run that never stopped there.
         """
+        departure = self._look(stop_above)
         if self.step == 0 and not any(self.snapshot.sizes):
             self._record(self.row(), recorder)
             self._keep(recorder, now=True)
-        while self.step < steps:
+        while self.step < steps and departure is None:
             try:
                 self.dynamics.step()
             except GeoMolError as error:
                 at = (self.step + 1) * self.settings.timestep / 1000
                 raise GeoMolError(f"The simulation stopped at {at:.4g} ps: {error}") from error
             self.step += 1
+            departure = self._look(stop_above)
             row = self.row()
             check_alive(row, self.settings.temperature)
             if self.step % self.settings.interval == 0:
@@ -224,6 +242,12 @@ class _Run:
         row = self.row()  # the last structure's results, also if there was nothing left to do
         if self.step % self.settings.interval:
             self._record(row, recorder)
+        return departure
+
+    def _look(self, stop_above: float | None) -> Departure | None:
+        if stop_above is None:
+            return None
+        return find_departure(self.atoms, self.step * self.settings.timestep, stop_above)
 
     def _record(self, row: Row, recorder: Recorder | None) -> None:
         self.bonds.look(self.atoms, row["time_fs"])

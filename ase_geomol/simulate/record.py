@@ -23,7 +23,7 @@ SAVE_EVERY = 2.0
 
 Row = dict[str, float]
 """One line of the log by column name: step, time_fs, potential_eV, kinetic_eV, total_eV, temperature_K, and
-volume_A3 at constant pressure, energy_std_eV from a committee."""
+volume_A3 at constant pressure, energy_std_eV from a committee, or from a rigidity that was asked for it."""
 
 
 class Snapshot(NamedTuple):
@@ -144,6 +144,8 @@ class Recorder:
             self._state.unlink(missing_ok=True)
         self._trajectory = GrowingFile(folder / TRAJECTORY, sizes[0])
         self._log = GrowingFile(folder / LOG, sizes[1])
+        with open(folder / LOG) as log:
+            self._columns = log.readline().strip().split(",") if sizes[1] else []
         self._saved = time.monotonic()
 
     @property
@@ -154,8 +156,11 @@ class Recorder:
     def record(self, row: Row, atoms: Atoms) -> None:
         """Append one frame and one line."""
         self._trajectory.write(frame_text(atoms, {"step": int(row["step"]), "time_fs": row["time_fs"]}))
-        line = ",".join(f"{value:.10g}" for value in row.values()) + "\n"
-        self._log.write(line if self._log.size else ",".join(row) + "\n" + line)
+        first = not self._columns
+        self._columns = self._columns or list(row)  # a resumed run keeps those that it began with
+        lines = [",".join(self._columns)] if first else []
+        lines.append(",".join(f"{row.get(name, np.nan):.10g}" for name in self._columns))
+        self._log.write("\n".join(lines) + "\n")
 
     def save(self, snapshot: Snapshot, numbers: np.ndarray, *, now: bool = True) -> None:
         """Write the state, or (not ``now``) only if the last one is some seconds old."""

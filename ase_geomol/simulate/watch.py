@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 
-from ..errors import GeoMolError
+from ..errors import ConfigError, GeoMolError
 
 BONDED = 1.2
 """Atoms closer than this many sums of covalent radii are bonded."""
@@ -36,6 +38,55 @@ class BrokenBond:
 
     def __str__(self) -> str:
         return f"broken bond {self.label} at {self.time / 1000:.3g} ps"
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Where a simulation left what its potential knows.
+
+    Attributes:
+        time: fs.
+        atom: index of the most uncertain atom.
+        label: for example "C3".
+        std: eV, the standard deviation of this atom's energy.
+        limit: eV.
+    """
+
+    time: float
+    atom: int
+    label: str
+    std: float
+    limit: float
+
+    def __str__(self) -> str:
+        return (
+            f"The run left what the potential knows at {self.time / 1000:.4g} ps: the energy of {self.label} is "
+            f"uncertain by {self.std:.3g} eV, above {self.limit:g} eV."
+        )
+
+
+def check_limit(calculator: Any, limit: float) -> None:
+    """See that a simulation can be stopped where an atom's energy is uncertain by more than ``limit`` (eV).
+
+    Raises:
+        ConfigError: the limit is no positive number, or the calculator knows no ``energies_std``.
+    """
+    if not (isinstance(limit, Real) and 0 < limit < np.inf):
+        raise ConfigError(f"stop_above is {limit!r}; it must be a positive number of eV.")
+    if "energies_std" not in calculator.implemented_properties:
+        raise ConfigError(
+            f"{getattr(calculator, 'name', type(calculator).__name__)} cannot tell how uncertain an atom's energy is: "
+            "leave --stop-above out, or take one potential with a rigidity (geomol-train rigidity adds it to weights)."
+        )
+
+
+def find_departure(atoms: Atoms, time: float, limit: float) -> Departure | None:
+    """Where the energy of the most uncertain atom is uncertain by more than ``limit`` (eV), at ``time`` (fs)."""
+    deviations = np.asarray(atoms.calc.get_property("energies_std", atoms))  # type: ignore[union-attr]
+    atom = int(deviations.argmax())
+    if deviations[atom] <= limit:
+        return None
+    return Departure(time, atom, f"{atoms.symbols[atom]}{atom}", float(deviations[atom]), limit)
 
 
 class BondWatch:

@@ -1,6 +1,8 @@
-"""Peer: our own training step in a process of its own. Arguments: a model, structures in a batch, "with" or "without".
+"""Peer: our own training step in a process of its own. Arguments: a model, structures in a batch, then any of "given
+back" (freed memory goes back to the system) and "again" (blocks are computed again for the derivatives).
 
-It answers "step", the median seconds of a step, with freed memory kept or given back to the system.
+It answers "step", the median seconds of a step, and "memory", the bytes of its peak above what it held before its first
+step.
 """
 
 from __future__ import annotations
@@ -11,14 +13,22 @@ from functools import partial
 
 import _training
 import torch
+from _peer_ours import forget_peak, memory
 from _timing import serve, timed
 
 from ase_geomol.checkpoint import load_checkpoint
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    model, structures, kept = sys.argv[1:]
-    if kept == "without":
+    model, structures, *options = sys.argv[1:]
+    if "given back" in options:
         _training.keep_freed_memory = lambda: False
-    step = _training.training_step(load_checkpoint(model).potential, _training.training_batch(model, int(structures)))
-    serve({"step": partial(timed, step)}, {"freed memory": "kept" if kept == "with" else "given back"})
+    potential, batch = load_checkpoint(model).potential, _training.training_batch(model, int(structures))
+    potential.model.recompute = "again" in options
+    step = _training.training_step(potential, batch)
+    forget_peak()
+    before = memory("VmRSS")
+    serve(
+        {"step": partial(timed, step), "memory": lambda: memory("VmHWM") - before},
+        {"atoms": batch.graph.n_atoms, "options": options},
+    )

@@ -110,7 +110,7 @@ class Peers:
     def start(self, package: Package, *arguments: str) -> Peer | None:
         """A running peer, or None where it has to be left out."""
         try:
-            peer = Peer(self._python(package), HERE / package.script, *arguments)
+            peer = Peer(self.python(package), HERE / package.script, *arguments)
             self._running.append(peer)
             peer.start()
         except PeerError as error:
@@ -128,7 +128,8 @@ class Peers:
         for peer in self._running:
             peer.stop()
 
-    def _python(self, package: Package) -> str | Path:
+    def python(self, package: Package) -> str | Path:
+        """Interpreter of its environment, which is made if it is not there; raises `PeerError`."""
         if not package.requirement:
             return sys.executable
         if self.folder is None:

@@ -1,6 +1,6 @@
 """Does a liquid hold together at constant pressure, and at which density?
 
-64 molecules of ethanol are packed into a periodic cube at 0.6 g/cm³, relaxed a little, and run for 10 ps at 300 K and
+64 molecules of ethanol are packed into a periodic cube at 0.6 g/cm³, relaxed a little, and run for 5 ps at 300 K and
 1 bar (time step 1 fs) with what `ase-geomol md --ensemble npt` runs: ASE's LangevinBAOAB, Langevin dynamics with an
 isotropic Langevin-Hoover barostat. Mean density: over the second half. A bond is broken that is ever longer than 1.5
 sums of its covalent radii. Measured density of ethanol at 298 K: 0.785 g/cm³. The picture shows density, temperature
@@ -30,7 +30,7 @@ SETTINGS = {
     "seed": 7,
     "fmax eV/Å": 0.5,
     "most steps": 100,
-    "time ps": 10,
+    "time ps": 5,
     "time step fs": 1.0,
     "temperature K": 300,
     "pressure bar": 1.0,

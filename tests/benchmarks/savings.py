@@ -133,8 +133,8 @@ def _skin(model: str, structures: int) -> Iterator[Saving]:
 
 def _memory(peers: Peers, model: str, structures: int) -> Iterator[Saving]:
     turns = {}
-    for name in ("with", "without"):
-        child = peers.start(CHILD, model, str(structures), name)
+    for name, options in (("with", ()), ("without", ("given back",))):
+        child = peers.start(CHILD, model, str(structures), *options)
         assert child is not None, peers.left_out
         turns[name] = partial(child.ask, "step")
     yield Saving("memory is kept", f"training step, {structures} molecules", turns, "it computes nothing")

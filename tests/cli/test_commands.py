@@ -108,6 +108,58 @@ def test_md_of_a_committee_logs_its_spread(cli, weights, other_weights):
     np.testing.assert_allclose(log["potential_eV"], (first + second) / 2, atol=1e-5)
 
 
+def test_md_stops_where_the_potential_no_longer_knows(cli, here, rigid_weights):
+    """The limit is between what is met first and what is met later; a run without a limit is the same run, longer."""
+    words = ("md", "CH4", "-m", rigid_weights, "--no-relax", "--time", "15fs", "-T", "2000", "--interval", "7")
+    words += ("--dtype", "float64")
+    assert cli(*words, "--out", "free").exit_code == 0
+    calc = GeoMolCalculator(rigid_weights, dtype="float64")
+    assert "energy_std_eV" not in simulate.read_log(here / "free")  # nobody asked
+    largest = [calc.get_property("energies_std", frame).max() for frame in read("free/trajectory.extxyz", ":")]
+    limit = (largest[0] + max(largest)) / 2
+    stopped = cli(*words, "--out", "limited", "--stop-above", str(limit))
+    assert stopped.exit_code == 1, stopped.output
+    assert "The run left what the potential knows at 0.0" in stopped.stderr
+    assert "--resume" in stopped.stderr
+    last = read("limited/final.extxyz")
+    deviations = calc.get_property("energies_std", last)
+    atom = int(deviations.argmax())
+    assert deviations[atom] > limit
+    assert f"the energy of {last.symbols[atom]}{atom} is uncertain by {deviations[atom]:.3g} eV" in stopped.stderr
+    frames = read("limited/trajectory.extxyz", ":")
+    np.testing.assert_allclose(frames[-1].positions, last.positions, atol=1e-7)
+    assert all(calc.get_property("energies_std", frame).max() <= limit for frame in frames[:-1])
+    assert (here / "limited/summary.png").exists()
+    assert "energy_std_eV" in simulate.read_log(here / "limited")
+
+    again = cli(*words, "--out", "limited", "--resume", "--stop-above", str(limit))
+    assert again.exit_code == 1
+    assert again.stderr == stopped.stderr
+    assert len(read("limited/trajectory.extxyz", ":")) == len(frames)
+    assert cli(*words, "--out", "limited", "--resume").exit_code == 0
+    free, resumed = (read(f"{folder}/trajectory.extxyz", ":") for folder in ("free", "limited"))
+    assert len(free) == len(resumed)
+    np.testing.assert_array_equal(free[-1].positions, resumed[-1].positions)
+    log = simulate.read_log(here / "limited")
+    assert np.isnan(log["energy_std_eV"][-1])  # nobody asked again
+    assert log["potential_eV"].tolist() == simulate.read_log(here / "free")["potential_eV"].tolist()
+
+
+def test_md_stops_at_once(cli, here, rigid_weights):
+    result = cli("md", "H2O", "-m", rigid_weights, *MD, "--stop-above", "1e-6")
+    assert result.exit_code == 1
+    assert "at 0 ps" in result.stderr
+    assert len(read("H2O-md/trajectory.extxyz", ":")) == 1
+
+
+@pytest.mark.parametrize(("limit", "words"), [("0.1", "cannot tell how uncertain"), ("0", "must be a positive number")])
+def test_md_with_a_limit_that_means_nothing(cli, weights, limit, words):
+    result = cli("md", "H2O", "-m", weights, *MD, "--stop-above", limit)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
 def test_md_never_overwrites_silently_and_resumes(cli, weights):
     assert cli("md", "H2O", "-m", weights, *MD).exit_code == 0
     refused = cli("md", "H2O", "-m", weights, *MD)

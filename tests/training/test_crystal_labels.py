@@ -89,6 +89,8 @@ def test_a_teacher_says_what_its_calculator_says(teacher):
 def test_what_a_teacher_cannot(teacher):
     iron = bulk("Fe")
     iron.calc = teacher
+    with pytest.raises(TeacherError, match=r"denser than an atom in 1\.5 Å³"):
+        teacher.get_potential_energy(bulk("Cu", a=1.8))
     with pytest.raises(TeacherError, match=r"No EMT-potential|Fe"):
         iron.get_potential_energy()
     copper = bulk("Cu")

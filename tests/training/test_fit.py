@@ -30,6 +30,7 @@ from rich.console import Console
 from ase_geomol.checkpoint import load_checkpoint
 from ase_geomol.errors import CheckpointError, ConfigError, DataError, OutputError
 from ase_geomol.graph import from_atoms
+from ase_geomol.nn import recompute as checkpointing
 
 
 def quiet() -> Console:
@@ -98,6 +99,25 @@ def test_killed_run_goes_on_from_its_last_checkpoint(make_recipe, tmp_path, monk
     assert 0 < state_of(tmp_path / "killed")["standing"]["step"] < 20
     fit(recipe, tmp_path / "killed", resume=True, console=quiet())
     assert same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("architecture", ["geomformer", "est"])
+def test_computing_again_changes_nothing(make_recipe, tmp_path, monkeypatch, architecture, dropout):
+    """Only the memory: blocks are run once more for the derivatives, with the same dropout."""
+    calls, plain = [], checkpointing.checkpoint
+    monkeypatch.setattr(checkpointing, "checkpoint", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    states = []
+    for recompute in (False, True):
+        recipe = make_recipe(training={"max_steps": 5, "precision": "float64", "recompute": recompute})
+        config = {"elements": [1, 6, 8], "cutoff": 4.0, "channels": 8, "layers": 2}
+        config |= {"hidden_dropout": dropout, "heads": 2} if architecture == "geomformer" else {"path_dropout": dropout}
+        model = recipe.model.model_copy(update={"architecture": architecture, "config": config})
+        out = tmp_path / str(recompute)
+        fit(recipe.model_copy(update={"model": model}), out, console=quiet())
+        states.append(state_of(out)["predictor"])
+        assert bool(calls) is recompute
+    torch.testing.assert_close(*states, rtol=1e-9, atol=1e-11)
 
 
 def starting_from(path, recipe):

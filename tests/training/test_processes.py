@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 
@@ -71,6 +72,13 @@ def test_two_processes_learn_what_one_learns(recipe, two, tmp_path):
     assert [len(lines) for lines in rows] == [4]  # one writer: a header and three validations
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_batch_in_parts_is_the_same_step(recipe, two, make_recipe, tmp_path, processes):
+    training = {**recipe.training.model_dump(exclude_none=True), "parts": 3}
+    in_parts = recipe.model_copy(update={"training": type(recipe.training)(**training)})
+    assert_same_learning(fit(in_parts, tmp_path, processes=processes, console=quiet()), two)
+
+
 def test_resumed_run_of_two_processes_has_the_same_bits(recipe, two, tmp_path):
     out = shutil.copytree(two.model.parent.with_name("killed"), tmp_path / "run")
     resumed, whole = weights_of(fit(recipe, out, resume=True, processes=2, console=quiet())), weights_of(two)
@@ -130,6 +138,34 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(at_first_weights):
         at_first_weights(lambda pids: os.kill(pids[0], signal.SIGKILL))
 
 
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "-m", "geomol_training.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+    )
+
+
+def test_torchrun(recipe, two, tmp_path):
+    """Processes that torchrun started learn the same; one of them writes, and a finished run ends well."""
+    path, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    path.write_text(recipe.model_dump_json(exclude_none=True))
+    done = torchrun("fit", str(path), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("all steps done") == 1
+    found = read_state(out / "last.pt", "identity")
+    wanted = read_state(two.model.with_name("last.pt"), "identity")
+    for part in ("predictor", "averaged"):
+        torch.testing.assert_close(found[part], wanted[part], rtol=1e-9, atol=1e-11)
+    again = torchrun("fit", str(path), "--out", str(out), "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "nothing was left to do" in again.stdout
+
+
 def test_full_disk_ends_both(make_recipe, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -145,7 +181,8 @@ def test_refused_numbers_of_processes(make_recipe, tmp_path, monkeypatch):
         fit(make_recipe(), tmp_path, processes=0, console=quiet())
     with monkeypatch.context() as patched:
         patched.setenv("TORCHELASTIC_RUN_ID", "run")
-        with pytest.raises(ConfigError, match="without torchrun"):
+        patched.setenv("LOCAL_WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match="Give torchrun the command geomol-train fit itself"):
             fit(make_recipe(), tmp_path, processes=2, console=quiet())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

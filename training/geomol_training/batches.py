@@ -65,6 +65,8 @@ class Batch:
         has_relaxed: (S,) bool.
         frame: (S,) position of each structure in its `Frames`.
         whole: counts of the whole batch, whatever this share of it is.
+        part: which of the parts of a step this is, whose gradients are added up.
+        last: whether it is the last of them.
     """
 
     graph: AtomGraph
@@ -78,11 +80,14 @@ class Batch:
     has_relaxed: Tensor
     frame: Tensor
     whole: Counts
+    part: int = 0
+    last: bool = True
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "whole"}
-        return Batch(**{name: value.to(device) for name, value in fields.items()}, whole=self.whole)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        there = {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor | AtomGraph)}
+        return dataclasses.replace(self, **there)
 
 
 class Survey(NamedTuple):
@@ -262,8 +267,8 @@ class Plan:
 class TrainingStream(IterableDataset):
     """Batches from the current step to the next validation; each ``iter`` asks for the step again.
 
-    Of each batch only the share of the process ``rank`` of ``processes`` is made. ``disturb`` is given the random
-    numbers of the step and the share.
+    Of each batch only the share of the process ``rank`` of ``processes`` is made, in ``parts`` one after the other.
+    ``disturb`` is given the random numbers of the step and the share.
     """
 
     def __init__(
@@ -276,18 +281,22 @@ class TrainingStream(IterableDataset):
         rank: int = 0,
         processes: int = 1,
         disturb: Callable[[Frames, np.random.Generator], Frames] = lambda frames, random: frames,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.frames, self.plan, self.cutoff, self.interval, self.step = frames, plan, cutoff, interval, step
-        self.rank, self.processes, self.disturb = rank, processes, disturb
+        self.rank, self.processes, self.disturb, self.parts = rank, processes, disturb, parts
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.step()
         places = range(step, step - step % self.interval + self.interval)
-        for place, batch in _own(zip(places, self.plan.from_step(step), strict=False)):
-            share = self.plan.share(batch, self.rank, self.processes)
-            random = np.random.default_rng((self.plan.seed, place, self.rank))
-            yield make_batch(self.frames, share, self.cutoff, batch, lambda frames, r=random: self.disturb(frames, r))
+        steps = zip(places, self.plan.from_step(step), strict=False)
+        for (place, batch), part in _own((step, part) for step in steps for part in range(self.parts)):
+            number = self.rank * self.parts + part
+            share = self.plan.share(batch, number, self.processes * self.parts)
+            random = np.random.default_rng((self.plan.seed, place, number))
+            made = make_batch(self.frames, share, self.cutoff, batch, lambda frames, r=random: self.disturb(frames, r))
+            yield dataclasses.replace(made, part=part, last=part == self.parts - 1)
 
 
 class FixedBatches(IterableDataset):

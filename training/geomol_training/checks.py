@@ -31,6 +31,7 @@ class Limits:
         charges: total charges (e); None: any.
         spins: multiplicities; empty: any.
         periodic: whether a structure may repeat itself.
+        labelled: whether it must have an energy.
     """
 
     elements: tuple[int, ...] | None = None
@@ -38,6 +39,7 @@ class Limits:
     charges: tuple[int, ...] | None = None
     spins: tuple[int, ...] = ()
     periodic: bool = True
+    labelled: bool = True
 
 
 @dataclass
@@ -77,9 +79,9 @@ def problem(row: Row, limits: Limits) -> tuple[str, str] | None:
         return "no atoms", "the structure is empty"
     if row.positions.shape != (n, 3):
         return "wrong shape", f"positions {row.positions.shape} for {n} atoms"
-    if row.energy is None:
+    if row.energy is None and limits.labelled:
         return "no energy", "no label to learn"
-    if not np.isfinite(row.energy):
+    if row.energy is not None and not np.isfinite(row.energy):
         return "energy is not finite", f"{row.energy}"
     for name, values, shape in (("forces", row.forces, (n, 3)), ("stress", row.stress, (3, 3))):
         if values is not None and values.shape != shape:

@@ -152,6 +152,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def results_table(title: str, results: dict[str, float]) -> Table:
+    """A table of two columns: names of results, and their values."""
+    table = Table(title=escape(title), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in results.items():
+        table.add_row(name.replace("_", " "), f"{value:.3g}")
+    return table
+
+
 def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     """A table of MAE / RMSE with a row for each name in ``rows``."""
     names = [name for row in rows.values() for name in row if "_MAE_" in name]

@@ -150,7 +150,7 @@ def plot_parity(path: Path, frames: Frames, predicted: Predicted, predictor: Pre
         if isinstance(predictor, ScalarProperty):
             what = f"{predictor.form.name} ({predictor.form.unit})"
         _parity(figure.subplots(), frames.energy, predicted.energy, what)
-        _write_picture(figure, path, f"{name}: {len(frames)} frames")
+        write_picture(figure, path, f"{name}: {len(frames)} frames")
         return
     elements, counts = composition(frames)
     known = counts @ predictor.reference_energies[torch.from_numpy(elements)].cpu().numpy()
@@ -163,10 +163,11 @@ def plot_parity(path: Path, frames: Frames, predicted: Predicted, predictor: Pre
         _parity(right, frames.forces[atoms].ravel(), predicted.forces[atoms].ravel(), "force component (eV/Å)")
     else:
         right.set_axis_off()
-    _write_picture(figure, path, f"{name}: {len(frames)} frames")
+    write_picture(figure, path, f"{name}: {len(frames)} frames")
 
 
-def _write_picture(figure: Any, path: Path, title: str) -> None:
+def write_picture(figure: Any, path: Path, title: str) -> None:
+    """Save a figure under a title; raises :class:`OutputError`."""
     figure.suptitle(title)
     try:
         figure.savefig(path, dpi=150)

@@ -34,7 +34,16 @@ from .low_rank import learned_numbers
 from .memory import keep_freed_memory
 from .objective import Fitting
 from .packed import packed_identity
-from .processes import Crew, Together, check_processes, check_workers, followers, room_for_workers, workers_watched
+from .processes import (
+    Crew,
+    Together,
+    check_processes,
+    check_workers,
+    followers,
+    on_this_machine,
+    room_for_workers,
+    workers_watched,
+)
 from .readers import Keys
 from .recipe import Recipe
 from .references import shifted
@@ -140,7 +149,7 @@ def fit(
     check_processes(processes)
     check_workers(workers or 0)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or max(1, before // processes))
+    torch.set_num_threads(threads or max(1, before // on_this_machine(processes)))
     try:
         crew = Crew(processes, room_for_workers(processes) if workers is None else workers)
         return _fit(recipe, out, time_budget, resume, crew, console or Console())
@@ -595,14 +604,18 @@ def _learn(
     torch.set_num_threads(threads)
     cutoff, standing, valid = fitting.predictor.cutoff, fitting.standing, fitting.valid
     interval = fitting.recipe.training.validate_every
-    stream = TrainingStream(train, plan, cutoff, interval, lambda: standing.step, rank, processes, fitting.task.disturb)
+    here = on_this_machine(processes)
+    parts, disturb = fitting.recipe.training.parts, fitting.task.disturb
+    stream = TrainingStream(train, plan, cutoff, interval, lambda: standing.step, rank, processes, disturb, parts)
     batches = fill_batches(np.arange(len(valid)), valid.n_atoms, 512)[rank::processes]
     with _quiet():
         trainer = lightning.Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
-            devices=processes,
+            devices=here,
+            num_nodes=processes // here,
             strategy="auto" if processes == 1 else Together(rank),
             max_epochs=-1,
+            accumulate_grad_batches=parts,
             logger=loggers,
             callbacks=list(callbacks),
             enable_checkpointing=False,

@@ -96,6 +96,8 @@ class Keeper(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Stop where steps or time are over (a last validation follows)."""
+        if not batch.last:
+            return
         fitting = _fitting(pl_module)
         standing, extent = fitting.standing, fitting.extent
         self._atoms += batch.whole.atoms
@@ -118,9 +120,9 @@ class Keeper(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Write a checkpoint every few minutes."""
+        """Write a checkpoint every few minutes, between two steps."""
         fitting = _fitting(pl_module)
-        if time.monotonic() - self._written > 60 * fitting.recipe.training.save_minutes:
+        if batch.part == 0 and time.monotonic() - self._written > 60 * fitting.recipe.training.save_minutes:
             self.save(fitting)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

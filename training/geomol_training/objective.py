@@ -47,6 +47,7 @@ class Fitting(lightning.LightningModule):
             freeze(predictor, recipe.finetune)
         self.recipe, self.extent, self.standing = recipe, extent, standing
         self.predictor, self.task = predictor, task_of(recipe)
+        predictor.model.recompute = recipe.training.recompute
         self.averaged = copy.deepcopy(predictor).requires_grad_(False)
         self.valid = valid
         self.errors: dict[str, float] = {}
@@ -66,13 +67,13 @@ class Fitting(lightning.LightningModule):
     # --- steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of this process's share of a batch, times the processes: Lightning takes the mean of their gradients."""
+        """Loss of a part of a batch, times the parts: Lightning takes the mean of their gradients, ours add up."""
         if batch.graph.n_systems:
             loss = self.task.loss(self.predictor, batch, self._progress)
         else:  # fewer structures than processes
             loss = 0.0 * next(p for p in self.predictor.parameters() if p.requires_grad).sum().double()
         self._losses.append(loss.detach())
-        return self.trainer.world_size * loss
+        return self.trainer.world_size * self.recipe.training.parts * loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict one batch with the mean weights."""
@@ -120,9 +121,12 @@ class Fitting(lightning.LightningModule):
         return optimiser
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate, and the random numbers of dropout by the step and the process alone."""
-        entropy = (self.recipe.seed, self.standing.step, self.trainer.global_rank)
+        """Set the learning rate, and the random numbers of dropout by the step, the process and the part alone."""
+        share = self.trainer.global_rank * self.recipe.training.parts + batch.part
+        entropy = (self.recipe.seed, self.standing.step, share)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        if batch.part > 0:
+            return
         rate = self.trainer.strategy.broadcast(
             learning_rate(self.standing, self.extent, self.recipe.optimiser, self.recipe.schedule)
         )
@@ -156,12 +160,15 @@ class Fitting(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Count the step, update the mean weights, log now and then; all processes stop where the first one does."""
+        if not batch.last:
+            return
         self.standing.step += 1
         self._update_average()
         strategy = self.trainer.strategy
         self.trainer.should_stop = strategy.reduce_boolean_decision(self.trainer.should_stop, all=False)
         if self.standing.step % LOG_EVERY == 0:
-            self.recent["loss"] = float(strategy.reduce(torch.stack(self._losses).mean(), reduce_op="sum"))
+            steps = len(self._losses) / self.recipe.training.parts
+            self.recent["loss"] = float(strategy.reduce(torch.stack(self._losses).sum() / steps, reduce_op="sum"))
             self._losses.clear()
             self._log({f"train/{name}": value for name, value in self.recent.items()})
 

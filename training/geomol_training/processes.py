@@ -1,4 +1,7 @@
-"""Several processes for one training: the first one leads, the others compute their shares of its batches."""
+"""Several processes for one training: the first one leads, the others compute their shares of its batches.
+
+They are started here, on one machine (`followers`), or by torchrun, on any number of machines (`lead_or_follow`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -27,6 +30,9 @@ MOST_WORKERS = 8
 """Beside each process that computes on CUDA; so many make batches faster than one such device takes them."""
 
 
+T = TypeVar("T")
+
+
 class Crew(NamedTuple):
     """Who takes part: ``processes`` that compute, and beside each of them ``workers`` that make its batches."""
 
@@ -38,7 +44,40 @@ def room_for_workers(processes: int) -> int:
     """Workers of each process where the network computes on CUDA; none where it needs the processor itself."""
     if not torch.cuda.is_available() or not hasattr(os, "sched_getaffinity"):
         return 0
-    return min(MOST_WORKERS, max(0, len(os.sched_getaffinity(0)) // processes - 1))
+    return min(MOST_WORKERS, max(0, len(os.sched_getaffinity(0)) // on_this_machine(processes) - 1))
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return distributed.is_available() and distributed.is_torchelastic_launched()
+
+
+def on_this_machine(processes: int) -> int:
+    """How many of the processes are on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if launched() and processes > 1 else processes
+
+
+def lead_or_follow(lead: Callable[[int], T]) -> T | None:
+    """In each of the processes that torchrun started: the first does ``lead(processes)``, the others what it asks for.
+
+    Where the first one fails, torchrun ends the others, whatever they wait for.
+
+    Returns:
+        What ``lead`` gives; None in all others.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group(_backend())
+    if distributed.get_rank() == 0:
+        result = lead(distributed.get_world_size())
+        distributed.broadcast_object_list([None, None])
+        distributed.destroy_process_group()
+        return result
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the first one decides when to stop
+    while _work_as_told(distributed.get_rank(), distributed.get_world_size()):
+        pass
+    return None
 
 
 def check_workers(workers: int) -> None:
@@ -63,7 +102,7 @@ def workers_watched() -> Iterator[None]:
 
 
 class Running(LightningEnvironment):
-    """Tells Lightning which of the processes, all of them running already, this one is."""
+    """Tells Lightning which of its machine's processes, all of them running already, this one is."""
 
     def __init__(self, rank: int) -> None:
         super().__init__()
@@ -75,8 +114,8 @@ class Running(LightningEnvironment):
         return True
 
     def local_rank(self) -> int:
-        """Number of this process."""
-        return self._rank
+        """Number of this process on its machine."""
+        return int(os.environ["LOCAL_RANK"]) if launched() else self._rank
 
 
 class Together(DDPStrategy):
@@ -94,13 +133,13 @@ def check_processes(processes: int) -> None:
     """Refuse a number of processes that this machine cannot have; raises :class:`ConfigError`."""
     if processes < 1:
         raise ConfigError(f"A training needs at least one process, not {processes}.")
-    if distributed.is_available() and distributed.is_torchelastic_launched():
-        raise ConfigError("Start geomol-train itself, without torchrun: --processes starts what it needs.")
+    if launched() and not distributed.is_initialized():
+        raise ConfigError("Give torchrun the command geomol-train fit itself: it knows which of its processes leads.")
     devices = torch.cuda.device_count() if torch.cuda.is_available() else None
-    if devices is not None and processes > devices:
+    here = on_this_machine(processes)
+    if devices is not None and here > devices:
         raise ConfigError(
-            f"{processes} processes need as many CUDA devices, and there are {devices}: give at most "
-            f"--processes {devices}."
+            f"{here} processes need as many CUDA devices, and there are {devices}: start no more on a machine."
         )
 
 
@@ -120,6 +159,10 @@ def followers(processes: int, work: Callable[..., None], *given: Any) -> Iterato
         GeoMolError: one of them ended too early.
     """
     if processes == 1:
+        yield
+        return
+    if launched():
+        distributed.broadcast_object_list([work, given])
         yield
         return
     store = TCPStore(ADDRESS, 0, is_master=True, wait_for_workers=False)
@@ -159,8 +202,11 @@ def _check_alive(started: Sequence[BaseProcess], patience: float = 0.0) -> None:
 
 
 def _join(store: Store, rank: int, processes: int) -> None:
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=processes)
+    distributed.init_process_group(_backend(), store=store, rank=rank, world_size=processes)
+
+
+def _backend() -> str:
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def _follow(rank: int, processes: int, port: int) -> None:
@@ -169,13 +215,24 @@ def _follow(rank: int, processes: int, port: int) -> None:
     store = TCPStore(ADDRESS, port, is_master=False)
     store.add(READY, 1)
     _join(store, rank, processes)
+    _work_as_told(rank, processes)
+
+
+def _work_as_told(rank: int, processes: int) -> bool:
+    """Do what the first process asks for; False where that is nothing more. Where it fails, this process ends, too."""
     task: list[Any] = [None, None]
-    distributed.broadcast_object_list(task)
+    try:
+        distributed.broadcast_object_list(task)
+    except RuntimeError:  # the first one is gone, and has told why
+        sys.exit(1)
     work, given = task
+    if work is None:
+        return False
     try:
         work(rank, processes, *given)
     except GeoMolError:
         sys.exit(1)  # the first process meets the same error and tells it
+    return True
 
 
 def _end_with_parent() -> None:

@@ -230,6 +230,10 @@ class Training(Section):
         batch_edges: neighbour pairs in a batch; structures are added until the next would exceed it.
         batch_atoms: the same in atoms, instead of pairs.
         batch_frames: the same in structures.
+        parts: portions of a batch that are computed one after the other, where a whole one is too large for the
+            memory; their gradients are added up, so that the step is the same.
+        recompute: forget what a network's blocks compute, and compute it again for the derivatives: slower, with less
+            memory (activation checkpointing).
         max_steps: steps in all, over all resumed runs.
         max_epochs: passes over the training data.
         validate_every: steps.
@@ -245,6 +249,8 @@ class Training(Section):
     batch_edges: int | None = Field(default=None, ge=1)
     batch_atoms: int | None = Field(default=None, ge=1)
     batch_frames: int | None = Field(default=None, ge=1)
+    parts: int = Field(default=1, ge=1)
+    recompute: bool = False
     max_steps: int | None = Field(default=None, ge=1)
     max_epochs: int | None = Field(default=None, ge=1)
     validate_every: int = Field(default=500, ge=1)

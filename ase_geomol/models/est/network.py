@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...nn import ScalarReadout, VectorReadout, make_blocks
+from ...nn import ScalarReadout, VectorReadout, evaluate, make_blocks
 from ...nn.degrees import CoefficientNorm
 from ...nn.sphere import Sphere, point_rule
 from ..base import ModelOutput
@@ -47,6 +47,7 @@ class EST(nn.Module):
         self.elements = config.elements
         self.cutoff = config.cutoff
         self.has_direct_forces = config.direct_forces
+        self.recompute = False
         types = torch.full((119,), -1, dtype=torch.long)
         types[list(config.elements)] = torch.arange(len(config.elements))
         self.types: Tensor
@@ -73,7 +74,7 @@ class EST(nn.Module):
         edges = make_edges(self.config, self.radial, types, edge_index, edge_vectors, blocks)
         x = self.embedding(types, edges)
         for block in self.blocks:
-            x, edges = block(x, edges, system)
+            x, edges = evaluate(block, x, edges, system, again=self.recompute)
         x = self.final_norm(x)
         scalars, vectors = x[:, 0], x[:, 1:4]
         forces = None if self.force_readout is None else self.force_readout(scalars, vectors)

@@ -21,6 +21,7 @@ from ...nn import (
     GaussianBasis,
     ScalarReadout,
     VectorReadout,
+    evaluate,
     log_envelope,
     make_blocks,
     smooth_cutoff,
@@ -103,6 +104,7 @@ class GeoMFormer(nn.Module):
         self.elements = config.elements
         self.cutoff = config.cutoff
         self.has_direct_forces = config.direct_forces
+        self.recompute = False
         d, k, n = config.channels, config.kernels, len(config.elements)
         types = torch.full((119,), -1, dtype=torch.long)
         types[list(config.elements)] = torch.arange(n)
@@ -148,7 +150,7 @@ class GeoMFormer(nn.Module):
         vectors = self.start_vectors(start)
 
         for block in self.blocks:
-            scalars, vectors = block(scalars, vectors, geometry)
+            scalars, vectors = evaluate(block, scalars, vectors, geometry, again=self.recompute)
         scalars, vectors = (blocks.take_atoms(x) for x in self.final_norms(scalars, vectors))
         forces = None if self.force_readout is None else self.force_readout(scalars, vectors)
         return ModelOutput(self.readout(scalars), scalars, vectors, forces)

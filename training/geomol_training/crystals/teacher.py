@@ -18,6 +18,10 @@ from ase_geomol.errors import DataError, GeoMolError
 SERVER = Path(__file__).with_name("_serve.py")
 
 
+LEAST_VOLUME = 1.5
+"""Å³ of an atom. No crystal is as dense, and each atom of a denser one has hundreds of neighbours: minutes of work."""
+
+
 class TeacherError(GeoMolError):
     """The teacher gives no answer for a structure."""
 
@@ -54,6 +58,8 @@ class Teacher(Calculator):
         super().calculate(atoms, properties, system_changes)
         assert isinstance(self.atoms, Atoms)
         assert self._process.stdin is not None
+        if self.atoms.pbc.all() and self.atoms.get_volume() < LEAST_VOLUME * len(self.atoms):
+            raise TeacherError(f"denser than an atom in {LEAST_VOLUME} Å³")
         asked = {
             "numbers": self.atoms.numbers.tolist(),
             "positions": self.atoms.positions.tolist(),

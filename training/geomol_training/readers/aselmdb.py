@@ -53,7 +53,7 @@ def _row(fields: dict[str, Any], keys: Keys) -> Row:
         _array(cell["array"] if isinstance(cell, dict) and "array" in cell else cell).reshape(3, 3),
         _array(fields["pbc"]),
         results,
-        {"molecule": info.get("sid", formula), "name": info.get("sid", ""), **info},
+        {"molecule": info.get("sid", formula), "name": _name(info), **info},
         arrays,
         keys,
         formula,
@@ -65,6 +65,11 @@ def _row(fields: dict[str, Any], keys: Keys) -> Row:
         row = row._replace(fixed=fixed)
     relaxed = info.get("pos_relaxed")
     return row if relaxed is None else row._replace(relaxed=_array(relaxed).astype(float))
+
+
+def _name(info: dict[str, Any]) -> str:
+    """OC20's system, and the frame of its relaxation if there are several."""
+    return "_".join(str(info[key]) for key in ("sid", "fid") if info.get(key) is not None)
 
 
 def _array(values: Any) -> np.ndarray:

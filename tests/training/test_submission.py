@@ -1,0 +1,138 @@
+"""Predictions in the layout of OC20's leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import add_adsorbate, fcc111
+from ase.constraints import FixAtoms
+from geomol_training.cli import app
+from geomol_training.frames import Row
+from geomol_training.readers.aselmdb import write_aselmdb
+from geomol_training.submission import submit
+from typer.testing import CliRunner
+
+from ase_geomol import GeoMolCalculator, RelaxedPredictor
+from ase_geomol.checkpoint import Metadata, save_checkpoint
+from ase_geomol.errors import ConfigError, DataError
+from ase_geomol.models import build_model
+from ase_geomol.relaxed import RelaxedForm, RelaxedState
+
+pytest.importorskip("lmdb")
+CONFIG = {"elements": (8, 29), "cutoff": 4.0, "layers": 1, "channels": 8, "heads": 2, "direct_forces": True}
+
+
+@pytest.fixture(scope="module")
+def structures() -> list[Atoms]:
+    """Five slabs of two sizes, with fixed atoms; no labels."""
+    made = []
+    for index in range(5):
+        atoms = fcc111("Cu", (2, 1 + index % 2, 2), vacuum=6.0, periodic=True)
+        add_adsorbate(atoms, "O", 1.3 + 0.1 * index, "fcc")
+        atoms.set_constraint(FixAtoms(range(1 + index)))
+        made.append(atoms)
+    return made
+
+
+def write_test_set(path: Path, structures: list[Atoms], names: list[str]) -> None:
+    fixed = [np.isin(np.arange(len(atoms)), atoms.constraints[0].index) for atoms in structures]
+    rows = [
+        Row(
+            atoms.numbers,
+            atoms.positions,
+            atoms.cell.array,
+            atoms.pbc,
+            energy=None,
+            name=name,
+            tags=np.where(atoms.numbers == 8, 2, 1).astype(np.int32),
+            fixed=held,
+        )
+        for atoms, name, held in zip(structures, names, fixed, strict=True)
+    ]
+    write_aselmdb(path, rows)
+
+
+@pytest.fixture
+def potential(make_checkpoint) -> Path:
+    return make_checkpoint(3, **CONFIG)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_energies_and_forces(structures, potential, tmp_path, direct):
+    (tmp_path / "ads").mkdir()
+    write_test_set(tmp_path / "ads" / "0.aselmdb", structures[:3], ["11_0", "11_7", "12_3"])
+    write_test_set(tmp_path / "ads" / "1.aselmdb", structures[3:], ["13_0", "14_2"])
+    write_test_set(tmp_path / "id.aselmdb", structures[:1], ["5_1"])
+    out = tmp_path / "new" / "submission.npz"
+    counts = submit(
+        potential, {"id": str(tmp_path / "id.aselmdb"), "ood_ads": str(tmp_path / "ads")}, out, direct_forces=direct
+    )
+    assert counts == {"id": 1, "ood_ads": 5}
+    with np.load(out) as found:
+        parts = ("ids", "energy", "forces", "chunk_idx")
+        assert set(found) == {f"{split}_{part}" for split in counts for part in parts}
+        assert found["ood_ads_ids"].tolist() == ["11_0", "11_7", "12_3", "13_0", "14_2"]
+        assert len(found["id_chunk_idx"]) == 0
+        forces = np.split(found["ood_ads_forces"], found["ood_ads_chunk_idx"])
+        energies = found["ood_ads_energy"]
+    for atoms, energy, of_free in zip(structures, energies, forces, strict=True):
+        moved = atoms.copy()
+        moved.calc = GeoMolCalculator(potential, direct_forces=direct)
+        free = np.setdiff1d(np.arange(len(atoms)), atoms.constraints[0].index)
+        assert energy == pytest.approx(moved.get_potential_energy(), rel=1e-5)
+        np.testing.assert_allclose(of_free, moved.get_forces(apply_constraint=False)[free], atol=1e-4)
+
+
+def test_ends_of_relaxations(structures, tmp_path):
+    model = build_model("geomformer", CONFIG)
+    path = tmp_path / "relaxed.safetensors"
+    card = Metadata(name="relaxed", theory="none", training_data="none")
+    save_checkpoint(path, RelaxedState(model, RelaxedForm(tagged=True, energy=True, structure=True)).eval(), card)
+    write_test_set(tmp_path / "id.aselmdb", structures, list("abcde"))
+    submit(path, {"id": str(tmp_path / "id.aselmdb")}, tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as found:
+        assert set(found) == {"id_ids", "id_energy", "id_pos", "id_chunk_idx"}
+        positions = np.split(found["id_pos"], found["id_chunk_idx"])
+        energies = found["id_energy"]
+    for atoms in structures:
+        atoms.set_tags(np.where(atoms.numbers == 8, 2, 1))
+    for end, position, energy in zip(RelaxedPredictor(path).predict(structures), positions, energies, strict=True):
+        assert energy == pytest.approx(end.get_potential_energy(), rel=1e-5)
+        np.testing.assert_allclose(position, end.positions, atol=1e-4)
+
+
+def test_command(structures, potential, tmp_path):
+    write_test_set(tmp_path / "both.aselmdb", structures, list("abcde"))
+    arguments = [
+        "submit",
+        str(potential),
+        "--ood-both",
+        str(tmp_path / "both.aselmdb"),
+        "--out",
+        str(tmp_path / "o.npz"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "5 structures of ood_both" in result.output
+
+
+def test_what_is_refused(structures, potential, make_checkpoint, tmp_path):
+    write_test_set(tmp_path / "twice.aselmdb", structures, list("abbde"))
+    write_test_set(tmp_path / "nameless.aselmdb", structures, ["a", "", "b", "c", "d"])
+    for name, sentence in (("twice", r"id has b 2 times"), ("nameless", r"of id have no system number")):
+        with pytest.raises(DataError, match=sentence):
+            submit(potential, {"id": str(tmp_path / f"{name}.aselmdb")}, tmp_path / "out.npz")
+    with pytest.raises(ConfigError, match="one or more of the splits id, ood_ads, ood_cat, ood_both, not none"):
+        submit(potential, {}, tmp_path / "out.npz")
+    with pytest.raises(ConfigError, match="not \\['test'\\]"):
+        submit(potential, {"test": "data"}, tmp_path / "out.npz")
+    plain = make_checkpoint(4, elements=(8, 29))
+    with pytest.raises(ConfigError, match="no direct head"):
+        submit(plain, {"id": "data"}, tmp_path / "out.npz", direct_forces=True)
+    foreign = make_checkpoint(5)
+    with pytest.raises(DataError, match="unknown element"):
+        submit(foreign, {"id": str(tmp_path / "twice.aselmdb")}, tmp_path / "out.npz")
+    assert not (tmp_path / "out.npz").exists()

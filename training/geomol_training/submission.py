@@ -1,0 +1,119 @@
+"""Predictions for the leaderboard of OC20, in the layout of its submissions."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ase_geomol.checkpoint import load_any
+from ase_geomol.errors import ConfigError, DataError
+from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.potential import Potential
+from ase_geomol.relaxed import RelaxedState
+
+from .checks import Inspector, Limits
+from .evaluate import predict_frames
+from .frames import Frames, pack
+from .metrics import Predicted
+from .readers import Keys, read_rows
+from .sources import find_files
+from .tasks import Predictor
+
+SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
+"""Test sets: in the domain, with other adsorbates, other catalysts, both."""
+Arrays = dict[str, np.ndarray]
+
+
+def submit(
+    checkpoint: str | Path,
+    splits: Mapping[str, str],
+    out: Path,
+    *,
+    direct_forces: bool = False,
+    report: Callable[[str, int], None] = lambda split, frames: None,
+) -> dict[str, int]:
+    """Predict unlabelled structures and write ``out``, a ``.npz`` file.
+
+    For each split it holds ``SPLIT_ids``, the structures' names; of a potential (S2EF) ``SPLIT_energy`` (S,) in eV,
+    ``SPLIT_forces`` (N, 3) in eV/Å of all atoms that are not fixed, one structure after the other, and
+    ``SPLIT_chunk_idx`` (S - 1,), where `numpy.split` cuts these; of what was trained on ends of relaxations
+    ``SPLIT_energy`` (IS2RE), or ``SPLIT_pos`` of all atoms in Å and where to cut them (IS2RS), or both. Files are read
+    and predicted one after the other.
+
+    Args:
+        checkpoint: path, or name of a shipped potential.
+        splits: file, folder or pattern of each of some `SPLITS`.
+        out: file to write.
+        direct_forces: take the forces of the potential's direct head.
+        report: told the split, and its structures so far.
+
+    Returns:
+        Number of structures of each split.
+
+    Raises:
+        CheckpointError: no such checkpoint.
+        ConfigError: no split, an unknown one, or a checkpoint that predicts nothing of this.
+        DataError: the data cannot be used, or a structure has no name, or one that was there before.
+        OutputError: ``out`` cannot be written.
+    """
+    unknown = sorted(set(splits) - set(SPLITS))
+    if unknown or not splits:
+        raise ConfigError(f"Give structures of one or more of the splits {', '.join(SPLITS)}, not {unknown or 'none'}.")
+    predictor, metadata, path, _ = load_any(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(predictor, Potential | RelaxedState):
+        raise ConfigError(f"{path.name} predicts neither energies and forces nor ends of relaxations.")
+    if direct_forces and not getattr(predictor, "has_direct_forces", False):
+        raise ConfigError(f"{path.name} has no direct head: leave --direct-forces out.")
+    make_folder(out.parent)
+    limits = Limits(predictor.elements, None, metadata.charges, metadata.spins, labelled=False)
+    content: Arrays = {}
+    for split, source in splits.items():
+        parts: list[Arrays] = []
+        for file in find_files(source):
+            frames = pack(Inspector(limits).passed(read_rows(file, Keys()), file))
+            parts.append(_predicted(predictor, frames, direct_forces))
+            report(split, sum(len(part["ids"]) for part in parts))
+        content |= {f"{split}_{name}": values for name, values in _joined(parts, split).items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **content)  # pyright: ignore[reportArgumentType]
+    write_atomically(out, buffer.getvalue())
+    return {split: len(content[f"{split}_ids"]) for split in splits}
+
+
+def _predicted(predictor: Predictor, frames: Frames, direct_forces: bool) -> Arrays:
+    """What one file gives; ``counts`` are the rows of each structure in the arrays of atoms."""
+    predicted: Predicted = predict_frames(predictor, frames)
+    found: Arrays = {"ids": np.array([str(name) for name in frames.name])}
+    if isinstance(predictor, RelaxedState):
+        if predictor.form.energy:
+            found["energy"] = predicted.energy.astype(np.float32)
+        if predictor.form.structure:
+            assert predicted.forces is not None  # displacements stand in their place
+            moved = np.where(frames.fixed[:, None], 0.0, predicted.forces)
+            found |= {"pos": (frames.positions + moved).astype(np.float32), "counts": frames.n_atoms}
+        return found
+    forces = predicted.direct_forces if direct_forces else predicted.forces
+    assert forces is not None
+    free = np.add.reduceat(~frames.fixed, frames.offsets[:-1])
+    return found | {
+        "energy": predicted.energy.astype(np.float32),
+        "forces": forces[~frames.fixed].astype(np.float32),
+        "counts": free,
+    }
+
+
+def _joined(parts: list[Arrays], split: str) -> Arrays:
+    """All files of a split, with the places where arrays of atoms are cut."""
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    names, counts = np.unique(found["ids"], return_counts=True)
+    if "" in names:
+        raise DataError(f"Structures of {split} have no system number, without which nobody can compare them.")
+    if (counts > 1).any():
+        raise DataError(f"{split} has {names[counts.argmax()]} {counts.max()} times.")
+    if "counts" in found:
+        found["chunk_idx"] = np.cumsum(found.pop("counts"))[:-1]
+    return found
