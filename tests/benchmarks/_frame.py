@@ -65,20 +65,23 @@ def answer(
     model: str = "",
     settings: Mapping[str, Any] | None = None,
     with_peers: bool = False,
+    minutes: float = 0.0,
 ) -> None:
     """Run a benchmark as a command: parse its options, print a table, keep the result.
 
     ``run`` is called with ``smoke``, where a default ``model`` is given with the value of ``--model``, and where it
-    asks for peers with `_peers.Peers` that start them.
+    asks for peers with `_peers.Peers` that start them; where default ``minutes`` are given, with those of
+    ``--minutes``.
     """
     name = Path(sys.argv[0]).stem
-    arguments = _arguments(question, model, with_peers)
+    arguments = _arguments(question, model, with_peers, minutes)
     _use_threads(arguments.threads)
     load = os.getloadavg()[0]
     if load > BUSY and not arguments.smoke:
         Console(stderr=True).print(f"The machine is busy (load {load:.1f}): these times will not be worth keeping.")
     peers = Peers(arguments.environments) if with_peers else None
     given = [arguments.smoke, *([arguments.model] if model else []), *([peers] if peers else [])]
+    given += [arguments.minutes] if minutes else []
     started = time.perf_counter()
     try:
         measured = {"model": _identity(arguments.model)} if model else {}
@@ -108,6 +111,7 @@ def answer(
             "question": question,
             "command": f"python tests/benchmarks/{name}.py --threads {arguments.threads}"
             + (f" --model {arguments.model}" if model else "")
+            + (f" --minutes {arguments.minutes:g}" if minutes else "")
             + (" --environments DIR" if peers and peers.folder else ""),
             **measured,
             "date": datetime.now(UTC).date().isoformat(),
@@ -130,12 +134,14 @@ def answer(
         sys.exit(INTERRUPTED)
 
 
-def _arguments(question: str, model: str, with_peers: bool) -> argparse.Namespace:
+def _arguments(question: str, model: str, with_peers: bool, minutes: float) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--smoke", action="store_true", help="a small version that proves the script runs")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the peers (default 2)")
     if model:
         parser.add_argument("--model", default=model, help=f"shipped potential or .safetensors file (default {model})")
+    if minutes:
+        parser.add_argument("--minutes", type=float, default=minutes, help=f"of each training (default {minutes:g})")
     if with_peers:
         parser.add_argument(
             "--environments",

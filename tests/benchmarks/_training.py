@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from ase_geomol.potential import Potential
 from ase_geomol.simulate.structures import load_structure
 
 TASK = PotentialTask(Loss(energy=5.0, forces=1.0))
+MEV = 43.3641
+"""meV in one kcal/mol."""
 LEARNING_RATE = 1e-6
 """So small that the weights stay what they are, however often the step is repeated."""
 
@@ -41,6 +44,20 @@ def labelled_structures(model: str, count: int, seed: int = 0) -> Iterator[Atoms
             atoms, energy=calculator.results["energy"], forces=calculator.results["forces"]
         )
         yield atoms
+
+
+def write_stand_in(folder: Path) -> None:
+    """Files of rMD17's form for a molecule of 21 atoms, taken for aspirin, that is moved at random."""
+    frames = [atoms for atoms in labelled_structures("geomformer-organic", 20) if len(atoms) == 21]
+    frames = [atoms for atoms in frames if (atoms.numbers == frames[0].numbers).all()]
+    table = {
+        "nuclear_charges": frames[0].numbers,
+        "coords": np.stack([atoms.positions for atoms in frames]),
+        "energies": np.array([atoms.get_potential_energy() * 1000 / MEV for atoms in frames]),
+        "forces": np.stack([atoms.get_forces() * 1000 / MEV for atoms in frames]),
+    }
+    for part in ("train", "test"):
+        np.savez(folder / f"rmd17_aspirin_{part}_01.npz", **table)
 
 
 def training_batch(model: str, structures: int) -> Batch:

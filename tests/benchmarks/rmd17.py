@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from _frame import RESULTS, Answer, Row, answer
-from _training import labelled_structures
+from _training import MEV, write_stand_in
 from geomol_training.fit import fit
 from geomol_training.recipe import load_recipe
 from geomol_training.result import read_results
@@ -28,8 +28,6 @@ from ase_geomol.errors import DataError
 RUNS, RESULT = Path("runs"), RESULTS / "rmd17.json"
 RECIPES = {"geomformer": Path("training/recipes/rmd17.yaml"), "est": Path("training/recipes/rmd17_est.yaml")}
 NAMES = {"geomformer": "our GeoMFormer", "est": "our EST"}
-MEV = 43.3641
-"""meV in one kcal/mol."""
 
 # Energy (kcal/mol) and forces (kcal/mol/Å) on MD17, from the table of GeoMFormer (arXiv 2406.16853).
 ORIGINAL = {
@@ -91,16 +89,7 @@ def _trained_now() -> list[Row]:
     """A training of a few steps on a molecule of 21 atoms, taken for aspirin, that is moved at random."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        frames = [atoms for atoms in labelled_structures("geomformer-organic", 20) if len(atoms) == 21]
-        frames = [atoms for atoms in frames if (atoms.numbers == frames[0].numbers).all()]
-        table = {
-            "nuclear_charges": frames[0].numbers,
-            "coords": np.stack([atoms.positions for atoms in frames]),
-            "energies": np.array([atoms.get_potential_energy() * 1000 / MEV for atoms in frames]),
-            "forces": np.stack([atoms.get_forces() * 1000 / MEV for atoms in frames]),
-        }
-        for part in ("train", "test"):
-            np.savez(folder / f"rmd17_aspirin_{part}_01.npz", **table)
+        write_stand_in(folder)
         changes = [f"data.{part}={folder}/rmd17_{{molecule}}_{part}_01.npz" for part in ("train", "test")]
         changes += ["variables.molecule=aspirin", "data.split.train=null", "data.split.valid=1", "training.max_steps=2"]
         changes += ["model.config.layers=1", "model.config.channels=16", "training.batch_frames=1"]

@@ -207,6 +207,8 @@ class Plan:
         target: pairs (or atoms) in a batch.
         seed: of all epochs' orders.
         width: (F,) by which frames are alike; default: ``atoms``.
+        replayed: so many frames, the last ones, are drawn anew for each pass, until they make up ``replay_share``.
+        replay_share: of the frames of a pass.
     """
 
     sizes: np.ndarray
@@ -214,18 +216,29 @@ class Plan:
     target: int
     seed: int
     width: np.ndarray | None = None
+    replayed: int = 0
+    replay_share: float = 0.0
     _first_steps: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)  # of epochs seen so far
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
-        """Batches of one pass: every frame once, in an order of its own."""
+        """Batches of one pass: every frame that is not replayed once, in an order of its own."""
         random = np.random.default_rng((self.seed, epoch))
-        order = random.permutation(len(self.sizes))
-        portions = np.array_split(order, max(1, round(self.sizes.sum() / (self.target * PORTION_BATCHES))))
+        order = self._order(random)
+        portions = np.array_split(order, max(1, round(self.sizes[order].sum() / (self.target * PORTION_BATCHES))))
         batches, width = [], self.atoms if self.width is None else self.width
         for portion in portions:
             by_width = portion[np.argsort(width[portion], kind="stable")]
             batches += fill_batches(by_width, self.sizes, self.target)
         return [batches[number] for number in random.permutation(len(batches))]
+
+    def _order(self, random: np.random.Generator) -> np.ndarray:
+        """Frames of a pass."""
+        own = len(self.sizes) - self.replayed
+        if not self.replayed:
+            return random.permutation(own)
+        count = max(1, round(own * self.replay_share / (1 - self.replay_share)))
+        drawn = own + random.choice(self.replayed, count, replace=count > self.replayed)
+        return random.permutation(np.concatenate([np.arange(own), drawn]))
 
     def share(self, batch: np.ndarray, rank: int, processes: int) -> np.ndarray:
         """What the process ``rank`` learns of a batch: all shares take about equally long; some may be empty."""

@@ -205,6 +205,114 @@ def fit(
 
 
 @app.command()
+def finetune(
+    checkpoint: Annotated[str, typer.Argument(help="A shipped potential's name, or a .safetensors file.")],
+    data: Annotated[list[str], typer.Argument(help="Files, folders or patterns of structures with the new labels.")],
+    theory: Annotated[
+        str | None, typer.Option(help="What made the labels, for the card, e.g. 'PBE0/def2-TZVP'.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="What is trained: full, head (the read-out), low-rank (changes of the linear maps).")
+    ] = "full",
+    rank: Annotated[int, typer.Option(min=1, help="Of low-rank.")] = 8,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Learn from so many frames only, drawn with the seed.")
+    ] = None,
+    valid: Annotated[
+        str, typer.Option(help="Frames that choose the best weights: a share or number of the data, or a file.")
+    ] = "0.1",
+    test: Annotated[str | None, typer.Option(help="A file whose errors before and after go on the card.")] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option(help="Structures labelled with the theory of CHECKPOINT, to learn beside the new ones."),
+    ] = None,
+    replay_share: Annotated[float, typer.Option(help="Of all frames that are learned from.")] = 0.25,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate; default: that of the method.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Longest training; default: 2000, without a limit where time has one.")
+    ] = None,
+    time_budget: Annotated[str | None, typer.Option(help="End after this time, over all resumed runs.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=0, help="End after so many validations without a better one; 0: never.")
+    ] = None,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
+    energy_weight: Annotated[float, typer.Option(min=0, help="Of energies (eV/atom) in the loss.")] = 5.0,
+    forces_weight: Annotated[float, typer.Option(min=0, help="Of forces (eV/Å).")] = 1.0,
+    stress_weight: Annotated[float, typer.Option(min=0, help="Of stresses (eV/Å³); 50 is a good one.")] = 0.0,
+    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
+    stress_key: Annotated[str, typer.Option(help="Name of the stress (eV/Å³).")] = "stress",
+    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
+    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of frames and of the batches.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: runs/finetune- and the data's name.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run, in each process.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Share each batch among so many processes.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=0, help="Others that make the batches ahead.")] = None,
+) -> None:
+    """Fit finished weights to some frames of another theory; OUT gets the weights and their card, model.md.
+
+    Reference energies are fitted first, so total energies of any program may be given as they are.
+
+    Examples:
+
+    `geomol-train finetune geomformer-organic my_dft_frames.extxyz --theory PBE0/def2-TZVP`
+
+    `geomol-train finetune geomformer-organic frames.extxyz --frames 50 --valid 20 --method low-rank`
+    """
+    with _packages("train", "Fine-tuning"):
+        from .finetune import UNNAMED, Options
+        from .finetune import finetune as run_finetune
+        from .readers import Keys
+
+    options = Options(
+        method=method,  # type: ignore[arg-type]
+        rank=rank,
+        frames=frames,
+        valid=_number_or_name(valid),
+        test=test,
+        replay=replay,
+        replay_share=replay_share,
+        lr=lr,
+        max_steps=max_steps,
+        patience=patience,
+        validate_every=validate_every,
+        energy_weight=energy_weight,
+        forces_weight=forces_weight,
+        stress_weight=stress_weight,
+        keys=Keys(energy_key, forces_key, stress_key, labels=labels),  # type: ignore[arg-type]
+        skip_bad=skip_bad,
+        theory=UNNAMED if theory is None else theory,
+        seed=seed,
+    )
+    result = run_finetune(
+        checkpoint,
+        data[0] if len(data) == 1 else tuple(data),
+        Path("runs") / f"finetune-{Path(data[0]).name.split('.')[0] or 'data'}" if out is None else out,
+        options,
+        time_budget=None if time_budget is None else parse_duration(time_budget),
+        resume=resume,
+        threads=threads,
+        processes=processes,
+        workers=workers,
+    )
+    Console().print(f"Card: {result.model.with_suffix('.md')}", soft_wrap=True, markup=False)
+    if result.stopped_by in ("interrupted", "terminated"):
+        Console().print("Run the same command with --resume to go on.")
+        raise typer.Exit(130)
+
+
+def _number_or_name(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+@app.command()
 def inspect(
     data: Annotated[list[str], typer.Argument(help="Files, folders or patterns of labelled structures.")],
     energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",

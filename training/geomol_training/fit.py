@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import lightning
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 
@@ -27,8 +28,9 @@ from .checks import Limits, describe_skipped
 from .data import Loaded, cache_file, load
 from .display import Display, errors_table
 from .evaluate import predict_frames
-from .frames import Frames, load_frames
+from .frames import Frames, joined, load_frames
 from .keeper import LAST, MODEL, Keeper, Run, read_state
+from .low_rank import learned_numbers
 from .memory import keep_freed_memory
 from .objective import Fitting
 from .packed import packed_identity
@@ -44,19 +46,22 @@ from .processes import (
 )
 from .readers import Keys
 from .recipe import Recipe
+from .references import shifted
 from .result import write_result
-from .schedule import Extent, Standing
+from .schedule import Extent, Standing, out_of_patience
 from .sources import find_files
 from .splits import split_frames
-from .tasks import Predictor, Task, task_of
+from .tasks import PotentialTask, Predictor, Task, task_of
 
-FIXED_SECTIONS = ("seed", "data", "model", "potential", "target", "relaxation", "loss")
+FIXED_SECTIONS = ("seed", "data", "model", "finetune", "potential", "target", "relaxation", "loss")
 FIXED_FIELDS = {
     "optimiser": ("name",),
-    "training": ("valid_frames", "batch_edges", "batch_atoms", "batch_frames"),
+    "training": ("train_frames", "valid_frames", "batch_edges", "batch_atoms", "batch_frames"),
 }
 """Parts of a recipe, and fields of other parts, that must not change when a run is resumed."""
 SPLITS = "splits.json"
+START = "start.safetensors"
+"""Weights where a fine-tuning begins: those of ``model.start`` with new reference energies."""
 UNITS_FRAMES = 100_000
 """From so many frames at most, reference energies and scale are fitted."""
 
@@ -70,6 +75,11 @@ class Fitted(NamedTuple):
         elapsed: s over all runs.
         stopped_by: what ended it.
         errors: of the exported potential, named ``validation_…`` and, where the recipe has a test, ``test_…``.
+        before: likewise of the weights where a fine-tuning began, with the new reference energies.
+        frames: how many were there to learn, to replay, to validate and to test.
+        elements: atomic numbers of those to learn.
+        start: fingerprint of ``model.start``.
+        learned: how many numbers the training chose.
     """
 
     model: Path
@@ -77,15 +87,29 @@ class Fitted(NamedTuple):
     elapsed: float
     stopped_by: str
     errors: dict[str, float]
+    before: dict[str, float]
+    frames: dict[str, int]
+    elements: tuple[int, ...]
+    start: str | None
+    learned: int
 
 
 class Parts(NamedTuple):
-    """Frames to learn, to validate and, where ``train`` is divided so, to test; the keys of what is cached."""
+    """Frames to learn, to validate and, where ``train`` is divided so, to test; the keys of what is cached; and those
+    of another theory to replay.
+    """
 
     train: Frames
     valid: Frames
     test: Frames | None
     keys: dict[str, str]
+    replay: Frames | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many frames each part has."""
+        names = {"training": self.train, "replay": self.replay, "validation": self.valid, "test": self.test}
+        return {name: 0 if frames is None else len(frames) for name, frames in names.items()}
 
 
 def fit(
@@ -141,12 +165,17 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     if recipe.data.test is not None and packed_identity(recipe.data.test) is None:
         find_files(recipe.data.test)  # before the training data are read
     parts = _frames(recipe, out, state, console)
-    task, metadata = task_of(recipe), _metadata(recipe, parts.train)
+    task = task_of(recipe)
+    metadata = _metadata(recipe, parts)
     for name, frames in (("validation", parts.valid), ("test", parts.test)):
         if frames is not None:
             _check_part(name, frames, parts.train, metadata)
     predictor, sizes = _prepare(recipe, task, parts, state, start, crew, console)
-    plan = Plan(sizes, parts.train.n_atoms, _target(recipe), recipe.seed, _widths(recipe, parts.train, sizes))
+    change = _new_references(recipe, task, predictor, parts, console) if start is not None else None
+    change = change if state is None else state["identity"].get("change")
+    if start is not None and recipe.finetune is not None:
+        save_checkpoint(out / START, predictor, start.metadata)
+    plan = _plan(recipe, parts, sizes)
     extent = _extent(recipe, plan, time_budget)
     fitting = Fitting(recipe, predictor, parts.valid, extent, standing)
     if state is not None:
@@ -154,11 +183,13 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     if not (out / MODEL).exists():
         standing.best = math.inf  # killed between the checkpoint and the weights
     started_from = start.fingerprint if start is not None else None if state is None else state["identity"]["start"]
-    run = Run(out, metadata, {"recipe": _fixed(recipe), "data": parts.keys, "start": started_from})
+    run = Run(out, metadata, {"recipe": _fixed(recipe), "data": parts.keys, "start": started_from, "change": change})
     keeper, display = Keeper(run), Display(console)
     unfinished = extent.progress(standing.step, standing.elapsed) < 1
+    unfinished &= not out_of_patience(standing, recipe.training.patience)
     if unfinished:
-        _train(fitting, parts.train, plan, keeper, display, crew)
+        learned = parts.train if parts.replay is None else joined(parts.train, shifted(parts.replay, change or {}))
+        _train(fitting, learned, plan, keeper, display, crew)
     elif not (out / MODEL).exists():
         raise ConfigError(
             "Nothing was learned: the time budget (or the number of steps) was used up before a first validation. Run "
@@ -167,7 +198,10 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     elapsed, reason = standing.elapsed, keeper.stopped_by or "nothing was left to do"
     stopped = reason in ("interrupted", "terminated")
     card = _measured(task, parts.test, out, stopped=stopped)
-    console.print(errors_table(f"{recipe.name}, best weights", _by_part(card.errors)))
+    before = {} if recipe.finetune is None else _before(task, parts, out, stopped=stopped)
+    rows = {f"{part} before": found for part, found in by_part(before).items()} | by_part(card.errors)
+    console.print(errors_table(f"{recipe.name}, best weights", rows))
+    chosen = learned_numbers(fitting.predictor, recipe.finetune)
     if unfinished and not stopped:
         result = {
             "recipe": recipe.model_dump(mode="json"),
@@ -179,6 +213,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
             "processes": crew.processes,
             "stopped_by": reason,
             "errors": card.errors,
+            **({"before": before, "frames": parts.counts, "learned": chosen} if recipe.finetune else {}),
         }
         write_result(out, result)
     console.print(
@@ -186,7 +221,8 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
         soft_wrap=True,
         markup=False,
     )
-    return Fitted(out / MODEL, standing.step, elapsed, reason, card.errors)
+    about = (parts.counts, parts.train.elements, started_from, chosen)
+    return Fitted(out / MODEL, standing.step, elapsed, reason, card.errors, before, *about)
 
 
 def _measured(task: Task, frames: Frames | None, out: Path, *, stopped: bool) -> Metadata:
@@ -200,7 +236,17 @@ def _measured(task: Task, frames: Frames | None, out: Path, *, stopped: bool) ->
     return card
 
 
-def _by_part(found: dict[str, float]) -> dict[str, dict[str, float]]:
+def _before(task: Task, parts: Parts, out: Path, *, stopped: bool) -> dict[str, float]:
+    """Errors of the weights where a fine-tuning began, named as those of a card."""
+    predictor, found = load_checkpoint(out / START).potential, {}
+    for name, frames in (("validation", parts.valid), ("test", None if stopped else parts.test)):
+        if frames is not None:
+            errors = task.errors(frames, predict_frames(predictor, frames))
+            found |= {f"{name}_{quantity}": value for quantity, value in errors.items()}
+    return found
+
+
+def by_part(found: dict[str, float]) -> dict[str, dict[str, float]]:
     """Errors named ``validation_energy_…`` as {"validation": {"energy_…": …}}."""
     parts: dict[str, dict[str, float]] = {}
     for name, value in found.items():
@@ -256,30 +302,48 @@ def _frames(recipe: Recipe, out: Path, state: dict[str, Any] | None, console: Co
     if recipe.data.valid is None:
         train, valid, test = _divided(recipe, loaded, out)
     else:
+        train = train.take(_chosen(len(train), recipe))
         elements = recipe.elements or train.elements
         other = _load(recipe.data.valid, recipe, elements, out, known.get("valid"), console)
         valid, keys["valid"] = other.frames, other.key or ""
     if recipe.data.test is not None:
         other = _load(recipe.data.test, recipe, recipe.elements or train.elements, out, known.get("test"), console)
         test, keys["test"] = other.frames, other.key or ""
+    replay = None
+    if recipe.finetune is not None and recipe.finetune.replay is not None:
+        other = _load(recipe.finetune.replay, recipe, recipe.elements, out, known.get("replay"), console)
+        replay, keys["replay"] = other.frames, other.key or ""
     limit = recipe.training.valid_frames
     if limit is not None and limit < len(valid):
         valid = valid.take(np.sort(np.random.default_rng(recipe.seed).permutation(len(valid))[:limit]))
     console.print(
         f"{len(train)} frames ({len(train.numbers)} atoms) to learn, {len(valid)} to validate.", highlight=False
     )
-    return Parts(train, valid, test, keys)
+    if replay is not None:
+        console.print(f"{len(replay)} frames to replay.", highlight=False)
+    return Parts(train, valid, test, keys, replay)
 
 
 def _divided(recipe: Recipe, loaded: Loaded, out: Path) -> tuple[Frames, Frames, Frames | None]:
     """Frames of the training source for training, validation and test; who is where is written down."""
     splits = split_frames(loaded.frames, recipe.data.split, recipe.seed)
+    splits = splits._replace(train=splits.train[_chosen(len(splits.train), recipe)])
     packed = packed_identity(recipe.data.train) is not None
     content = {"data": str(recipe.data.train) if packed else cache_file(out, loaded.key or "").name}
     content |= {name: index.tolist() for name, index in splits._asdict().items()}
     write_atomically(out / SPLITS, json.dumps(content).encode())
     train, valid, test = (loaded.frames.take(index) for index in splits)
     return train, valid, test if len(test) else None
+
+
+def _chosen(count: int, recipe: Recipe) -> np.ndarray:
+    """Positions, among ``count`` frames to learn, of those that the recipe wants."""
+    wanted = recipe.training.train_frames
+    if wanted is None:
+        return np.arange(count)
+    if wanted > count:
+        raise DataError(f"There are {count} frames to learn, fewer than {wanted}: ask for fewer, or give more data.")
+    return np.sort(np.random.default_rng(recipe.seed).permutation(count)[:wanted])
 
 
 def _load(
@@ -365,8 +429,11 @@ def _prepare(
     crew: Crew,
     console: Console,
 ) -> tuple[Predictor, np.ndarray]:
-    """What is learned, with its references before the first step, and the size of each training frame in a batch."""
+    """What is learned, with its references before the first step, and the size of each frame in a batch, those to
+    replay last.
+    """
     train = parts.train
+    learned = train if parts.replay is None else joined(train, parts.replay)
     predictor = untrained(recipe, train.elements)
     unlearned = sorted(set(predictor.elements) - set(train.elements))
     if unlearned and recipe.model.start is None:
@@ -381,7 +448,7 @@ def _prepare(
         def look(frames: Frames) -> Survey:
             return survey(frames, predictor.cutoff, report, task.repulsion, crew.workers)
 
-        seen = look(train) if everything else None
+        seen = look(learned) if everything else None
         of_few = seen if few is train else None
         if of_few is None and fresh:
             of_few = look(few) if task.repulsion > 0 else Survey(np.zeros(0, dtype=int), np.zeros(len(few)))
@@ -395,7 +462,32 @@ def _prepare(
     elif state is None:
         assert of_few is not None
         console.print(task.fit_units(predictor, few, of_few), highlight=False, soft_wrap=True)
-    return predictor, _sizes(recipe, train, seen)
+    return predictor, _sizes(recipe, learned, seen)
+
+
+def _new_references(
+    recipe: Recipe, task: Task, predictor: Predictor, parts: Parts, console: Console
+) -> dict[int, float] | None:
+    """Fit the reference energies of a fine-tuning; return their change (eV)."""
+    if recipe.finetune is None:
+        return None
+    assert isinstance(task, PotentialTask)
+    with console.status("fitting reference energies"):
+        change = task.refit_references(predictor, _some(parts.train, recipe.seed))
+    table = predictor.state_dict()["reference_energies"]
+    words = ", ".join(f"{number}: {float(table[number]):.3f}" for number in change)
+    console.print(f"Reference energies (eV) fitted anew: {words}.", highlight=False, soft_wrap=True)
+    return change
+
+
+def _plan(recipe: Recipe, parts: Parts, sizes: np.ndarray) -> Plan:
+    """Which frames make up which step; new and replayed ones meet in one batch, whatever their sizes are."""
+    train, replay = parts.train, parts.replay
+    if replay is None or recipe.finetune is None:
+        return Plan(sizes, train.n_atoms, _target(recipe), recipe.seed, _widths(recipe, train, sizes))
+    atoms = np.concatenate([train.n_atoms, replay.n_atoms])
+    alike = np.zeros(len(sizes))
+    return Plan(sizes, atoms, _target(recipe), recipe.seed, alike, len(replay), recipe.finetune.replay_share)
 
 
 def _some(train: Frames, seed: int) -> Frames:
@@ -441,8 +533,13 @@ def _extent(recipe: Recipe, plan: Plan, time_budget: float | None) -> Extent:
     return Extent(min(steps, default=None), time_budget)
 
 
-def _metadata(recipe: Recipe, train: Frames) -> Metadata:
+def _metadata(recipe: Recipe, parts: Parts) -> Metadata:
     """The card; charge and spin are those of all structures but free atoms."""
+    train = parts.train if parts.replay is None else joined(parts.train, parts.replay)
+    data = recipe.metadata.training_data
+    if recipe.finetune is not None:
+        symbols = " ".join(chemical_symbols[number] for number in parts.train.elements)
+        data += f", fine-tuned ({recipe.finetune.method}) on {len(parts.train)} frames with the elements {symbols}"
     many = train.n_atoms > 1 if (train.n_atoms > 1).any() else train.n_atoms > 0
     charges, spins = np.unique(train.charge[many]), np.unique(train.spin[many])
     if len(charges) > 1 or len(spins) > 1:
@@ -453,7 +550,7 @@ def _metadata(recipe: Recipe, train: Frames) -> Metadata:
     return Metadata(
         name=recipe.name,
         theory=recipe.metadata.theory,
-        training_data=recipe.metadata.training_data,
+        training_data=data,
         licence=recipe.metadata.licence,
         charges=(int(charges[0]),),
         spins=(int(spins[0]),) if _spins_are_told(train, many) else (),
@@ -524,7 +621,8 @@ def _learn(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
+            # A fine-tuning begins with a validation: the weights where it begins are the first to be the best.
+            num_sanity_val_steps=-1 if fitting.recipe.finetune is not None and math.isinf(standing.best) else 0,
             inference_mode=False,
         )
         with workers_watched():

@@ -143,6 +143,19 @@ class Frames:
         )
 
 
+def joined(first: Frames, second: Frames) -> Frames:
+    """The structures of both, one after the other; ``*_names`` are those of both."""
+    arrays = {}
+    for field in dataclasses.fields(Frames):
+        name, one, two = field.name, getattr(first, field.name), getattr(second, field.name)
+        if name == "offsets":
+            one, two = one, two[1:] + one[-1]
+        elif f"{name}_names" in Frames.__dataclass_fields__:
+            two = two + len(getattr(first, f"{name}_names"))
+        arrays[name] = np.concatenate([one, two])
+    return Frames(**arrays)
+
+
 def _as_file(array: np.ndarray) -> np.ndarray | str:
     whole = isinstance(array, np.memmap) and array.base is not None and not isinstance(array.base, np.memmap)
     return str(array.filename) if whole else np.asarray(array)  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from ase_geomol.files import write_atomically
 
 from .batches import Batch
 from .objective import Fitting
-from .schedule import note_score
+from .schedule import note_score, out_of_patience
 
 LAST = "last.pt"
 MODEL = "model.safetensors"
@@ -140,6 +140,9 @@ class Keeper(lightning.Callback):
             card = self.run.metadata.model_copy(update={"errors": fitting.named_errors})
             self.save(fitting)  # first, so that a resumed run knows of the best weights that there are
             save_checkpoint(self.run.out / MODEL, fitting.averaged, card)
+        if not self.stopped_by and out_of_patience(fitting.standing, fitting.recipe.training.patience):
+            self.stopped_by = "no better validation"
+            trainer.should_stop = True
         if trainer.should_stop:
             self.save(fitting)
 

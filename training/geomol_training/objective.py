@@ -16,6 +16,7 @@ from ase_geomol.errors import ConfigError, DataError
 
 from .batches import Batch
 from .frames import Frames
+from .low_rank import freeze
 from .metrics import Part, gather
 from .optimiser import make_optimiser
 from .recipe import Recipe
@@ -42,6 +43,8 @@ class Fitting(lightning.LightningModule):
 
     def __init__(self, recipe: Recipe, predictor: Predictor, valid: Frames, extent: Extent, standing: Standing) -> None:
         super().__init__()
+        if recipe.finetune is not None:
+            freeze(predictor, recipe.finetune)
         self.recipe, self.extent, self.standing = recipe, extent, standing
         self.predictor, self.task = predictor, task_of(recipe)
         predictor.model.recompute = recipe.training.recompute
@@ -68,7 +71,7 @@ class Fitting(lightning.LightningModule):
         if batch.graph.n_systems:
             loss = self.task.loss(self.predictor, batch, self._progress)
         else:  # fewer structures than processes
-            loss = 0.0 * next(self.predictor.parameters()).sum().double()
+            loss = 0.0 * next(p for p in self.predictor.parameters() if p.requires_grad).sum().double()
         self._losses.append(loss.detach())
         return self.trainer.world_size * self.recipe.training.parts * loss
 
@@ -100,11 +103,18 @@ class Fitting(lightning.LightningModule):
         torch.distributed.all_gather_object(gathered, self._parts)
         return [part for parts in gathered for part in parts]
 
+    def on_validation_end(self) -> None:
+        """All processes stop where the first one does."""
+        strategy = self.trainer.strategy
+        self.trainer.should_stop = strategy.reduce_boolean_decision(self.trainer.should_stop, all=False)
+
     # --- optimiser
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser, as it was saved where the run goes on."""
-        optimiser = make_optimiser(self.predictor, self.recipe.optimiser)
+        finetune = self.recipe.finetune
+        rank = finetune.rank if finetune is not None and finetune.method == "low-rank" else None
+        optimiser = make_optimiser(self.predictor, self.recipe.optimiser, rank)
         if self._saved_optimiser is not None:
             optimiser.load_state_dict(self._saved_optimiser)
             self._saved_optimiser = None

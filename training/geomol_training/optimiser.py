@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from ase_geomol.nn.degrees import DegreeLinear
-
+from .low_rank import LowRank, linear_maps
 from .recipe import Optimiser
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -106,8 +105,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 def matrices_of(module: nn.Module) -> list[Tensor]:
     """Weights of the linear maps to more than one number; a `DegreeLinear` is several of them."""
-    maps = (part for part in module.modules() if isinstance(part, nn.Linear | DegreeLinear))
-    return [part.weight for part in maps if isinstance(part, DegreeLinear) or part.out_features > 1]
+    return [part.weight for part in linear_maps(module) if not isinstance(part, nn.Linear) or part.out_features > 1]
 
 
 def _decaying(module: nn.Module) -> list[Tensor]:
@@ -121,11 +119,17 @@ def _decaying(module: nn.Module) -> list[Tensor]:
     ]
 
 
-def make_optimiser(module: nn.Module, settings: Optimiser) -> Optimizer:
-    """What the settings name, for all parameters; matrices decay, biases, norms and kernels do not."""
-    matrices = matrices_of(module) if settings.name == "muon" else []
+def make_optimiser(module: nn.Module, settings: Optimiser, rank: int | None = None) -> Optimizer:
+    """What the settings name, for all parameters that are not frozen; matrices decay, biases, norms and kernels do not.
+
+    With ``rank`` instead `LowRank` for all linear maps.
+    """
+    if rank is not None:
+        maps = [part.weight for part in linear_maps(module)]
+        return LowRank(maps, rank, settings.lr, settings.betas, settings.weight_decay)
+    matrices = [p for p in matrices_of(module) if p.requires_grad] if settings.name == "muon" else []
     known, decaying = {id(p) for p in matrices}, {id(p) for p in _decaying(module)}
-    others = [p for p in module.parameters() if id(p) not in known]
+    others = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
     groups = [
         {"params": [p for p in others if id(p) in decaying], "weight_decay": settings.weight_decay},
         {"params": [p for p in others if id(p) not in decaying], "weight_decay": 0.0},

@@ -80,7 +80,8 @@ class Model(Section):
         architecture: its name.
         config: goes to `ase_geomol.models.build_model`; the elements default to those of the data.
         start: a shipped potential's name or a file of weights of this configuration, where the training begins, with
-            its reference energies and scale; ``config`` names its elements, whether the data has them all or not.
+            its reference energies (``finetune`` fits them anew) and scale; ``config`` names its elements, whether the
+            data has them all or not.
             None: random weights.
     """
 
@@ -102,6 +103,24 @@ class Model(Section):
         except ValidationError as error:
             raise ValueError(faults(error, "config")) from error
         return self
+
+
+class FineTuning(Section):
+    """How the weights of ``model.start`` are fitted to labels of another theory, reference energies first.
+
+    Attributes:
+        method: "full", all weights; "head", those of the read-out; "low-rank", changes of the linear maps with at most
+            ``rank`` singular values, see `geomol_training.low_rank`.
+        rank: of "low-rank".
+        replay: structures labelled with the theory that the weights know, to learn beside the new ones; their energies
+            are shifted as the reference energies are, so that they ask for no more than what is known already.
+        replay_share: of the frames in a pass.
+    """
+
+    method: Literal["full", "head", "low-rank"] = "full"
+    rank: int = Field(default=8, ge=1)
+    replay: str | tuple[str, ...] | None = None
+    replay_share: float = Field(default=0.25, gt=0, lt=1)
 
 
 class Physics(Section):
@@ -218,7 +237,9 @@ class Training(Section):
         max_steps: steps in all, over all resumed runs.
         max_epochs: passes over the training data.
         validate_every: steps.
+        train_frames: frames that are learned from, drawn with the seed (a few are among the many). None: all.
         valid_frames: frames of the validation data that are looked at each time; always the same.
+        patience: regular validations without a better score after which the training ends; None: it goes on.
         ema: decay of the running mean of the weights; 0 for none.
         clip: largest norm of the gradient.
         precision: of the network's weights.
@@ -233,7 +254,9 @@ class Training(Section):
     max_steps: int | None = Field(default=None, ge=1)
     max_epochs: int | None = Field(default=None, ge=1)
     validate_every: int = Field(default=500, ge=1)
+    train_frames: int | None = Field(default=None, ge=1)
     valid_frames: int | None = Field(default=1000, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     ema: float = Field(default=0.999, ge=0, lt=1)
     clip: float = Field(default=10.0, gt=0)
     precision: Literal["float32", "float64"] = "float32"
@@ -270,6 +293,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     data: Data
     model: Model
+    finetune: FineTuning | None = None
     potential: Physics = Physics()
     target: PropertyForm | None = None
     relaxation: Relaxation | None = None
@@ -296,6 +320,8 @@ class Recipe(Section):
             raise ValueError(f"potential.reference_energies lacks the atomic numbers {missing}")
         if self.model.start is not None and not self.potential.reference_energies == self.potential.scale == "fit":
             raise ValueError("model.start brings its own reference energies and scale: leave those of potential out")
+        if self.finetune is not None and self.model.start is None:
+            raise ValueError("finetune needs the weights where it begins, in model.start")
         if self.model.start is not None and self.elements is None:
             raise ValueError("model.start goes on with a network whose elements must be named in model.config.elements")
         return self
@@ -312,8 +338,8 @@ class Recipe(Section):
             raise ValueError(
                 "model.config.direct_forces is for target.pooling dipole and for relaxation, which need it"
             )
-        if self.model.start is not None:
-            raise ValueError("model.start goes on with potentials only")
+        if self.model.start is not None or self.finetune is not None:
+            raise ValueError("model.start and finetune go on with potentials only")
         return self
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from .frames import Frames
@@ -21,9 +23,24 @@ def fit_references(frames: Frames, repulsion: np.ndarray | float = 0.0) -> dict[
     Where compositions do not tell elements apart (one molecule only), it is the solution of least norm.
     ``repulsion`` (F,) in eV is what the potential adds by itself.
     """
+    return change_of_references(frames, frames.energy - repulsion)
+
+
+def change_of_references(frames: Frames, left: np.ndarray) -> dict[int, float]:
+    """Change (eV) of each element's energy that takes ``left`` (F,) away, what labels have beyond predictions.
+
+    Of all least-squares solutions that of least norm; elements that do not occur keep their energies.
+    """
     elements, counts = composition(frames)
-    solution = np.linalg.lstsq(counts, frames.energy - repulsion, rcond=None)[0]
+    solution = np.linalg.lstsq(counts, left, rcond=None)[0]
     return {int(number): float(energy) for number, energy in zip(elements, solution, strict=True)}
+
+
+def shifted(frames: Frames, change: dict[int, float]) -> Frames:
+    """The same frames with energies moved along with this change (eV) of the reference energies."""
+    elements, counts = composition(frames)
+    shift = counts @ np.array([change.get(int(number), 0.0) for number in elements])
+    return dataclasses.replace(frames, energy=frames.energy + shift)
 
 
 def force_scale(frames: Frames, references: dict[int, float], repulsion: np.ndarray | float = 0.0) -> float:

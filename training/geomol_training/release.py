@@ -8,29 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ase.data import chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field
 
 from ase_geomol.checkpoint import WEIGHTS, Checkpoint, Metadata, load_checkpoint, register, save_checkpoint
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
 
+from .cards import facts, table
 from .config import read_yaml, validated
 
 CARD = """# {name}
 
 {intro}
 
-| | |
-|---|---|
-| theory | {theory} |
-| elements | {elements} |
-| charges, multiplicities | {charges}; {spins} |
-| architecture | GeoMFormer (local form): {layers} layers, {channels} channels, {heads} heads, cutoff {cutoff} Å |
-| parameters | {parameters} |
-| short range | {repulsion} |
-| forces | exact gradients of the energy |
-| licence | {licence} |
+{facts}
 
 ## Training data
 
@@ -142,25 +133,11 @@ def release(
     metadata = Metadata.model_validate({**loaded.metadata.model_dump(), "errors": errors})
     path = WEIGHTS / f"{metadata.name}.safetensors"
     save_checkpoint(path, loaded.potential, metadata)
-    config: Any = loaded.potential.model.config  # type: ignore[attr-defined]
-    repulsion = loaded.potential.repulsion
-    reach = 0.0 if repulsion is None else repulsion.reach
-    short_range = f"ZBL repulsion within {reach:g} sums of covalent radii, where the network sees distances held"
     card = CARD.format(
         name=metadata.name,
-        theory=metadata.theory,
-        elements=" ".join(chemical_symbols[z] for z in loaded.potential.elements),
-        charges=_listed(metadata.charges),
-        spins=_listed(metadata.spins),
-        layers=config.layers,
-        channels=config.channels,
-        heads=config.heads,
-        cutoff=config.cutoff,
-        parameters=f"{sum(p.numel() for p in loaded.potential.parameters()):,}",
-        repulsion=short_range if reach else "nothing but the network",
-        licence=metadata.licence,
+        facts=facts(loaded.potential, metadata),
         counts=counts,
-        errors=_table({"all": {"frames": measured.n_frames, **measured.errors}, **measured.by_source}),
+        errors=table({"all": {"frames": measured.n_frames, **measured.errors}, **measured.by_source}),
         parity=f"{metadata.name}.png",
         results=at_work,
         **words.model_dump(),
@@ -192,10 +169,6 @@ def _bytes(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _listed(values: tuple[int, ...]) -> str:
-    return ", ".join(map(str, values))
-
-
 def _counts(labels: Sequence[Path]) -> str:
     if not labels:
         return ""
@@ -208,19 +181,6 @@ def _counts(labels: Sequence[Path]) -> str:
     lines += [f"| {name} | {count:,} |" for name, count in sorted(source.items())]
     listed = (", ".join(f"{name} {count:,}" for name, count in sorted(of.items())) for of in (split, rejected))
     return "\n".join([*lines, "", "By molecule: {}. Rejected: {}.".format(*(text or "none" for text in listed))])
-
-
-def _table(errors: dict[str, dict[str, float]]) -> str:
-    """Errors {group: {name: value}} as a table, a row a group."""
-    names = list(errors["all"])
-    lines = [
-        "| group | " + " | ".join(name.replace("_", " ") for name in names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
-    for group, row in errors.items():
-        cells = [f"{row[n]:.{0 if n == 'frames' else 1}f}" if n in row else "" for n in names]
-        lines.append(f"| {group} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def _results(folder: Path | None, fingerprint: str) -> str:

@@ -19,6 +19,7 @@ class Standing:
         best: lowest validation score, eV.
         best_regular: the same among regular validations: what the plateau schedule compares with.
         waited: regular validations since then, or since the plateau schedule acted last.
+        without_better: regular validations since then.
         rate_factor: what the plateau schedule multiplies the rate with.
         skipped: steps without an update, because a gradient was not finite.
         started: monotonic time at which this run began.
@@ -29,6 +30,7 @@ class Standing:
     best: float = math.inf
     best_regular: float = math.inf
     waited: int = 0
+    without_better: int = 0
     rate_factor: float = 1.0
     skipped: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -46,6 +48,7 @@ class Standing:
             "best": self.best,
             "best_regular": self.best_regular,
             "waited": self.waited,
+            "without_better": self.without_better,
             "rate_factor": self.rate_factor,
             "skipped": self.skipped,
         }
@@ -54,7 +57,8 @@ class Standing:
         """Continue from what `saved` gave; the clock of this run goes on."""
         self.step, self.waited, self.skipped = int(saved["step"]), int(saved["waited"]), int(saved["skipped"])
         self.earlier, self.best, self.rate_factor = saved["elapsed"], saved["best"], saved["rate_factor"]
-        self.best_regular = saved.get("best_regular", self.best)  # older checkpoints lack it
+        self.best_regular = saved.get("best_regular", self.best)  # older checkpoints lack it and the next
+        self.without_better = int(saved.get("without_better", 0))
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,16 @@ def note_score(standing: Standing, score: float, schedule: Schedule, *, regular:
     if better:
         standing.best = score
     if regular and score < standing.best_regular:
-        standing.best_regular, standing.waited = score, 0
+        standing.best_regular, standing.waited, standing.without_better = score, 0, 0
     elif regular:
         standing.waited += 1
+        standing.without_better += 1
         if schedule.kind == "plateau" and standing.waited >= schedule.patience:
             standing.rate_factor *= schedule.factor
             standing.waited = 0
     return better
+
+
+def out_of_patience(standing: Standing, patience: int | None) -> bool:
+    """Whether too many regular validations in a row were without a better score."""
+    return patience is not None and standing.without_better >= patience

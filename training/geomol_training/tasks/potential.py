@@ -13,12 +13,12 @@ from ase_geomol.graph import AtomGraph
 from ase_geomol.models import EnergyModel
 from ase_geomol.potential import Potential, Prediction
 
-from ..batches import Batch, Survey
+from ..batches import SURVEY_FRAMES, Batch, Survey, make_batch
 from ..frames import Frames
 from ..loss import total_loss
 from ..metrics import MILLI, Predicted
 from ..recipe import Loss, Physics
-from ..references import fit_references, force_scale
+from ..references import change_of_references, fit_references, force_scale
 from .base import Pairs, Predictor, Task
 
 ENERGY_WITHIN, FORCES_WITHIN = 0.02, 0.03
@@ -58,6 +58,14 @@ class PotentialTask(Task):
         predictor.scale.fill_(scale)
         words = ", ".join(f"{number}: {energy:.3f}" for number, energy in references.items())
         return f"Reference energies (eV) {words}; scale {scale:.3f} eV."
+
+    def refit_references(self, predictor: Predictor, train: Frames) -> dict[int, float]:
+        """Fit the reference energies to labels of another theory, the network as it is; return their change (eV)."""
+        assert isinstance(predictor, Potential)
+        change = change_of_references(train, train.energy - _energies(predictor, train))
+        for number, energy in change.items():
+            predictor.reference_energies[number] += energy
+        return change
 
     def loss(self, predictor: Predictor, batch: Batch, progress: float = 0.0) -> Tensor:
         """Weighted sum of the mean errors in eV/atom, eV/Å and eV/Å³."""
@@ -126,6 +134,17 @@ class PotentialTask(Task):
             (weights.stress, "stress_MAE_meV_per_A3"),
         )
         return sum(weight * found.get(name, 0.0) / MILLI for weight, name in parts)
+
+
+def _energies(potential: Potential, frames: Frames) -> np.ndarray:
+    """Energies (F,) in eV as the potential is."""
+    training = potential.training
+    potential.eval()
+    portions = np.split(np.arange(len(frames)), range(SURVEY_FRAMES, len(frames), SURVEY_FRAMES))
+    batches = (make_batch(frames, index, potential.cutoff) for index in portions)
+    energies = [potential(batch.graph, forces=False).energy.numpy() for batch in batches]
+    potential.train(training)
+    return np.concatenate(energies)
 
 
 def with_volume(graph: AtomGraph) -> AtomGraph:
