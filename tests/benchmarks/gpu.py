@@ -8,7 +8,7 @@ only the processor is timed.
 from __future__ import annotations
 
 import torch
-from _frame import Answer, Row, answer, progress
+from _frame import Row, answer, progress
 from _structures import liquid
 from _timing import mover, timed
 from ase import Atoms
@@ -22,13 +22,12 @@ LARGEST_ON_CPU = 512
 ROUNDS = 3
 
 
-def run(smoke: bool, model: str) -> Answer:
+def run(smoke: bool, model: str) -> list[Row]:
     """One row a structure."""
     structures = {"ethanol": molecule("CH3CH2OH")}
     structures |= {f"acetic acid {size}": liquid(size) for size in (SIZES[:1] if smoke else SIZES)}
     rows = [_row(name, structures[name], model, 1 if smoke else ROUNDS) for name in progress(structures, "structures")]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return Answer(rows, {"device": device, "torch there": torch.__version__})
+    return rows
 
 
 def _row(name: str, atoms: Atoms, model: str, rounds: int) -> Row:
@@ -39,6 +38,7 @@ def _row(name: str, atoms: Atoms, model: str, rounds: int) -> Row:
         seconds = _seconds(atoms, model, "cuda", rounds)
         row["GPU ms"], row["GPU µs an atom"] = 1e3 * seconds, 1e6 * seconds / len(atoms)
         row["GPU memory MB"] = torch.cuda.max_memory_allocated() / 1e6
+        row["GPU"] = torch.cuda.get_device_name()
     return row
 
 
