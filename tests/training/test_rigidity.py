@@ -85,7 +85,7 @@ def test_agrees_with_hand(trained, rigid, structures):
     assert found.energy_std.item() == pytest.approx(total, rel=1e-3)
     results = json.loads((rigid.parent / "rigidity.json").read_text())
     assert results["measured_on"] == "validation"
-    assert results["results"]["energy_error_over_std_RMS"] == pytest.approx(1, rel=1e-3)
+    assert "energy_error_over_std_RMS" not in results["results"]  # 1 by construction, where the scale comes from
     assert results["fingerprint"] == plain.fingerprint
     assert (rigid.parent / "calibration.png").read_bytes()[:8] == PNG
 

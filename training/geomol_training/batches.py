@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -333,5 +334,6 @@ def loader(batches: IterableDataset, workers: int) -> DataLoader:
 
 
 def _begin_worker(number: int) -> None:
-    """Ctrl-C reaches workers too, but it is for the process that waits for them to end."""
+    """Signals to all, as Ctrl-C and a batch system send them, are for the process that waits for the workers to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgid(0, 0)

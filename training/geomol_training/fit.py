@@ -50,7 +50,7 @@ from .references import shifted
 from .result import write_result
 from .schedule import Extent, Standing, out_of_patience
 from .sources import find_files
-from .splits import split_frames
+from .splits import of_part, split_frames
 from .tasks import PotentialTask, Predictor, Task, task_of
 
 FIXED_SECTIONS = ("seed", "data", "model", "finetune", "potential", "target", "relaxation", "loss")
@@ -152,7 +152,8 @@ def fit(
     torch.set_num_threads(threads or max(1, before // on_this_machine(processes)))
     try:
         crew = Crew(processes, room_for_workers(processes) if workers is None else workers)
-        return _fit(recipe, out, time_budget, resume, crew, console or Console())
+        with workers_watched():
+            return _fit(recipe, out, time_budget, resume, crew, console or Console())
     finally:
         torch.set_num_threads(before)
 
@@ -180,8 +181,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     fitting = Fitting(recipe, predictor, parts.valid, extent, standing)
     if state is not None:
         fitting.restore(state)
-    if not (out / MODEL).exists():
-        standing.best = math.inf  # killed between the checkpoint and the weights
+    standing.best = max(standing.best, _exported(out, task))  # killed between the checkpoint and the weights
     started_from = start.fingerprint if start is not None else None if state is None else state["identity"]["start"]
     run = Run(out, metadata, {"recipe": _fixed(recipe), "data": parts.keys, "start": started_from, "change": change})
     keeper, display = Keeper(run), Display(console)
@@ -246,6 +246,13 @@ def _before(task: Task, parts: Parts, out: Path, *, stopped: bool) -> dict[str, 
     return found
 
 
+def _exported(out: Path, task: Task) -> float:
+    """Validation score of the weights in the folder, infinite where there are none."""
+    if not (out / MODEL).exists():
+        return math.inf
+    return task.score(by_part(load_any(out / MODEL).metadata.errors).get("validation", {}))
+
+
 def by_part(found: dict[str, float]) -> dict[str, dict[str, float]]:
     """Errors named ``validation_energy_…`` as {"validation": {"energy_…": …}}."""
     parts: dict[str, dict[str, float]] = {}
@@ -302,7 +309,8 @@ def _frames(recipe: Recipe, out: Path, state: dict[str, Any] | None, console: Co
     if recipe.data.valid is None:
         train, valid, test = _divided(recipe, loaded, out)
     else:
-        train = train.take(_chosen(len(train), recipe))
+        if recipe.training.train_frames is not None:  # else they may be mapped from a disk, and stay there
+            train = train.take(_chosen(len(train), recipe))
         elements = recipe.elements or train.elements
         other = _load(recipe.data.valid, recipe, elements, out, known.get("valid"), console)
         valid, keys["valid"] = other.frames, other.key or ""
@@ -311,8 +319,8 @@ def _frames(recipe: Recipe, out: Path, state: dict[str, Any] | None, console: Co
         test, keys["test"] = other.frames, other.key or ""
     replay = None
     if recipe.finetune is not None and recipe.finetune.replay is not None:
-        other = _load(recipe.finetune.replay, recipe, recipe.elements, out, known.get("replay"), console)
-        replay, keys["replay"] = other.frames, other.key or ""
+        other = _load(recipe.finetune.replay, recipe, recipe.elements, out, known.get("replay"), console, Keys())
+        replay, keys["replay"] = of_part(other.frames, "train", otherwise_all=True), other.key or ""
     limit = recipe.training.valid_frames
     if limit is not None and limit < len(valid):
         valid = valid.take(np.sort(np.random.default_rng(recipe.seed).permutation(len(valid))[:limit]))
@@ -353,13 +361,14 @@ def _load(
     out: Path,
     known: str | None,
     console: Console,
+    keys: Keys | None = None,
 ) -> Loaded:
     if known and cache_file(out, known).exists():
         return Loaded(*load_frames(cache_file(out, known)), known)
     with console.status("reading data") as status:
         loaded = load(
             sources,
-            keys_of(recipe),
+            keys or keys_of(recipe),
             Limits(elements, recipe.data.max_force, periodic=_may_repeat(recipe)),
             bad_rows=recipe.data.bad_rows,
             cache=out,
@@ -625,8 +634,9 @@ def _learn(
             num_sanity_val_steps=-1 if fitting.recipe.finetune is not None and math.isinf(standing.best) else 0,
             inference_mode=False,
         )
-        with workers_watched():
-            trainer.fit(fitting, loader(stream, workers), loader(FixedBatches(valid, batches, cutoff), workers))
+        if trainer.world_size != processes:
+            raise ConfigError("torchrun must start as many processes on each machine: one --nproc-per-node for all.")
+        trainer.fit(fitting, loader(stream, workers), loader(FixedBatches(valid, batches, cutoff), workers))
 
 
 @contextmanager

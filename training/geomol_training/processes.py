@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from multiprocessing import get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from threading import Thread
@@ -26,6 +27,8 @@ from ase_geomol.errors import ConfigError, GeoMolError
 
 ADDRESS = "127.0.0.1"
 READY = "ready"
+PATIENCE = timedelta(days=7)
+"""For which processes wait for each other: the first one may read data, or measure, for hours."""
 MOST_WORKERS = 8
 """Beside each process that computes on CUDA; so many make batches faster than one such device takes them."""
 
@@ -66,8 +69,9 @@ def lead_or_follow(lead: Callable[[int], T]) -> T | None:
         What ``lead`` gives; None in all others.
     """
     if torch.cuda.is_available():
+        _check_devices(int(os.environ["LOCAL_WORLD_SIZE"]))
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group(_backend())
+    distributed.init_process_group(_backend(), timeout=PATIENCE)
     if distributed.get_rank() == 0:
         result = lead(distributed.get_world_size())
         distributed.broadcast_object_list([None, None])
@@ -135,9 +139,13 @@ def check_processes(processes: int) -> None:
         raise ConfigError(f"A training needs at least one process, not {processes}.")
     if launched() and not distributed.is_initialized():
         raise ConfigError("Give torchrun the command geomol-train fit itself: it knows which of its processes leads.")
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else None
-    here = on_this_machine(processes)
-    if devices is not None and here > devices:
+    if torch.cuda.is_available():
+        _check_devices(on_this_machine(processes))
+
+
+def _check_devices(here: int) -> None:
+    devices = torch.cuda.device_count()
+    if here > devices:
         raise ConfigError(
             f"{here} processes need as many CUDA devices, and there are {devices}: start no more on a machine."
         )
@@ -163,7 +171,12 @@ def followers(processes: int, work: Callable[..., None], *given: Any) -> Iterato
         return
     if launched():
         distributed.broadcast_object_list([work, given])
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(word in str(error) for word in ("onnection", "gloo", "NCCL")):
+                raise
+            raise GeoMolError("Another process of this training ended. Go on with --resume.") from error
         return
     store = TCPStore(ADDRESS, 0, is_master=True, wait_for_workers=False)
     started: list[BaseProcess] = []
@@ -202,7 +215,7 @@ def _check_alive(started: Sequence[BaseProcess], patience: float = 0.0) -> None:
 
 
 def _join(store: Store, rank: int, processes: int) -> None:
-    distributed.init_process_group(_backend(), store=store, rank=rank, world_size=processes)
+    distributed.init_process_group(_backend(), store=store, rank=rank, world_size=processes, timeout=PATIENCE)
 
 
 def _backend() -> str:
@@ -232,6 +245,9 @@ def _work_as_told(rank: int, processes: int) -> bool:
         work(rank, processes, *given)
     except GeoMolError:
         sys.exit(1)  # the first process meets the same error and tells it
+    except RuntimeError as error:  # one of the others is gone, or something happened to this one alone
+        print(f"Process {rank}: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(1)
     return True
 
 

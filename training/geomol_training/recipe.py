@@ -37,9 +37,9 @@ class Split(Section):
     """
 
     by: Literal["key", "group", "frame"] = "group"
-    train: float | None = Field(default=None, gt=0)
-    valid: float = Field(default=0.05, gt=0)
-    test: float = Field(default=0.0, ge=0)
+    train: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    valid: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    test: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class Data(Section):

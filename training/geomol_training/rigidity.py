@@ -25,7 +25,7 @@ from .data import load
 from .evaluate import BATCH_ATOMS, write_picture
 from .frames import Frames
 from .readers import Keys
-from .splits import ALIASES
+from .splits import ALIASES, of_part
 
 REGULARISERS = 10.0 ** np.arange(-10, -3)
 """Values of s that are tried, in units of the mean eigenvalue of C. Larger ones hide what the data do not hold."""
@@ -140,7 +140,7 @@ def add_rigidity(
     potential.rigidity = calibrated(potential, covariance, len(train), validation, report)
     measured_on, frames = ("test", held_out) if len(held_out) else ("validation", validation)
     found = deviations(potential, frames, report)
-    results = agreement(found)
+    results = agreement(found, calibrated_on=measured_on == "validation")
     if foreign is not None:
         far = float(np.median(deviations(potential, foreign, report).largest))
         results["outside_over_inside"] = far / float(np.median(found.largest))
@@ -158,13 +158,6 @@ def add_rigidity(
     write_atomically(out / "rigidity.json", (json.dumps(content, indent=1) + "\n").encode())
     plot_calibration(out / "calibration.png", found, f"{metadata.name}: {len(frames)} {measured_on} frames")
     return Measured(target, potential.rigidity.form, measured_on, results)
-
-
-def of_part(frames: Frames, part: str, *, otherwise_all: bool = False) -> Frames:
-    """The frames whose split is ``part``; where there are none, none or all."""
-    names = np.array([ALIASES.get(str(name), "") for name in frames.split_names])
-    chosen = np.flatnonzero(names[frames.split] == part)
-    return frames if otherwise_all and not len(chosen) else frames.take(chosen)
 
 
 def sum_features(potential: Potential, frames: Frames, report: Report) -> Tensor:
@@ -255,9 +248,13 @@ def deviations(potential: Potential, frames: Frames, report: Report) -> Deviatio
     return result
 
 
-def agreement(found: Deviations) -> dict[str, float]:
-    """RMS of energy error over deviation (1: calibrated), and Spearman correlations of deviations with errors."""
-    results = {"energy_error_over_std_RMS": float(np.sqrt(((found.energy[:, 1] / found.energy[:, 0]) ** 2).mean()))}
+def agreement(found: Deviations, *, calibrated_on: bool) -> dict[str, float]:
+    """Spearman correlations of deviations with errors; the RMS of energy error over deviation, which is 1 where
+    deviations are right, is of frames only that were not ``calibrated_on``.
+    """
+    results: dict[str, float] = {}
+    if not calibrated_on:
+        results["energy_error_over_std_RMS"] = float(np.sqrt(((found.energy[:, 1] / found.energy[:, 0]) ** 2).mean()))
     pairs = {"energy": found.energy, "force_of_frames": found.frames, "force_of_atoms": found.atoms}
     for name, values in pairs.items():
         if len(np.unique(values[:, 0])) > 2 and len(np.unique(values[:, 1])) > 2:

@@ -76,3 +76,10 @@ def _count(size: float, total: int) -> int:
     if size >= 1 or size == 0:
         return int(size)
     return max(1, round(size * total))
+
+
+def of_part(frames: Frames, part: str, *, otherwise_all: bool = False) -> Frames:
+    """The frames whose split is ``part``; where there are none, none or all."""
+    names = np.array([ALIASES.get(str(name), "") for name in frames.split_names])
+    chosen = np.flatnonzero(names[frames.split] == part)
+    return frames if otherwise_all and not len(chosen) else frames.take(chosen)
