@@ -82,7 +82,6 @@ def _row(smoke: bool, model: str, folder: Path) -> Row:
         "its standard deviation": float(last.std()),
         "finite": "yes" if all(np.isfinite(values).all() for values in result.log.values()) else "NO",
         **bonds_row(frames[0], frames),
-        "steps/s": result.steps_per_second,
     }
 
 

@@ -143,6 +143,12 @@ def test_command(checkpoint, xyz, tmp_path):
     assert (tmp_path / "parity.png").exists()
 
 
+@pytest.mark.parametrize("command", [["inspect"], ["evaluate", "x"], ["rigidity", "x"], ["finetune", "x"]])
+def test_labels_that_no_file_has(xyz, command):
+    result = CliRunner().invoke(app, [*command, str(xyz), "--labels", "other"])
+    assert str(result.exception) == "--labels is revised or original, not 'other'."
+
+
 def test_predictions_that_are_not_finite_are_no_result(checkpoint, xyz, tmp_path):
     loaded = load_checkpoint(checkpoint)
     loaded.potential.model.readout.out.bias.data.fill_(float("nan"))

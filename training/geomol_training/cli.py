@@ -283,7 +283,7 @@ def finetune(
         energy_weight=energy_weight,
         forces_weight=forces_weight,
         stress_weight=stress_weight,
-        keys=Keys(energy_key, forces_key, stress_key, labels=labels),  # type: ignore[arg-type]
+        keys=Keys(energy_key, forces_key, stress_key, labels=labels),
         skip_bad=skip_bad,
         theory=UNNAMED if theory is None else theory,
         seed=seed,
@@ -330,8 +330,6 @@ def inspect(
         from .inspection import inspect as run_inspect
         from .readers import Keys
 
-    if labels not in ("revised", "original"):
-        raise ConfigError(f"--labels is revised or original, not {labels!r}.")
     console = Console()
     with console.status("reading data"):
         sources = data[0] if len(data) == 1 else data
@@ -445,8 +443,6 @@ def evaluate(
         from .evaluate import evaluate as run_evaluate
         from .readers import Keys
 
-    if labels not in ("revised", "original"):
-        raise ConfigError(f"--labels is revised or original, not {labels!r}.")
     if threads is not None:
         torch.set_num_threads(threads)
     folder = _evaluation_folder(data) if out is None else out
@@ -547,8 +543,6 @@ def rigidity(
         from .readers import Keys
         from .rigidity import add_rigidity
 
-    if labels not in ("revised", "original"):
-        raise ConfigError(f"--labels is revised or original, not {labels!r}.")
     if threads is not None:
         torch.set_num_threads(threads)
     folder = _evaluation_folder(data) if out is None else out

@@ -20,7 +20,7 @@ from .recipe import Recipe
 
 Method = Literal["full", "head", "low-rank"]
 RATES: dict[str, tuple[str, float]] = {"full": ("muon", 0.002), "head": ("adamw", 0.005), "low-rank": ("adamw", 0.02)}
-"""Optimiser and highest learning rate of each method; measured in training/README.md."""
+"""Optimiser and highest learning rate of each method; training/README.md has what was tried."""
 STEPS, PATIENCE = 2000, 10
 BATCH_FRAMES = 8
 UNNAMED = "not named by who fine-tuned it"

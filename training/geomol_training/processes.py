@@ -30,7 +30,7 @@ READY = "ready"
 PATIENCE = timedelta(days=7)
 """For which processes wait for each other: the first one may read data, or measure, for hours."""
 MOST_WORKERS = 8
-"""Beside each process that computes on CUDA; so many make batches faster than one such device takes them."""
+"""Beside each process that computes on CUDA, if nobody says how many."""
 
 
 T = TypeVar("T")

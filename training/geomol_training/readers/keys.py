@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from ase_geomol.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Keys:
         source: ``info`` key of where a frame comes from.
         name: ``info`` key of the name of the structure itself.
         labels: rMD17 files hold "revised" (PBE) and "original" (PBE+TS) labels.
+
+    Raises:
+        ConfigError: other labels than these.
     """
 
     energy: str = "energy"
@@ -28,4 +32,8 @@ class Keys:
     split: str = "split"
     source: str = "source"
     name: str = "name"
-    labels: Literal["revised", "original"] = "revised"
+    labels: str = "revised"
+
+    def __post_init__(self) -> None:
+        if self.labels not in ("revised", "original"):
+            raise ConfigError(f"--labels is revised or original, not {self.labels!r}.")
