@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear
+from ....nn.degrees import DegreeLinear
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import DegreeFilter, Edges
@@ -25,10 +25,9 @@ class AttentionMessage(Message):
     uses_blocks = True
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
-        super().__init__()
+        super().__init__(config, sphere)
         lmax, channels = config.lmax, config.channels
         self.lmax, self.heads, self.share = lmax, config.message_heads, config.average_neighbors**-0.5
-        self.norm = CoefficientNorm(lmax, channels, config.norm_floor)
         self.query_key = DegreeLinear(lmax, channels, 2 * channels)
         self.dropout = nn.Dropout(config.attention_dropout)
         self.bias = nn.Linear(config.radial_channels, self.heads)
@@ -39,11 +38,11 @@ class AttentionMessage(Message):
         self.filter = DegreeFilter(config)
         self.projection = DegreeLinear(lmax, channels, channels)
 
-    def forward(self, x: Tensor, edges: Edges) -> Tensor:
-        """Map features (n, K, C) to what arrives (n, K, C)."""
+    def arriving(self, x: Tensor, edges: Edges) -> Tensor:
+        """What arrives (n, K, C) of normed features (n, K, C)."""
         blocks = edges.blocks
         assert blocks is not None  # this message asks for them
-        x = blocks.place_atoms(self.norm(x))
+        x = blocks.place_atoms(x)
         shape = (blocks.count, blocks.receivers, blocks.senders)
         gates, sources = self.sources(x[:, 0]).unflatten(-1, (2, self.lmax + 1, -1)).unbind(1)
         values = self.value(x) * gates.index_select(1, self.filter.degrees)
