@@ -60,7 +60,7 @@ def contest(name: str, atoms: Atoms, model: str, running: Mapping[str, Peer | No
         "atoms": len(atoms),
         **{f"{contender} ms": _ratio(seconds.get(contender), 1e-3) for contender in (OURS, *running)},
         **{f"{OURS} / {contender}": _ratio(seconds[OURS], seconds.get(contender)) for contender in running},
-        SHARE: share_outside(atoms, model),
+        SHARE: share_outside(atoms, model, calls=2 * rounds + 1),
     }
 
 
@@ -68,7 +68,7 @@ def _ratio(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first / second
 
 
-def share_outside(atoms: Atoms, model: str, calls: int = 15) -> float:
+def share_outside(atoms: Atoms, model: str, calls: int) -> float:
     """Share of a call through the calculator that is not the network's: medians of both, in turns."""
     calculator = GeoMolCalculator(model)
     potential = calculator.checkpoints[0].potential

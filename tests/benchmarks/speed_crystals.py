@@ -34,7 +34,7 @@ def rattled(name: str, repeats: tuple[int, int, int]) -> Atoms:
     """Cubic cells of a crystal side by side, atoms moved by 0.05 Å."""
     atoms = bulk(name, cubic=True, **({"crystalstructure": "rocksalt", "a": 5.69} if name == "NaCl" else {})) * repeats
     atoms.positions += np.random.default_rng(0).normal(0, 0.05, atoms.positions.shape)
-    atoms.info["stress"] = True
+    atoms.info["with_stress"] = True
     return atoms
 
 

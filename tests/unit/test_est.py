@@ -7,18 +7,22 @@ import math
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from benchmarks._sphere import layer_error, random_rotation
 from pydantic import ValidationError
 from scipy.special import i0e
 from torch.nn import functional
 
+from ase_geomol.graph import edge_vectors, from_atoms
 from ase_geomol.models.est import EST, ESTConfig
 from ase_geomol.models.est.attention import Lift, SphericalAttention
-from ase_geomol.models.est.edges import Edges
+from ase_geomol.models.est.edges import DegreeFilter, Edges, RadialFunctions
+from ase_geomol.models.est.edges import make_edges as prepare_edges
 from ase_geomol.models.est.messages.so2 import SO2Message, edge_frames
 from ase_geomol.models.est.messages.zonal import ZonalMessage, log_bessel
 from ase_geomol.models.est.network import Block
 from ase_geomol.models.est.update import SphericalExperts, Update
+from ase_geomol.nn import make_blocks
 from ase_geomol.nn.degrees import CoefficientNorm, SphereActivation, wigner
 from ase_geomol.nn.sphere import Sphere, harmonics, point_rule, product
 
@@ -360,3 +364,21 @@ def test_shares_of_neighbours():
         weights = edges.envelope[of, None] * (logits[of] / 100).exp()
         assert torch.allclose(mild, weights / (1 + weights.sum(0)), atol=1e-12)
         assert (shares[of].sum(0) <= 1).all()
+
+
+def test_blocks_steer_harmonics_as_lists_do():
+    """Sums over edges as products of matrices, against one product for each edge."""
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+    atoms.rattle(0.1, seed=0)
+    graph = from_atoms(atoms, 4.2)
+    config = make_config(elements=(11, 17), cutoff=4.2)
+    types = torch.tensor([0 if z == 11 else 1 for z in graph.numbers.tolist()])
+    vectors = edge_vectors(graph, graph.positions, graph.cell)
+    radial = RadialFunctions(config)
+    in_lists = prepare_edges(config, radial, types, graph.edge_index, vectors)
+    blocks = make_blocks(graph.system, graph.edge_index)
+    in_slots = prepare_edges(config, radial, types, graph.edge_index, vectors, blocks)
+    filters = DegreeFilter(config)
+    listed, placed = (edges.steer(filters.by_degree(edges.radial)) for edges in (in_lists, in_slots))
+    assert listed.abs().max() > 0.1
+    assert torch.allclose(listed, placed, atol=1e-12)

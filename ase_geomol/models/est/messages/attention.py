@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,14 +48,10 @@ class AttentionMessage(Message):
         weights = self._attention(x, edges, shape)
         spread = _by_head(blocks.copy_to_senders(values), blocks.count, self.heads)
         carried = _together(weights @ spread, self.lmax)
-        filters = self.filter.by_degree(edges.radial) * edges.envelope[:, None, None]
-        filters = filters.view(*shape, self.lmax + 1, -1) * blocks.copy_to_senders(sources).view(
-            blocks.count, 1, blocks.senders, self.lmax + 1, -1
-        )
-        filters = filters.flatten(0, 1)  # (A, M, L+1, C)
-        around = edges.harmonics.view(len(x), blocks.senders, -1).mT  # (A, K, M)
-        steered = [around[:, degree**2 : (degree + 1) ** 2] @ filters[:, :, degree] for degree in range(self.lmax + 1)]
-        return blocks.take_atoms(self.projection((carried + torch.cat(steered, 1)) * self.share))
+        filters = self.filter.by_degree(edges.radial).view(*shape, self.lmax + 1, -1)
+        filters = filters * blocks.copy_to_senders(sources).view(blocks.count, 1, blocks.senders, self.lmax + 1, -1)
+        arriving = blocks.take_atoms(carried) + edges.steer(filters.flatten(0, 2))
+        return self.projection(arriving * self.share)
 
     def _attention(self, x: Tensor, edges: Edges, shape: tuple[int, int, int]) -> Tensor:
         """Weights (B, H, n, M) of senders in receivers' sums."""
