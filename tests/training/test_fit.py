@@ -489,7 +489,7 @@ def test_full_disk_stops_the_logs_with_a_sentence(make_recipe, tmp_path, monkeyp
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geomol_training.fit.CSVLogger.log_metrics", full)
+    monkeypatch.setattr("geomol_training.loop.CSVLogger.log_metrics", full)
     with pytest.raises(OutputError, match=r"Cannot write the logs into .*: No space left on device\."):
         fit(make_recipe(), tmp_path, console=quiet())
 

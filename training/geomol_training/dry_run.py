@@ -6,6 +6,7 @@ from rich.table import Table
 
 from ase_geomol.errors import DataError, MissingExtraError
 
+from .beginning import untrained
 from .packed import packed_identity
 from .recipe import Recipe
 from .sources import find_files
@@ -18,8 +19,6 @@ KINDS = {PotentialTask: "a potential", PropertyTask: "a property", RelaxationTas
 
 def describe(recipe: Recipe, time_budget: float | None) -> tuple[Table, bool]:
     """A table of what would run, and whether all data are there."""
-    from .fit import untrained
-
     table = Table(title=recipe.name, show_header=False)
     complete = True
     for part in ("train", "valid", "test"):
