@@ -66,12 +66,13 @@ def answer(
     settings: Mapping[str, Any] | None = None,
     with_peers: bool = False,
     minutes: float = 0.0,
+    on_card: bool = False,
 ) -> None:
     """Run a benchmark as a command: parse its options, print a table, keep the result.
 
     ``run`` is called with ``smoke``, where a default ``model`` is given with the value of ``--model``, and where it
     asks for peers with `_peers.Peers` that start them; where default ``minutes`` are given, with those of
-    ``--minutes``.
+    ``--minutes``. ``on_card`` says that the summary is about the weights, and belongs on their card.
     """
     name = Path(sys.argv[0]).stem
     arguments = _arguments(question, model, with_peers, minutes)
@@ -114,6 +115,7 @@ def answer(
             + (f" --minutes {arguments.minutes:g}" if minutes else "")
             + (" --environments DIR" if peers and peers.folder else ""),
             **measured,
+            **({"on the card": True} if on_card else {}),
             "date": datetime.now(UTC).date().isoformat(),
             **({"rows computed": dict(found.computed)} if found.computed else {}),
             **({"settings": dict(settings)} if settings else {}),

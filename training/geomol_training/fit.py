@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ from .references import shifted
 from .result import write_result
 from .schedule import Extent, Standing, out_of_patience
 from .sources import find_files
-from .tasks import Task, task_of
+from .tasks import Predictor, Task, task_of
 
 FIXED_SECTIONS = ("seed", "data", "model", "finetune", "potential", "target", "relaxation", "loss")
 FIXED_FIELDS = {
@@ -40,6 +39,8 @@ FIXED_FIELDS = {
 """Parts of a recipe, and fields of other parts, that must not change when a run is resumed."""
 START = "start.safetensors"
 """Weights where a fine-tuning begins: those of ``model.start`` with new reference energies."""
+STOPPED = ("interrupted", "terminated")
+NOTHING_LEFT = "nothing was left to do"
 
 
 class Fitted(NamedTuple):
@@ -49,7 +50,8 @@ class Fitted(NamedTuple):
         model: the exported potential with the lowest validation score.
         step: steps done over all runs.
         elapsed: s over all runs.
-        stopped_by: what ended it.
+        stopped_by: what ended this run.
+        ended_by: what ended the training: this run, or where nothing was left to do, an earlier one.
         errors: of the exported potential, named ``validation_…`` and, where the recipe has a test, ``test_…``.
         before: likewise of the weights where a fine-tuning began, with the new reference energies.
         frames: how many were there to learn, to replay, to validate and to test.
@@ -62,6 +64,7 @@ class Fitted(NamedTuple):
     step: int
     elapsed: float
     stopped_by: str
+    ended_by: str
     errors: dict[str, float]
     before: dict[str, float]
     frames: dict[str, int]
@@ -135,12 +138,11 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     plan = make_plan(recipe, parts, sizes)
     extent = _extent(recipe, plan, time_budget)
     fitting = Fitting(recipe, predictor, parts.valid, extent, standing)
-    if state is not None:
-        fitting.restore(state)
-    standing.best = max(standing.best, _exported(out, task))  # killed between the checkpoint and the weights
     started_from = start.fingerprint if start is not None else None if state is None else state["identity"]["start"]
     run = Run(out, metadata, {"recipe": _fixed(recipe), "data": parts.keys, "start": started_from, "change": change})
     keeper, display = Keeper(run), Display(console)
+    if state is not None:
+        keeper.restore(fitting, state)
     unfinished = extent.progress(standing.step, standing.elapsed) < 1
     unfinished &= not out_of_patience(standing, recipe.training.patience)
     if unfinished:
@@ -151,34 +153,54 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
             "Nothing was learned: the time budget (or the number of steps) was used up before a first validation. Run "
             f"again with a larger --time-budget{' and --resume' if (out / LAST).exists() else ''}."
         )
-    elapsed, reason = standing.elapsed, keeper.stopped_by or "nothing was left to do"
-    stopped = reason in ("interrupted", "terminated")
+    reason = keeper.stopped_by or NOTHING_LEFT
+    card, before = _errors(recipe, task, parts, out, console, stopped=reason in STOPPED)
+    fitted = Fitted(
+        model=out / MODEL,
+        step=standing.step,
+        elapsed=keeper.elapsed,
+        stopped_by=reason,
+        ended_by=keeper.stopped_by or keeper.ended_before or NOTHING_LEFT,
+        errors=card.errors,
+        before=before,
+        frames=parts.counts,
+        elements=parts.train.elements,
+        start=started_from,
+        learned=learned_numbers(fitting.predictor, recipe.finetune),
+    )
+    if unfinished and reason not in STOPPED:
+        _write_result(recipe, fitted, predictor, time_budget, crew)
+    told = f"{fitted.step} steps, {fitted.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}"
+    console.print(told, soft_wrap=True, markup=False)
+    return fitted
+
+
+def _errors(
+    recipe: Recipe, task: Task, parts: Parts, out: Path, console: Console, *, stopped: bool
+) -> tuple[Metadata, dict[str, float]]:
+    """The card of the exported weights, and the errors where a fine-tuning began; a table shows both."""
     card = _measured(task, parts.test, out, stopped=stopped)
     before = {} if recipe.finetune is None else _before(task, parts, out, stopped=stopped)
     rows = {f"{part} before": found for part, found in by_part(before).items()} | by_part(card.errors)
     console.print(errors_table(f"{recipe.name}, best weights", rows))
-    chosen = learned_numbers(fitting.predictor, recipe.finetune)
-    if unfinished and not stopped:
-        result = {
-            "recipe": recipe.model_dump(mode="json"),
-            "start": started_from,
-            "parameters": sum(parameter.numel() for parameter in predictor.parameters()),
-            "steps": standing.step,
-            "seconds": round(elapsed, 1),
-            "time_budget": time_budget,
-            "processes": crew.processes,
-            "stopped_by": reason,
-            "errors": card.errors,
-            **({"before": before, "frames": parts.counts, "learned": chosen} if recipe.finetune else {}),
-        }
-        write_result(out, result)
-    console.print(
-        f"{standing.step} steps, {elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}",
-        soft_wrap=True,
-        markup=False,
-    )
-    about = (parts.counts, parts.train.elements, started_from, chosen)
-    return Fitted(out / MODEL, standing.step, elapsed, reason, card.errors, before, *about)
+    return card, before
+
+
+def _write_result(recipe: Recipe, fitted: Fitted, predictor: Predictor, time_budget: float | None, crew: Crew) -> None:
+    more = {"before": fitted.before, "frames": fitted.frames, "learned": fitted.learned} if recipe.finetune else {}
+    result = {
+        "recipe": recipe.model_dump(mode="json"),
+        "start": fitted.start,
+        "parameters": sum(parameter.numel() for parameter in predictor.parameters()),
+        "steps": fitted.step,
+        "seconds": round(fitted.elapsed, 1),
+        "time_budget": time_budget,
+        "processes": crew.processes,
+        "stopped_by": fitted.stopped_by,
+        "errors": fitted.errors,
+        **more,
+    }
+    write_result(fitted.model.parent, result)
 
 
 def _measured(task: Task, frames: Frames | None, out: Path, *, stopped: bool) -> Metadata:
@@ -200,13 +222,6 @@ def _before(task: Task, parts: Parts, out: Path, *, stopped: bool) -> dict[str, 
             errors = task.errors(frames, predict_frames(predictor, frames))
             found |= {f"{name}_{quantity}": value for quantity, value in errors.items()}
     return found
-
-
-def _exported(out: Path, task: Task) -> float:
-    """Validation score of the weights in the folder, infinite where there are none."""
-    if not (out / MODEL).exists():
-        return math.inf
-    return task.score(by_part(load_any(out / MODEL).metadata.errors).get("validation", {}))
 
 
 def by_part(found: dict[str, float]) -> dict[str, dict[str, float]]:
