@@ -69,4 +69,4 @@ def _crossing(rows: list[Row]) -> int | None:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, model=MODEL, with_peers=True)
+    answer(__doc__ or "", run, model=MODEL, on_card=True, with_peers=True)

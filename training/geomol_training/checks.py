@@ -56,9 +56,11 @@ class Inspector:
     bad_rows: Literal["raise", "skip"] = "raise"
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def passed(self, rows: Iterable[Row], file: object) -> Iterator[Row]:
-        """Yield the good rows of ``file``; raises :class:`DataError` at a bad one if asked to."""
-        for index, row in enumerate(rows):
+    def passed(self, rows: Iterable[Row], file: object, first: int = 0) -> Iterator[Row]:
+        """Yield the good rows of ``file``, from its row ``first`` on; raises :class:`DataError` at a bad one if asked
+        to.
+        """
+        for index, row in enumerate(rows, start=first):
             found = problem(row, self.limits)
             if found is None:
                 yield row
