@@ -129,7 +129,7 @@ def flow_loss(flow: ConformerFlow, molecules: MoleculeBatch, positions: Tensor, 
     atoms, shape = molecules.atoms, positions.shape
     options = {"generator": generator, "device": positions.device, "dtype": positions.dtype}
     with exactly(positions):
-        end = centre(positions, atoms) @ random_rotations(shape[:2], generator).to(positions.dtype)
+        end = centre(positions, atoms) @ random_rotations(shape[:2], generator, positions.dtype)
         start = align(flow.start(molecules, torch.randn(shape, **options)), end)
     time = torch.rand(shape[:2], **options)
     path = interpolate(start, end, time, flow.form.noise * torch.randn(shape, **options), atoms)

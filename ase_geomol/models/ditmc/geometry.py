@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def exactly(tensor: Tensor) -> torch.autocast:
@@ -32,11 +33,10 @@ def align(moving: Tensor, fixed: Tensor) -> Tensor:
     return moving @ rotation
 
 
-def random_rotations(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def random_rotations(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Rotation matrices (…, 3, 3), uniform in SO(3), on the generator's device."""
-    w, x, y, z = torch.nn.functional.normalize(
-        torch.randn(*shape, 4, generator=generator, device=generator.device), dim=-1
-    ).unbind(-1)
+    quaternions = torch.randn(*shape, 4, generator=generator, device=generator.device, dtype=dtype)
+    w, x, y, z = functional.normalize(quaternions, dim=-1).unbind(-1)
     rows = [
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
         (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
