@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-MOST_TRIES = 10
-"""Starts of each way of embedding."""
+TRIES = 3000
+"""Starts of each way of embedding, divided by the number of atoms; at least `FEWEST_TRIES`."""
+FEWEST_TRIES = 10
 GRACE = 5.0
 """Seconds after the time limit at which the process ends even if nobody is left to kill it."""
 
@@ -35,7 +36,7 @@ def _end_after(seconds: float | None) -> None:
 
 
 def _answer(mol: Chem.Mol, seed: int, force_field: str | None) -> dict[str, object]:
-    ways = (method for method, options in _ways(seed) if rdDistGeom.EmbedMolecule(mol, options) == 0)
+    ways = (method for method, options in _ways(mol, seed) if rdDistGeom.EmbedMolecule(mol, options) == 0)
     method = next(ways, None)
     if method is None:
         return {"reason": "no embedding found"}
@@ -43,7 +44,7 @@ def _answer(mol: Chem.Mol, seed: int, force_field: str | None) -> dict[str, obje
     return {"positions": mol.GetConformer().GetPositions().tolist(), "method": f"{method}, {field}"}
 
 
-def _ways(seed: int) -> Iterator[tuple[str, rdDistGeom.EmbedParameters]]:
+def _ways(mol: Chem.Mol, seed: int) -> Iterator[tuple[str, rdDistGeom.EmbedParameters]]:
     """ETKDG, then from random coordinates (large rings), then without what is known of angles (strained cages)."""
     for method, known, random in (
         ("ETKDGv3", True, False),
@@ -52,7 +53,7 @@ def _ways(seed: int) -> Iterator[tuple[str, rdDistGeom.EmbedParameters]]:
     ):
         options = rdDistGeom.ETKDGv3() if known else rdDistGeom.EmbedParameters()
         options.randomSeed = seed
-        options.maxIterations = MOST_TRIES
+        options.maxIterations = max(FEWEST_TRIES, TRIES // mol.GetNumAtoms())
         options.useRandomCoords = random
         options.ignoreSmoothingFailures = not known
         yield method, options

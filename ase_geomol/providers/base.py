@@ -7,7 +7,7 @@ depends on the request, the seed and k alone, however many are asked for and in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,13 +19,10 @@ from ase.data import chemical_symbols
 from ..errors import ConfigError, InputError
 from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble
 from .molecules import Molecule, Request, parse
-from .refine import CHECKS, clusters, refusal, relaxed, representatives, weigh
+from .refine import CHECKS, FEW_MATCHES, clusters, refusal, relaxed, representatives, weigh
 from .rmsd import symmetry
 
 __all__ = ["TIME", "Candidate", "Drawing", "Ensemble", "Limits", "Provider"]
-
-FEW_MATCHES = 1000
-"""Relabellings that are tried for each pair, where shapes are compared."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +105,7 @@ class Provider(ABC):
         rank: bool = False,
         unique: float | None = None,
         time_limit: float | None = 600.0,
+        on_structure: Callable[[int], object] | None = None,
     ) -> Ensemble:
         """Make structures of one molecule.
 
@@ -130,6 +128,7 @@ class Provider(ABC):
             unique: Å; leave out structures that are nearer than that to an earlier (with ``rank``: lower) one, by
                 the symmetry-aware distance of heavy atoms and of hydrogens that are not on carbon.
             time_limit: seconds for everything; what is made by then is given. None: no limit.
+            on_structure: called with how many structures are ready (before duplicates are left out).
 
         Returns:
             At most ``n`` structures. Where some are missing, ``failures`` says why, and so does a `ProviderWarning`
@@ -154,7 +153,11 @@ class Provider(ABC):
             structures = _representatives(drawing.molecule, list(structures), n)
         if relax is not None:
             structures = _relaxed(drawing, structures, relax, relax_steps, fmax, checks)
-        made = list(structures)
+        made = []
+        for atoms in structures:
+            made.append(atoms)
+            if on_structure is not None:
+                on_structure(len(made))
         if rank:
             made.sort(key=Atoms.get_potential_energy)
         if unique is not None:
@@ -162,7 +165,7 @@ class Provider(ABC):
         drawing.report(len(made), n)
         if rank:
             weigh(made)
-        return Ensemble(made, n, drawing.failures)
+        return Ensemble(made, drawing.molecule.smiles, n, drawing.failures)
 
     def iterate(
         self,

@@ -40,14 +40,31 @@ class Ensemble(list[Atoms]):
     """Structures of one request, and what became of those that are missing.
 
     Attributes:
+        smiles: the molecule.
         requested: how many were asked for.
         failures: how many candidates were lost, by reason; also those that another attempt replaced.
     """
 
-    def __init__(self, structures: Iterable[Atoms], requested: int, failures: Mapping[str, int]) -> None:
+    def __init__(self, structures: Iterable[Atoms], smiles: str, requested: int, failures: Mapping[str, int]) -> None:
         super().__init__(structures)
-        self.requested = requested
+        self.smiles, self.requested = smiles, requested
         self.failures = {reason: count for reason, count in failures.items() if count}
+
+    @property
+    def shortage(self) -> str:
+        """A sentence on how many are missing and why; empty if none are, but for duplicates."""
+        return shortage(len(self), self.requested, self.smiles, self.failures)
+
+
+def shortage(made: int, requested: int, smiles: str, failures: Mapping[str, int]) -> str:
+    """A sentence on missing structures, or nothing where none are missing but duplicates."""
+    if made + failures.get(DUPLICATE, 0) >= requested:
+        return ""
+    reasons = "; ".join(f"{reason}: {count}" for reason, count in failures.items() if count)
+    what = (
+        f"Only {made} of {requested} structures of {smiles} were made" if made else f"There is no structure of {smiles}"
+    )
+    return f"{what} ({reasons})."
 
 
 class Drawing(Iterator[Atoms]):
@@ -101,13 +118,11 @@ class Drawing(Iterator[Atoms]):
         Raises:
             ProviderError: none was.
         """
-        if made + self.failures[DUPLICATE] >= requested:
-            return
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in self.failures.most_common() if count)
-        if not made:
-            raise ProviderError(f"There is no structure of {self.molecule.smiles} ({reasons}).", self.failures)
-        text = f"Only {made} of {requested} structures of {self.molecule.smiles} were made ({reasons})."
-        warnings.warn(text, ProviderWarning, stacklevel=3)
+        sentence = shortage(made, requested, self.molecule.smiles, self.failures)
+        if sentence and not made:
+            raise ProviderError(sentence, self.failures)
+        if sentence:
+            warnings.warn(sentence, ProviderWarning, stacklevel=3)
 
     def structures(self) -> Iterator[Atoms]:
         """Draw them, without a word on what is missing."""

@@ -14,8 +14,10 @@ SHORTEST, LONGEST = 0.65, 1.4
 """A bond is broken outside these many sums of covalent radii."""
 BONDED = 1.1
 """Atoms that are not bonded, but closer than this many sums of covalent radii, have a new bond."""
-CLASH = 0.55
+CLASH = 0.6
 """Atoms at least four bonds apart clash when they are closer than this many sums of van der Waals radii."""
+HYDROGEN_RADIUS = 0.6
+"""Å, in place of the van der Waals radius of 1.1 Å: the shortest hydrogen bonds are no clashes."""
 UNKNOWN_RADIUS = 2.0
 """Å, van der Waals radius of elements of which none was published."""
 
@@ -47,6 +49,7 @@ def clashes(molecule: Molecule, positions: np.ndarray) -> list[str]:
         positions: (N, 3) Å.
     """
     radii = np.nan_to_num(vdw_radii[molecule.numbers], nan=UNKNOWN_RADIUS)
+    radii[molecule.numbers == 1] = HYDROGEN_RADIUS
     close = cdist(positions, positions) < CLASH * (radii[:, None] + radii)
     return [f"{_pair(molecule, i, j)} clash" for i, j in np.argwhere(np.triu(close & (bond_distances(molecule) > 3)))]
 

@@ -79,6 +79,11 @@ class Molecule:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def formula(self) -> str:
+        """For example "C9H8O4"."""
+        return Atoms(self.numbers).get_chemical_formula()
+
     def atoms(self, positions: np.ndarray, info: Mapping[str, Any]) -> Atoms:
         """Atoms at ``positions`` (N, 3) in Å, with charge, multiplicity and bonds, and ``info`` added."""
         atoms = Atoms(self.numbers, positions)

@@ -14,8 +14,8 @@ from scipy.cluster.hierarchy import cut_tree, ward
 
 from ..errors import GeoMolError
 from .geometry import bond_errors, clashes
-from .molecules import Molecule
-from .rmsd import Symmetry, aligned, rmsd
+from .molecules import Molecule, parse
+from .rmsd import Symmetry, aligned, rmsd, symmetry
 from .stereo import stereo_errors
 
 CHECKS: dict[str, tuple[str, Callable[[Molecule, np.ndarray], list[str]]]] = {
@@ -26,6 +26,8 @@ CHECKS: dict[str, tuple[str, Callable[[Molecule, np.ndarray], list[str]]]] = {
 """The reason for which a structure is refused, and the function that finds it."""
 TEMPERATURE = 298.15
 """K, of Boltzmann weights."""
+FEW_MATCHES = 1000
+"""Relabellings that are tried for each pair of conformers, so that no pair takes long."""
 
 
 def refusal(molecule: Molecule, positions: np.ndarray, checks: Sequence[str]) -> str | None:
@@ -120,3 +122,16 @@ def _shape(points: np.ndarray) -> np.ndarray:
     """Singular values (3,) of centred points (A, 3) over √A: their distance is a lower bound of the RMSD."""
     values = np.linalg.svd(points - points.mean(0), compute_uv=False)
     return np.pad(values, (0, 3 - len(values))) / np.sqrt(len(points))
+
+
+def superimposed(structures: Sequence[Atoms]) -> np.ndarray:
+    """Positions (P, N, 3) of conformers with ``info["bonds"]``, laid onto the first of them by their heavy atoms."""
+    positions = np.array([atoms.positions for atoms in structures])
+    return aligned(symmetry(parse(structures[0]), most=FEW_MATCHES), positions, positions[0])
+
+
+def families(structures: Sequence[Atoms], threshold: float) -> np.ndarray:
+    """Number (P,) from 0 of the family of each conformer: nearer than ``threshold`` (Å, heavy atoms) to its first."""
+    positions = np.array([atoms.positions for atoms in structures])
+    labels = clusters(symmetry(parse(structures[0]), most=FEW_MATCHES), positions, threshold)
+    return np.unique(labels, return_inverse=True)[1]

@@ -8,8 +8,8 @@ from rdkit import Chem
 from .molecules import Molecule
 
 FLAT = 0.1
-"""Least cosine of the torsion about a double bond that counts as cis or trans."""
-_TETRAHEDRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+"""Least volume that three bonds of unit length span at a stereocentre, and least cosine of a double bond's torsion."""
+_TURNS = {Chem.ChiralType.CHI_TETRAHEDRAL_CCW: 1, Chem.ChiralType.CHI_TETRAHEDRAL_CW: -1}
 _CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
 _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 
@@ -17,8 +17,9 @@ _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 def stereo_errors(molecule: Molecule, positions: np.ndarray) -> list[str]:
     """Name each stereocentre and double bond that is not as the molecule specifies it.
 
-    Centres are compared by their handedness relative to the molecule's own bonds (RDKit derives it from positions),
-    which is R or S without the ranking; double bonds by the sign of their torsion. What is not specified is free.
+    A centre has the sign of the volume that its first three bonds span, which RDKit's tag gives relative to the order
+    of its bonds, and so does "R" or "S", whatever the order; a double bond has the sign of its torsion. What is not
+    specified is free.
 
     Args:
         molecule: what was asked for.
@@ -29,25 +30,29 @@ def stereo_errors(molecule: Molecule, positions: np.ndarray) -> list[str]:
 
 def count_stereo(molecule: Molecule) -> int:
     """How many stereocentres and double bonds the molecule specifies."""
-    return len(_centres(molecule)) + len(_double_bonds(molecule))
+    return len(stereocentres(molecule)) + len(_double_bonds(molecule))
 
 
-def _centres(molecule: Molecule) -> list[Chem.Atom]:
-    return [atom for atom in molecule.mol.GetAtoms() if atom.GetChiralTag() in _TETRAHEDRAL]
+def stereocentres(molecule: Molecule) -> list[tuple[int, list[int], int]]:
+    """The specified stereocentres: atom, its first three neighbours, and the sign of the volume that they span."""
+    found = []
+    for atom in molecule.mol.GetAtoms():
+        turn = _TURNS.get(atom.GetChiralTag())
+        around = [bond.GetOtherAtomIdx(atom.GetIdx()) for bond in atom.GetBonds()]
+        if turn is not None and len(around) in (3, 4):
+            found.append((atom.GetIdx(), around[:3], turn))
+    return found
 
 
 def _wrong_centres(molecule: Molecule, positions: np.ndarray) -> list[str]:
-    asked = _centres(molecule)
-    if not asked:
-        return []
-    seen = molecule.with_positions(positions)
-    Chem.AssignAtomChiralTagsFromStructure(seen, replaceExistingTags=True)
     wrong = []
-    for atom in asked:
-        tag = seen.GetAtomWithIdx(atom.GetIdx()).GetChiralTag()
-        if tag != atom.GetChiralTag():
-            state = "inverted" if tag in _TETRAHEDRAL else "flat"
-            wrong.append(f"the stereocentre at atom {atom.GetIdx()} ({atom.GetSymbol()}) is {state}")
+    for centre, around, sign in stereocentres(molecule):
+        arms = positions[around] - positions[centre]
+        volume = sign * np.linalg.det(arms / np.linalg.norm(arms, axis=1, keepdims=True))
+        if volume < FLAT:
+            symbol = molecule.mol.GetAtomWithIdx(centre).GetSymbol()
+            state = "inverted" if volume < -FLAT else "flat"
+            wrong.append(f"the stereocentre at atom {centre} ({symbol}) is {state}")
     return wrong
 
 
