@@ -17,12 +17,15 @@ from .errors import (
     InputError,
     MissingExtraError,
     OutputError,
+    ProviderError,
+    ProviderWarning,
 )
 
 if TYPE_CHECKING:
     from .calculator import GeoMolCalculator
     from .checkpoint import load_checkpoint, load_property, save_checkpoint, shipped_models
     from .predictor import PropertyPredictor, RelaxedPredictor
+    from .providers.etkdg import RDKitProvider
 
 __all__ = [
     "CheckpointError",
@@ -34,6 +37,9 @@ __all__ = [
     "MissingExtraError",
     "OutputError",
     "PropertyPredictor",
+    "ProviderError",
+    "ProviderWarning",
+    "RDKitProvider",
     "RelaxedPredictor",
     "load_checkpoint",
     "load_property",
@@ -44,6 +50,7 @@ __all__ = [
 _HOMES = {
     "GeoMolCalculator": "calculator",
     "PropertyPredictor": "predictor",
+    "RDKitProvider": "providers.etkdg",
     "RelaxedPredictor": "predictor",
     "load_checkpoint": "checkpoint",
     "load_property": "checkpoint",
