@@ -120,7 +120,7 @@ def release(
 
     Args:
         checkpoint: what ``geomol-train fit`` exported.
-        notes: YAML with the card's words: ``held_out``, ``intro``, ``data``, ``failures``, ``making``, ``evaluation_command``.
+        notes: YAML with the fields of `Notes`.
         evaluation: folder that ``geomol-train evaluate`` wrote on the test split.
         labels: each ``manifest.json`` of the labels.
         results: folder of the results of ``tests/benchmarks``; those of these weights go into the card.
