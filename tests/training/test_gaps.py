@@ -149,6 +149,15 @@ def test_files_that_do_not_fit(molecules, tmp_path: Path):
         list(read_rows(first, GAP))
 
 
+def test_the_small_recipe_runs(molecules, tmp_path: Path):
+    """As it is, but for three steps."""
+    data = write_pcqm4mv2(tmp_path / "pcqm4m-v2", molecules) / "raw/data.csv.gz"
+    recipe = load_recipe(RECIPES / "pcqm4mv2_gap_small.yaml", [f"data.train={data}", "training.max_steps=3"])
+    result = fit(recipe, tmp_path / "run", console=Console(quiet=True), threads=1)
+    assert result.step == 3
+    assert "test_homolumogap_MAE_meV" in result.errors
+
+
 def test_the_recipe_learns_from_a_packed_table(molecules, tmp_path: Path):
     """Splits as the files name them, whatever the size of the network."""
     path = write_pcqm4mv2(tmp_path / "pcqm4m-v2", molecules) / "raw/data.csv.gz"
