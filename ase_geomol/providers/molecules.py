@@ -111,8 +111,8 @@ def parse(request: Request) -> Molecule:
 
     Args:
         request: a SMILES string; an RDKit molecule, with or without hydrogens; or Atoms, with
-            ``info["bonds"]`` (M, 3), ``arrays["formal_charge"]`` and the stereochemistry of their positions, or with
-            ``info["smiles"]``. The order of atoms is that of the request, hydrogens that are not atoms come last.
+            ``info["bonds"]`` (M, 3), ``arrays["formal_charge"]`` and the stereochemistry of their positions, else
+            with ``info["smiles"]``. The order of atoms is that of the request; hydrogens that are no atoms come last.
 
     Raises:
         InputError: with one sentence on what is wrong: empty, no SMILES string, an impossible valence, several
@@ -126,11 +126,13 @@ def parse(request: Request) -> Molecule:
         if isinstance(request, Chem.Mol):
             mol = _normalised(request, "The RDKit molecule")
             return Molecule(_lasting(Chem.MolToSmiles(_without_hydrogens(mol)), mol), mol)
-        if isinstance(request, Atoms) and "bonds" in request.info:
-            mol = _normalised(_from_atoms(request), f"The structure {request.symbols}")
-            return Molecule(_lasting(Chem.MolToSmiles(_without_hydrogens(mol)), mol), mol)
-        if isinstance(request, Atoms) and isinstance(request.info.get("smiles"), str):
-            return parse(request.info["smiles"])
+        if isinstance(request, Atoms):
+            smiles = request.info.get("smiles")
+            if "bonds" in request.info and ("formal_charge" in request.arrays or smiles is None):
+                mol = _normalised(_from_atoms(request), f"The structure {request.symbols}")
+                return Molecule(_lasting(Chem.MolToSmiles(_without_hydrogens(mol)), mol), mol)
+            if isinstance(smiles, str):  # ASE's trajectories lose formal charges
+                return parse(smiles)
     if isinstance(request, Atoms):
         raise InputError("These Atoms carry neither info['bonds'] nor info['smiles']: which molecule they are is open.")
     raise InputError(f"A molecule is asked for by a SMILES string, an RDKit molecule or Atoms, not {type(request)}.")
