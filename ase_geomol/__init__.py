@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from .calculator import GeoMolCalculator
     from .checkpoint import load_checkpoint, load_property, save_checkpoint, shipped_models
     from .predictor import PropertyPredictor, RelaxedPredictor
+    from .providers.conformers import ConformerProvider
     from .providers.etkdg import RDKitProvider
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "ConformerProvider",
     "DataError",
     "GeoMolCalculator",
     "GeoMolError",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ConformerProvider": "providers.conformers",
     "GeoMolCalculator": "calculator",
     "PropertyPredictor": "predictor",
     "RDKitProvider": "providers.etkdg",

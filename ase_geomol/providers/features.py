@@ -1,10 +1,10 @@
-"""What a conformer model is told of a molecule: RDKit's molecular graph as tensors.
+"""What a conformer model is told of a molecule: its graph as tensors.
 
-How the molecule came about does not matter, nor does the order of its atoms and bonds: all hydrogens are atoms, and
-what RDKit perceives (rings, aromaticity, stereochemistry) is perceived anew. Two of the paper's features would break
-this. The implicit valence is left out, as it is zero here. RDKit's chiral tag refers to the order of bonds, which the
-network cannot see; instead each neighbour of a stereocentre has a place, and places 1 to 4 are always arranged in the
-same sense. In the same way double bonds say which of their substituents are on one side.
+Features are those of a `Molecule`: there is one way to it, whatever comes in, so that they do not depend on how the
+molecule came about, nor on the order of its atoms and bonds. Two of the paper's features would break this. The implicit
+valence is left out, as it is zero here. RDKit's chiral tag refers to the order of bonds, which the network cannot see;
+instead each neighbour of a stereocentre has a place, and places 1 to 4 are always arranged in the same sense. In the
+same way double bonds say which of their substituents are on one side.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 import torch
-from ase.data import chemical_symbols
+from rdkit import Chem
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
 from ..models.ditmc import MolecularGraph, molecular_graph
 from ..models.ditmc.graph import CIS, PLACES, TRANS
-
-try:
-    from rdkit import Chem
-except ImportError as error:
-    raise MissingExtraError("RDKit", "providers", "A molecular graph") from error
+from .base import Limits
+from .molecules import Molecule
 
 COUNTS = range(5)
 CHARGES = range(-5, 6)
@@ -35,25 +32,24 @@ CLOCKWISE = Chem.ChiralType.CHI_TETRAHEDRAL_CW
 TETRAHEDRAL = (CLOCKWISE, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 
 
-def graph_of(molecule: Chem.Mol, elements: Collection[int]) -> MolecularGraph:
-    """The graph of a molecule, atoms in its order.
+def graph_of(molecule: Molecule, elements: Collection[int]) -> MolecularGraph:
+    """The graph of a molecule, atoms in its order, stereochemistry as it is specified there.
 
     Args:
-        molecule: with all hydrogens as atoms; stereochemistry as it is marked there, conformers are not looked at.
+        molecule: see `ase_geomol.providers.molecules.parse`.
         elements: atomic numbers that the model knows.
 
     Raises:
-        InputError: no atoms, an element that the model does not know, hydrogens that are no atoms, or a bond that is
-            neither single, double, triple nor aromatic.
+        InputError: an element that the model does not know, or a dative bond.
     """
-    _check(molecule, elements)
-    molecule = Chem.Mol(molecule)
-    Chem.SanitizeMol(molecule)
-    Chem.AssignStereochemistry(molecule, cleanIt=True, force=True)
-    places = _places(molecule)
+    Limits(atoms=len(molecule), elements=elements).check(molecule)
+    mol = molecule.mol
+    places = _places(mol)
     bonds, bond_features = [], []
-    for bond in molecule.GetBonds():
+    for bond in mol.GetBonds():
         first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if bond.GetBondType() not in BOND_TYPES:
+            raise InputError(f"The bond between atoms {first} and {second} is dative: no conformer model knows those.")
         for receiver, sender in ((first, second), (second, first)):
             bonds.append((receiver, sender))
             bond_features.append(
@@ -64,32 +60,12 @@ def graph_of(molecule: Chem.Mol, elements: Collection[int]) -> MolecularGraph:
                 ]
             )
     return molecular_graph(
-        numbers=torch.tensor([atom.GetAtomicNum() for atom in molecule.GetAtoms()]),
-        atom_features=torch.tensor([_atom_features(atom) for atom in molecule.GetAtoms()], dtype=torch.float32),
+        numbers=torch.tensor(molecule.numbers),
+        atom_features=torch.tensor([_atom_features(atom) for atom in mol.GetAtoms()], dtype=torch.float32),
         bonds=bonds,
         bond_features=bond_features,
-        sides=_sides(molecule),
+        sides=_sides(mol),
     )
-
-
-def _check(molecule: Chem.Mol, elements: Collection[int]) -> None:
-    if molecule.GetNumAtoms() == 0:
-        raise InputError("The molecule has no atoms.")
-    for atom in molecule.GetAtoms():
-        number, index = atom.GetAtomicNum(), atom.GetIdx()
-        if number not in elements:
-            known = " ".join(chemical_symbols[z] for z in sorted(elements))
-            name = chemical_symbols[number] if number else f"a placeholder ({atom.GetSymbol()})"
-            raise InputError(f"Atom {index} is {name}, which this conformer model does not know; it knows: {known}.")
-        if atom.GetTotalNumHs():
-            raise InputError(f"Atom {index} ({atom.GetSymbol()}) has hydrogens that are no atoms: add them first.")
-    for bond in molecule.GetBonds():
-        if bond.GetBondType() not in BOND_TYPES:
-            ends = f"{bond.GetBeginAtomIdx()} and {bond.GetEndAtomIdx()}"
-            raise InputError(
-                f"The bond between atoms {ends} is of type {str(bond.GetBondType()).lower()}; a conformer model knows "
-                "single, double, triple and aromatic bonds."
-            )
 
 
 def _one_of(value: object, choices: Iterable[object]) -> list[bool]:
@@ -114,15 +90,15 @@ def _atom_features(atom: Chem.Atom) -> list[bool]:
     ]
 
 
-def _places(molecule: Chem.Mol) -> dict[tuple[int, int], int]:
+def _places(mol: Chem.Mol) -> dict[tuple[int, int], int]:
     """Place of each neighbour around each stereocentre, {(centre, neighbour): place}.
 
     Seen from the first, the others are arranged counter-clockwise (RDKit's sense for three neighbours and a lone
     pair). There are several such orders; of these it is the one closest to RDKit's canonical ranks.
     """
-    ranks = list(Chem.CanonicalRankAtoms(molecule, breakTies=False))
+    ranks = list(Chem.CanonicalRankAtoms(mol, breakTies=False))
     places = {}
-    for atom in molecule.GetAtoms():
+    for atom in mol.GetAtoms():
         if atom.GetChiralTag() not in TETRAHEDRAL:
             continue
         neighbors = [neighbor.GetIdx() for neighbor in atom.GetNeighbors()]
@@ -138,10 +114,10 @@ def _is_odd(permutation: Sequence[int]) -> bool:
     return inversions % 2 == 1
 
 
-def _sides(molecule: Chem.Mol) -> list[tuple[int, int, int]]:
+def _sides(mol: Chem.Mol) -> list[tuple[int, int, int]]:
     """Substituents (atom, atom, `CIS` or `TRANS`) at the two ends of double bonds of which it is known."""
     sides = []
-    for bond in molecule.GetBonds():
+    for bond in mol.GetBonds():
         if bond.GetStereo() not in (*SAME_SIDE, *OPPOSITE_SIDES):
             continue
         marked = tuple(bond.GetStereoAtoms())

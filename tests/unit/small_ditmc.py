@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 
 import torch
-from rdkit import Chem
 
 from ase_geomol.models.ditmc import ORGANIC, DiTMC, DiTMCConfig, MolecularGraph
 from ase_geomol.providers.features import graph_of
+from ase_geomol.providers.molecules import parse
 
 POSITIONS = ("absolute", "relative", "equivariant")
 CONDITIONING = ("all-pair", "bond-pair")
@@ -16,14 +16,9 @@ FORMS = list(itertools.product(POSITIONS, CONDITIONING))
 L_ALANINE = "C[C@H](N)C(=O)O"
 
 
-def molecule(smiles: str) -> Chem.Mol:
-    """A molecule with explicit hydrogens."""
-    return Chem.AddHs(Chem.MolFromSmiles(smiles))
-
-
 def graph(smiles: str) -> MolecularGraph:
     """The graph of a molecule."""
-    return graph_of(molecule(smiles), ORGANIC)
+    return graph_of(parse(smiles), ORGANIC)
 
 
 def network(

@@ -16,6 +16,7 @@ from ase_geomol.models.ditmc import (
     DiTMCConfig,
     FlowForm,
     MolecularGraph,
+    Sampler,
     collate_molecules,
     flow_loss,
     sample_noise,
@@ -151,7 +152,7 @@ def test_one_time_for_all_samples(alanine, positions, form, conditioning):
 
 
 @pytest.mark.parametrize(("form", "conditioning"), FORMS)
-@pytest.mark.parametrize("smiles", ["[Cl-]", "[H][H]", "O.O"])
+@pytest.mark.parametrize("smiles", ["[Cl-]", "[H][H]"])
 def test_molecules_with_next_to_nothing(form, conditioning, smiles):
     small = graph(smiles)
     model = network(form, conditioning)
@@ -312,12 +313,12 @@ def test_configurations_that_make_no_network(options):
 
 @pytest.mark.parametrize("form", POSITIONS)
 def test_samples_do_not_depend_on_what_else_is_drawn(alanine, form):
-    flow = ConformerFlow(network(form, dtype=torch.float32), FlowForm(steps=5))
+    flow = ConformerFlow(network(form, dtype=torch.float32), FlowForm(sampler=Sampler(steps=5)))
     other = graph("C/C=C/c1ccccc1O")
-    few = flow.sample(collate_molecules([alanine]), sample_noise(3, [4], alanine.n_atoms)[None])
+    few = flow.sample(collate_molecules([alanine]), sample_noise([4], alanine.n_atoms)[None])
     batch = torch.zeros(2, 6, other.n_atoms, 3, **DOUBLE)
-    batch[0, :, : alanine.n_atoms] = sample_noise(3, range(6), alanine.n_atoms)
-    batch[1] = sample_noise(3, range(6), other.n_atoms)
+    batch[0, :, : alanine.n_atoms] = sample_noise(range(6), alanine.n_atoms)
+    batch[1] = sample_noise(range(6), other.n_atoms)
     many = flow.sample(collate_molecules([alanine, other]), batch)
     torch.testing.assert_close(many[:1, 4:5, : alanine.n_atoms], few, atol=1e-4, rtol=0)
     again = flow.sample(collate_molecules([alanine, other]), batch)
@@ -326,7 +327,7 @@ def test_samples_do_not_depend_on_what_else_is_drawn(alanine, form):
 
 def test_where_sampling_starts(alanine):
     molecules = collate_molecules([alanine])
-    draws = sample_noise(0, range(4), alanine.n_atoms)[None]
+    draws = sample_noise(range(4), alanine.n_atoms)[None]
     gaussian = ConformerFlow(network(), FlowForm(prior="gaussian")).start(molecules, draws)
     torch.testing.assert_close(gaussian, centre(draws, molecules.atoms))
     harmonic = ConformerFlow(network(), FlowForm()).start(molecules, draws)

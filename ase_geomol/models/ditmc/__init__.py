@@ -4,7 +4,7 @@ from .config import DRUGS, ORGANIC, DiTMCConfig
 from .flow import ConformerFlow, FlowForm, flow_loss
 from .graph import MolecularGraph, MoleculeBatch, collate_molecules, molecular_graph
 from .network import Conditioning, DiTMC
-from .sampling import sample_noise
+from .sampling import Sampler, sample_noise
 
 __all__ = [
     "DRUGS",
@@ -16,6 +16,7 @@ __all__ = [
     "FlowForm",
     "MolecularGraph",
     "MoleculeBatch",
+    "Sampler",
     "collate_molecules",
     "flow_loss",
     "molecular_graph",

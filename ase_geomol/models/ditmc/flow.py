@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from .geometry import align, centre, exactly, random_rotations
 from .graph import MoleculeBatch
 from .network import DiTMC
-from .sampling import Schedule, Solver, integrate, times
+from .sampling import Sampler
 
 Prior = Literal["harmonic", "gaussian"]
 LATEST_WEIGHT = 0.9
@@ -25,18 +26,14 @@ class FlowForm(BaseModel):
         prior: distribution of positions at time 0: "harmonic", where springs along bonds hold atoms together, see
             `ase_geomol.models.ditmc.graph.harmonic_root`, or "gaussian", 1 Å in each direction.
         noise: Å, standard deviation of what is added to the path in training.
-        steps: of the sampler, unless others are asked for.
-        schedule: of these steps, see `ase_geomol.models.ditmc.sampling.times`.
-        solver: see `ase_geomol.models.ditmc.sampling.integrate`.
+        sampler: unless another is asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prior: Prior = "harmonic"
     noise: float = Field(default=0.5, ge=0, allow_inf_nan=False)
-    steps: int = Field(default=50, ge=1)
-    schedule: Schedule = "uniform"
-    solver: Solver = "euler"
+    sampler: Sampler = Sampler()
 
 
 class ConformerFlow(nn.Module):
@@ -77,18 +74,16 @@ class ConformerFlow(nn.Module):
         self,
         molecules: MoleculeBatch,
         noise: Tensor,
-        steps: int | None = None,
-        schedule: Schedule | None = None,
-        solver: Solver | None = None,
+        sampler: Sampler | None = None,
+        on_evaluation: Callable[[], object] = lambda: None,
     ) -> Tensor:
         """Draw conformers.
 
         Args:
             molecules: G graphs, on the network's device.
             noise: (G, S, N, 3), for S conformers of each; see `ase_geomol.models.ditmc.sampling.sample_noise`.
-            steps: as `schedule` and `solver`; default: the form's.
-            schedule: of the steps.
-            solver: of the differential equation.
+            sampler: default: the form's.
+            on_evaluation: called before each evaluation of the network; what it raises ends the sampling.
 
         Returns:
             (G, S, N, 3) Å, centred; zeros where there are no atoms.
@@ -96,11 +91,11 @@ class ConformerFlow(nn.Module):
         conditioning = self.model.encode(molecules)
 
         def denoise(positions: Tensor, time: float) -> Tensor:
+            on_evaluation()
             return self.model.denoise(conditioning, positions, positions.new_full((1, 1), time))
 
-        moments = times(steps or self.form.steps, schedule or self.form.schedule)
         start = self.start(molecules, noise).to(self.dtype)
-        return integrate(denoise, start, moments, solver or self.form.solver)
+        return (sampler or self.form.sampler).integrate(denoise, start)
 
 
 def interpolate(start: Tensor, end: Tensor, time: Tensor, noise: Tensor, atoms: Tensor) -> Tensor:
