@@ -42,6 +42,13 @@ Row = dict[str, Any]
 Item = TypeVar("Item")
 
 
+class Option(NamedTuple):
+    """One more option of a script: its default, whose type it has, and what ``--help`` says of it."""
+
+    default: str | float | int
+    help: str
+
+
 class Answer(NamedTuple):
     """What a benchmark found.
 
@@ -66,15 +73,19 @@ def answer(
     settings: Mapping[str, Any] | None = None,
     with_peers: bool = False,
     minutes: float = 0.0,
+    on_card: bool = False,
+    options: Mapping[str, Option] | None = None,
 ) -> None:
     """Run a benchmark as a command: parse its options, print a table, keep the result.
 
     ``run`` is called with ``smoke``, where a default ``model`` is given with the value of ``--model``, and where it
     asks for peers with `_peers.Peers` that start them; where default ``minutes`` are given, with those of
-    ``--minutes``.
+    ``--minutes``; and by name with the values of ``options``. ``on_card`` says that the summary is about the weights,
+    and belongs on their card.
     """
     name = Path(sys.argv[0]).stem
-    arguments = _arguments(question, model, with_peers, minutes)
+    options = options or {}
+    arguments = _arguments(question, model, with_peers, minutes, options)
     _use_threads(arguments.threads)
     load = os.getloadavg()[0]
     if load > BUSY and not arguments.smoke:
@@ -85,7 +96,7 @@ def answer(
     started = time.perf_counter()
     try:
         measured = {"model": _identity(arguments.model)} if model else {}
-        found = run(*given)
+        found = run(*given, **{option: getattr(arguments, option) for option in options})
         found = found if isinstance(found, Answer) else Answer(found, {})
         if not (found.rows or found.complete):
             raise KeyboardInterrupt
@@ -112,8 +123,10 @@ def answer(
             "command": f"python tests/benchmarks/{name}.py --threads {arguments.threads}"
             + (f" --model {arguments.model}" if model else "")
             + (f" --minutes {arguments.minutes:g}" if minutes else "")
+            + "".join(f" --{option} {getattr(arguments, option)}" for option in options)
             + (" --environments DIR" if peers and peers.folder else ""),
             **measured,
+            **({"on the card": True} if on_card else {}),
             "date": datetime.now(UTC).date().isoformat(),
             **({"rows computed": dict(found.computed)} if found.computed else {}),
             **({"settings": dict(settings)} if settings else {}),
@@ -134,7 +147,9 @@ def answer(
         sys.exit(INTERRUPTED)
 
 
-def _arguments(question: str, model: str, with_peers: bool, minutes: float) -> argparse.Namespace:
+def _arguments(
+    question: str, model: str, with_peers: bool, minutes: float, options: Mapping[str, Option]
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--smoke", action="store_true", help="a small version that proves the script runs")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the peers (default 2)")
@@ -142,6 +157,9 @@ def _arguments(question: str, model: str, with_peers: bool, minutes: float) -> a
         parser.add_argument("--model", default=model, help=f"shipped potential or .safetensors file (default {model})")
     if minutes:
         parser.add_argument("--minutes", type=float, default=minutes, help=f"of each training (default {minutes:g})")
+    for name, option in options.items():
+        more = f"{option.help} (default {option.default})"
+        parser.add_argument(f"--{name}", type=type(option.default), default=option.default, help=more)
     if with_peers:
         parser.add_argument(
             "--environments",

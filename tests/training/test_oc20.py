@@ -369,19 +369,37 @@ def test_preprocessing_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch:
         write(tmp_path / f"{index}.extxyz", _made()[0], format="extxyz")
     read = packed._read_one
 
-    def interrupted(file: Path, *rest):
-        if file.name == "2.extxyz":
+    def interrupted(piece: packed.Piece, *rest):
+        if piece.file.name == "2.extxyz":
             raise KeyboardInterrupt
-        return read(file, *rest)
+        return read(piece, *rest)
 
     monkeypatch.setattr(packed, "_read_one", interrupted)
     with pytest.raises(KeyboardInterrupt):
         preprocess(str(tmp_path), tmp_path / "packed")
-    monkeypatch.setattr(packed, "_read_one", lambda file, *rest: files.append(file.name) or read(file, *rest))
+    monkeypatch.setattr(packed, "_read_one", lambda piece, *rest: files.append(piece.file.name) or read(piece, *rest))
     files: list[str] = []
     frames, _ = preprocess(str(tmp_path), tmp_path / "packed")
     assert files == ["2.extxyz", "3.extxyz"]
     assert len(frames) == 12
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("lmdb", 1), ("aselmdb", 2)])
+def test_several_processes_read_one_database(kind: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / f"a.{kind}"
+    write_lmdb(tmp_path / "a.lmdb", [as_data(_made()[number % 2], number) for number in range(6)])
+    rows = list(read_rows(tmp_path / "a.lmdb", Keys()))
+    if kind == "aselmdb":
+        write_aselmdb(path, rows)
+    monkeypatch.setattr(packed, "ROWS_AT_ONCE", 4)
+    seen: list[tuple[int, int, int]] = []
+    frames, _ = preprocess(str(path), tmp_path / "packed", workers=workers, report=lambda *where: seen.append(where))
+    assert seen[-1] == (2, 2, 6)
+    same_frames(frames, load(str(path), Keys(), Limits()).frames)
+    rows[5].positions[0, 0] = np.nan
+    write_aselmdb(tmp_path / "bad.aselmdb", rows)
+    with pytest.raises(DataError, match=r"bad\.aselmdb, row 5: positions not finite"):
+        preprocess(str(tmp_path / "bad.aselmdb"), tmp_path / "bad")
 
 
 def test_bad_rows_of_packed_data(tmp_path: Path):

@@ -102,6 +102,7 @@ class Measurement(BaseModel):
     model: dict[str, Any] | None = None
     hardware: Hardware
     date: str
+    on_card: bool = Field(default=False, alias="on the card")
     summary: dict[str, float | None] = Field(default_factory=dict)
     rows: list[dict[str, Any]] = Field(min_length=1)
 
@@ -184,11 +185,13 @@ def _counts(labels: Sequence[Path]) -> str:
 
 
 def _results(folder: Path | None, fingerprint: str) -> str:
-    """A section for each benchmark of the weights with this fingerprint that has a summary: others are about code."""
+    """A section for each benchmark of the weights with this fingerprint, where the result itself says that it tells
+    something about them: others are about code.
+    """
     sections = []
     for path in sorted(folder.glob("*.json")) if folder else ():
         measurement = validated(Measurement, _json(path), path)
-        if (measurement.model or {}).get("fingerprint") != fingerprint or not measurement.summary:
+        if (measurement.model or {}).get("fingerprint") != fingerprint or not measurement.on_card:
             continue
         question = measurement.question.partition("\n\n")[0]
         how = f"`{measurement.command}` on {measurement.hardware.processor}, {measurement.date}:"
