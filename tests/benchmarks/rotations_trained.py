@@ -110,6 +110,4 @@ def _row(
 
 
 if __name__ == "__main__":
-    answer(
-        __doc__ or "", run, packages=["e3nn"], model=MODEL, on_card=True, settings={"seed": SEED, "rattle Å": RATTLE}
-    )
+    answer(__doc__ or "", run, packages=["e3nn"], model=MODEL, on_card=True, settings=SETTINGS)
