@@ -71,7 +71,9 @@ def test_failed_candidates_are_replaced_and_counted():
 
 
 def test_missing_structures_are_told():
-    with pytest.warns(ProviderWarning, match=r"Only \d+ of 20 structures of O were made \(broken or new bonds: \d+\)"):
+    with pytest.warns(
+        ProviderWarning, match=r"Only \d+ of 20 structures of 'O' were made \(broken or new bonds: \d+\)"
+    ):
         ensemble = Shaker(torn=0.5).sample("O", 20, attempts=1)
     assert 0 < len(ensemble) < 20
     assert ensemble.failures["broken or new bonds"] == 20 - len(ensemble)
@@ -82,7 +84,7 @@ def test_missing_structures_are_told():
 
 def test_nothing_at_all_is_an_error_that_counts():
     provider = Shaker(torn=1.0)
-    with pytest.raises(ProviderError, match="There is no structure of O") as caught:
+    with pytest.raises(ProviderError, match="There is no structure of 'O'") as caught:
         provider.sample("O", 1000)
     assert provider.drawn == 4 * HOPELESS  # it gives up early
     assert caught.value.failures == {"broken or new bonds": provider.drawn}
