@@ -90,7 +90,7 @@ class Display(lightning.Callback):
         assert isinstance(pl_module, Fitting)
         found, now = pl_module.errors, time.monotonic()
         words = [self._describe(pl_module), f"rate {pl_module.recent.get('learning_rate', 0.0):.1e}"]
-        words += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items() if "MAE" in name]
+        words += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items() if "RMSE" not in name]
         best = " [green]best[/]" if pl_module.score <= pl_module.standing.best else ""
         left = self._left(_done(pl_module), now)
         self.console.print(f"{', '.join(words)}, {left} left{best}", highlight=False, soft_wrap=True)
