@@ -18,28 +18,40 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from _peers import Peers
 from _work import FOLDER
+from geomol_training.beginning import untrained
+from geomol_training.recipe import load_recipe
 from geomol_training.result import processor
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint, shipped_models
 from ase_geomol.errors import GeoMolError
 from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.potential import Potential
 
 RESULTS = Path(__file__).parent / "results"
+RECIPES = Path(__file__).parents[2] / "training/recipes/shipped"
 BUSY = 0.5
 """Mean number of processes at work above which times are not to be trusted."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 Row = dict[str, Any]
 Item = TypeVar("Item")
+
+
+class Option(NamedTuple):
+    """One more option of a script: its default, whose type it has, and what ``--help`` says of it."""
+
+    default: str | float | int
+    help: str
 
 
 class Answer(NamedTuple):
@@ -66,26 +78,32 @@ def answer(
     settings: Mapping[str, Any] | None = None,
     with_peers: bool = False,
     minutes: float = 0.0,
+    on_card: bool = False,
+    options: Mapping[str, Option] | None = None,
 ) -> None:
     """Run a benchmark as a command: parse its options, print a table, keep the result.
 
     ``run`` is called with ``smoke``, where a default ``model`` is given with the value of ``--model``, and where it
     asks for peers with `_peers.Peers` that start them; where default ``minutes`` are given, with those of
-    ``--minutes``.
+    ``--minutes``; and by name with the values of ``options``. ``on_card`` says that the summary is about the weights,
+    and belongs on their card.
     """
     name = Path(sys.argv[0]).stem
-    arguments = _arguments(question, model, with_peers, minutes)
+    options = options or {}
+    arguments = _arguments(question, model, with_peers, minutes, options)
     _use_threads(arguments.threads)
     load = os.getloadavg()[0]
     if load > BUSY and not arguments.smoke:
         Console(stderr=True).print(f"The machine is busy (load {load:.1f}): these times will not be worth keeping.")
     peers = Peers(arguments.environments) if with_peers else None
+    if arguments.smoke and model and not _exists(arguments.model):
+        arguments.model = _untrained(arguments.model)
     given = [arguments.smoke, *([arguments.model] if model else []), *([peers] if peers else [])]
     given += [arguments.minutes] if minutes else []
     started = time.perf_counter()
     try:
         measured = {"model": _identity(arguments.model)} if model else {}
-        found = run(*given)
+        found = run(*given, **{option: getattr(arguments, option) for option in options})
         found = found if isinstance(found, Answer) else Answer(found, {})
         if not (found.rows or found.complete):
             raise KeyboardInterrupt
@@ -112,8 +130,10 @@ def answer(
             "command": f"python tests/benchmarks/{name}.py --threads {arguments.threads}"
             + (f" --model {arguments.model}" if model else "")
             + (f" --minutes {arguments.minutes:g}" if minutes else "")
+            + "".join(f" --{option} {getattr(arguments, option)}" for option in options)
             + (" --environments DIR" if peers and peers.folder else ""),
             **measured,
+            **({"on the card": True} if on_card else {}),
             "date": datetime.now(UTC).date().isoformat(),
             **({"rows computed": dict(found.computed)} if found.computed else {}),
             **({"settings": dict(settings)} if settings else {}),
@@ -134,7 +154,9 @@ def answer(
         sys.exit(INTERRUPTED)
 
 
-def _arguments(question: str, model: str, with_peers: bool, minutes: float) -> argparse.Namespace:
+def _arguments(
+    question: str, model: str, with_peers: bool, minutes: float, options: Mapping[str, Option]
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--smoke", action="store_true", help="a small version that proves the script runs")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the peers (default 2)")
@@ -142,6 +164,9 @@ def _arguments(question: str, model: str, with_peers: bool, minutes: float) -> a
         parser.add_argument("--model", default=model, help=f"shipped potential or .safetensors file (default {model})")
     if minutes:
         parser.add_argument("--minutes", type=float, default=minutes, help=f"of each training (default {minutes:g})")
+    for name, option in options.items():
+        more = f"{option.help} (default {option.default})"
+        parser.add_argument(f"--{name}", type=type(option.default), default=option.default, help=more)
     if with_peers:
         parser.add_argument(
             "--environments",
@@ -178,6 +203,20 @@ def _use_threads(threads: int) -> None:
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
     torch.set_num_threads(threads)
+
+
+def _exists(model: str) -> bool:
+    return model in shipped_models() or Path(model).exists()
+
+
+def _untrained(model: str) -> str:
+    """A file of random weights of the recipe of a potential that is not shipped yet: enough for a smoke test."""
+    recipe = load_recipe(RECIPES / f"{model.replace('-', '_')}.yaml")
+    predictor = untrained(recipe, ())
+    assert isinstance(predictor, Potential)
+    path = Path(mkdtemp()) / f"{model}.safetensors"
+    save_checkpoint(path, predictor, Metadata(name=model, theory="none", training_data="none: random weights"))
+    return str(path)
 
 
 def _identity(model: str) -> dict[str, Any]:

@@ -158,4 +158,4 @@ def _smoke_conformers() -> list[Conformer]:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, model=MODEL, settings=SETTINGS)
+    answer(__doc__ or "", run, model=MODEL, on_card=True, settings=SETTINGS)

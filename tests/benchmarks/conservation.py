@@ -85,4 +85,4 @@ def _row(start: Atoms, model: str, duration: float, folder: Path) -> Row:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, model=MODEL, settings=SETTINGS)
+    answer(__doc__ or "", run, model=MODEL, on_card=True, settings=SETTINGS)

@@ -127,4 +127,4 @@ def _draw(rows: list[Row], pairs: dict[str, tuple[int, int]], elements: list[int
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, model=MODEL, settings=SETTINGS)
+    answer(__doc__ or "", run, model=MODEL, on_card=True, settings=SETTINGS)

@@ -125,4 +125,4 @@ def _frames(start: Atoms, folder: Path, scale: float) -> list[Atoms]:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, packages=["tblite"], model=MODEL, settings=SETTINGS)
+    answer(__doc__ or "", run, packages=["tblite"], model=MODEL, on_card=True, settings=SETTINGS)

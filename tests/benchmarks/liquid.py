@@ -116,4 +116,4 @@ def _draw(result: MDResult, density: np.ndarray, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, model=MODEL, settings=SETTINGS)
+    answer(__doc__ or "", run, model=MODEL, on_card=True, settings=SETTINGS)

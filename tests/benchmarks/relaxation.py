@@ -106,4 +106,4 @@ def _gfn2_alone(start: Atoms, fmax: float) -> list[Atoms]:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, packages=["tblite"], model=MODEL, settings=SETTINGS)
+    answer(__doc__ or "", run, packages=["tblite"], model=MODEL, on_card=True, settings=SETTINGS)

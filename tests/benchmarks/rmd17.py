@@ -1,88 +1,140 @@
 """How close do 950 frames of one molecule's dynamics bring our networks, beside published ones?
 
-The trainings are made one by one with `training/recipes/rmd17.yaml` and `rmd17_est.yaml` (training/README.md has the
-commands); this brings what they left in runs together with the rows of earlier trainings in its own result. "changes"
-are all that such a training had different from the recipe but for the molecule and its labels. Errors are of the 1000
-test frames of official split 01, which neither training nor the choice of the weights has seen. Published errors are
-of 950 to 1000 frames to learn, means over several splits where their authors give such means, after much longer
-trainings on GPUs.
+With `--minutes` it first trains what is missing: each of `--molecules`, on each of the official `--splits`, with each
+set of `--labels` (revised MD17, and the original MD17 of the same frames), by each of `--networks`, with
+`training/recipes/rmd17.yaml` and `rmd17_est.yaml`; `--data` is a folder with files of the splits, or of the archive of
+rMD17 (`npz_data` and `splits`). Trainings are left in `runs`; after Ctrl-C the same command goes on. Without
+`--minutes` it brings together what is there. Rows of earlier trainings stay in the result.
+
+"changes" are all that a training had different from the recipe but for molecule, labels and split. Errors are of the
+1000 test frames of the split, which neither training nor the choice of the weights has seen. Published errors are of
+950 to 1000 frames to learn, means over several splits where their authors give such means, after much longer trainings
+on GPUs; benzene of MD17 is theirs of 2017.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from _frame import RESULTS, Answer, Row, answer
+import torch
+from _frame import RESULTS, Answer, Option, Row, answer
+from _rmd17 import MOLECULES, ORIGINAL, REVISED, molecules_in, split_file
 from _training import MEV, write_stand_in
-from geomol_training.fit import fit
+from _work import FOLDER
+from geomol_training.fit import STOPPED, fit
+from geomol_training.keeper import LAST
 from geomol_training.recipe import load_recipe
-from geomol_training.result import read_results
+from geomol_training.result import RESULT, read_results
 from rich.console import Console
 
-from ase_geomol.errors import DataError
+from ase_geomol.errors import ConfigError, DataError
 
-RUNS, RESULT = Path("runs"), RESULTS / "rmd17.json"
+RUNS, TABLE = Path("runs"), RESULTS / "rmd17.json"
 RECIPES = {"geomformer": Path("training/recipes/rmd17.yaml"), "est": Path("training/recipes/rmd17_est.yaml")}
 NAMES = {"geomformer": "our GeoMFormer", "est": "our EST"}
-
-# Energy (kcal/mol) and forces (kcal/mol/Å) on MD17, from the table of GeoMFormer (arXiv 2406.16853).
-ORIGINAL = {
-    "TorchMD-Net": {
-        "ethanol": (0.052, 0.109),
-        "aspirin": (0.123, 0.253),
-        "uracil": (0.095, 0.095),
-        "naphthalene": (0.085, 0.061),
-    },
-    "PaiNN": {
-        "ethanol": (0.064, 0.224),
-        "aspirin": (0.167, 0.338),
-        "uracil": (0.106, 0.139),
-        "naphthalene": (0.116, 0.077),
-    },
-    "NequIP": {
-        "ethanol": (None, 0.208),
-        "aspirin": (None, 0.348),
-        "uracil": (None, 0.173),
-        "naphthalene": (None, 0.097),
-    },
-    "GeoMFormer": {
-        "ethanol": (0.047, 0.062),
-        "aspirin": (0.118, 0.171),
-        "uracil": (0.095, 0.068),
-        "naphthalene": (0.081, 0.040),
-    },
+THEORY = {"revised": "PBE/def2-SVP", "original": "PBE+vdW-TS"}
+ALL = "all"
+OPTIONS = {
+    "minutes": Option(0.0, "of each training that is not there yet; 0: train nothing"),
+    "data": Option("../shared/data/rmd17", "folder of (r)MD17"),
+    "molecules": Option(ALL, "names, with commas between them, or all that the folder has"),
+    "splits": Option("01", "official ones, e.g. 01,02,03,04,05"),
+    "labels": Option("revised", "revised, original, or both with a comma"),
+    "networks": Option("geomformer", "geomformer, est, or both with a comma"),
 }
-# Energy (meV) and forces (meV/Å) on revised MD17: MACE (arXiv 2206.07697), as quoted by those who repeated it
-# (github.com/kcheng0407/mace-rmd17-benchmark); of the other two molecules the quotations differ.
-REVISED = {"MACE": {"ethanol": (0.4, 2.1), "aspirin": (2.2, 6.6)}}
+FREE = ("data.labels", "metadata.theory", "data.train", "data.test", "variables.split")
+"""Fields of a training that follow from molecule, labels, split and where the data are."""
 
 
-def run(smoke: bool) -> Answer:
-    """Published rows, then one row for each training, by molecule and labels."""
-    ours = _trained_now() if smoke else _trained()
+class Study(NamedTuple):
+    """One training."""
+
+    molecule: str
+    labels: str
+    split: str
+    network: str
+
+    @property
+    def folder(self) -> str:
+        """Of the run: as the recipe names it, but for other labels and splits."""
+        name = ("rmd17-" if self.labels == "revised" else "md17-") + ("est-" if self.network == "est" else "")
+        return name + self.molecule + ("" if self.split == "01" else f"-{self.split}")
+
+    def changes(self, data: Path, cut: Path) -> list[str]:
+        """Of the recipe."""
+        files = {part: split_file(data, self.molecule, part, self.split, cut) for part in ("train", "test")}
+        return [
+            f"variables.molecule={self.molecule}",
+            f"variables.split='{self.split}'",
+            f"data.labels={self.labels}",
+            f"metadata.theory={THEORY[self.labels]}",
+            *(f"data.{part}={path}" for part, path in files.items()),
+        ]
+
+
+def run(smoke: bool, **options: Any) -> Answer:
+    """Published rows, then one row for each training, by molecule, labels and split."""
+    if smoke:
+        ours = _trained_now()
+    else:
+        if options["minutes"] > 0:
+            _train(_studies(options), Path(options["data"]), 60 * options["minutes"])
+        ours = _trained()
     rows = [*_published(), *ours]
-    order = {"ethanol": 0, "aspirin": 1, "uracil": 2, "naphthalene": 3}
-    rows.sort(key=lambda row: (order.get(row["molecule"], 9), row["labels"] != "revised", row["minutes"] or 0))
+    order = {molecule: place for place, molecule in enumerate(MOLECULES)}
+    rows.sort(key=lambda row: (order[row["molecule"]], row["labels"] != "revised", row["split"], row["minutes"] or 0))
     return Answer(rows, _ratios(rows))
 
 
+def _studies(options: Mapping[str, Any]) -> list[Study]:
+    data, names = Path(options["data"]), options["molecules"]
+    molecules = molecules_in(data) if names == ALL else names.split(",")
+    if not molecules:
+        raise DataError(f"{data} has no files of (r)MD17.")
+    chosen = [molecules, options["labels"].split(","), options["splits"].split(","), options["networks"].split(",")]
+    for values, known in zip(chosen, (MOLECULES, THEORY, None, RECIPES), strict=True):
+        unknown = [value for value in values if known and value not in known]
+        if unknown:
+            raise ConfigError(f"'{unknown[0]}' is none of {', '.join(known or ())}.")
+    return [Study(*values) for values in itertools.product(*chosen)]
+
+
+def _train(studies: list[Study], data: Path, seconds: float) -> None:
+    """What has not been trained to its end, one after the other."""
+    for study in studies:
+        out = RUNS / study.folder
+        if (out / RESULT).exists():
+            continue
+        recipe = load_recipe(RECIPES[study.network], study.changes(data, FOLDER / "rmd17/data"))
+        resume = (out / LAST).exists()
+        found = fit(recipe, out, resume=resume, time_budget=seconds, threads=torch.get_num_threads())
+        if found.stopped_by in STOPPED:
+            raise KeyboardInterrupt(f"trainings are kept in {RUNS}, the same command goes on from there")
+
+
 def _trained() -> list[Row]:
-    results = [result for result in read_results(RUNS).values() if "molecule" in result["recipe"]["variables"]]
+    results = [result for result in read_results(RUNS).values() if _is_md17(result)]
     rows = [_of_training(result) for result in results]
     known = {_identity(row) for row in rows}
-    earlier = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    earlier = json.loads(TABLE.read_text())["rows"] if TABLE.exists() else []
     rows += [row for row in earlier if row["forces by"] != "paper" and _identity(row) not in known]
     if not rows:
-        raise DataError(f"{RUNS} holds no finished training on rMD17: train first, as training/README.md says.")
+        raise DataError(f"{RUNS} holds no finished training on (r)MD17: give --minutes, to train.")
     return rows
 
 
+def _is_md17(result: Mapping[str, Any]) -> bool:
+    return result["recipe"]["variables"].get("molecule") in MOLECULES
+
+
 def _identity(row: Row) -> tuple:
-    return tuple(row[name] for name in ("molecule", "labels", "network", "forces by", "changes", "seed"))
+    return tuple(row[name] for name in ("molecule", "labels", "split", "network", "forces by", "changes", "seed"))
 
 
 def _trained_now() -> list[Row]:
@@ -90,8 +142,8 @@ def _trained_now() -> list[Row]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_stand_in(folder)
-        changes = [f"data.{part}={folder}/rmd17_{{molecule}}_{part}_01.npz" for part in ("train", "test")]
-        changes += ["variables.molecule=aspirin", "data.split.train=null", "data.split.valid=1", "training.max_steps=2"]
+        changes = Study("aspirin", "revised", "01", "geomformer").changes(folder, folder)
+        changes += ["data.split.train=null", "data.split.valid=1", "training.max_steps=2"]
         changes += ["model.config.layers=1", "model.config.channels=16", "training.batch_frames=1"]
         fit(load_recipe(RECIPES["geomformer"], changes), folder / "run", threads=1, console=Console(quiet=True))
         return [_of_training(result) for result in read_results(folder).values()]
@@ -104,6 +156,7 @@ def _of_training(result: dict[str, Any]) -> Row:
     return _row(
         recipe["variables"]["molecule"],
         recipe["data"]["labels"],
+        recipe["variables"].get("split", "01"),
         NAMES[recipe["model"]["architecture"]],
         errors["test_energy_MAE_meV"],
         errors[f"test_{'direct_' if direct else ''}forces_MAE_meV_per_A"],
@@ -119,13 +172,12 @@ def _of_training(result: dict[str, Any]) -> Row:
 
 
 def _changes(recipe: dict[str, Any]) -> list[str]:
-    """Fields that are not as in the recipe for this molecule and these labels."""
-    change = f"variables.molecule={recipe['variables']['molecule']}"
-    plain = load_recipe(RECIPES[recipe["model"]["architecture"]], [change]).model_dump(mode="json")
+    """Fields that are not as in the recipe for this molecule and this split."""
+    variables = [f"variables.{name}='{value}'" for name, value in recipe["variables"].items()]
+    plain = load_recipe(RECIPES[recipe["model"]["architecture"]], variables).model_dump(mode="json")
     before, now = _flat(plain), _flat(recipe)
-    free = ("data.labels", "metadata.theory")
     return [
-        f"{name}={now.get(name)}" for name in now | before if now.get(name) != before.get(name) and name not in free
+        f"{name}={now.get(name)}" for name in now | before if now.get(name) != before.get(name) and name not in FREE
     ]
 
 
@@ -142,18 +194,29 @@ def _published() -> list[Row]:
     for network, molecules in ORIGINAL.items():
         for molecule, (energy, forces) in molecules.items():
             rows.append(
-                _row(molecule, "original", network, None if energy is None else energy * MEV, forces * MEV, of="paper")
+                _row(
+                    molecule,
+                    "original",
+                    "",
+                    network,
+                    None if energy is None else energy * MEV,
+                    forces * MEV,
+                    of="paper",
+                )
             )
     for network, molecules in REVISED.items():
         for molecule, (energy, forces) in molecules.items():
-            rows.append(_row(molecule, "revised", network, energy, forces, of="paper"))
+            rows.append(_row(molecule, "revised", "", network, energy, forces, of="paper"))
     return rows
 
 
-def _row(molecule: str, labels: str, network: str, energy: float | None, forces: float, **about: Any) -> Row:
+def _row(
+    molecule: str, labels: str, split: str, network: str, energy: float | None, forces: float, **about: Any
+) -> Row:
     return {
         "molecule": molecule,
         "labels": labels,
+        "split": split,
         "network": network,
         "forces by": about["of"],
         "energy MAE (meV)": energy,
@@ -170,19 +233,25 @@ def _row(molecule: str, labels: str, network: str, energy: float | None, forces:
 
 
 def _ratios(rows: list[Row]) -> dict[str, float | None]:
-    """Of the recipe's gradient forces to those of the best published network, for each molecule and its labels."""
+    """Of the recipe's gradient forces, the mean over its splits, to those of the best published network, for each
+    molecule and its labels.
+    """
     published: dict[tuple[str, str], float] = {}
     for row in rows:
         if row["forces by"] == "paper":
             key = row["molecule"], row["labels"]
             published[key] = min(published.get(key, np.inf), row["forces MAE (meV/Å)"])
-    plain = [row for row in rows if row["forces by"] == "gradient" and row["changes"] == ""]
+    ours: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        if row["forces by"] == "gradient" and row["changes"] == "":
+            ours.setdefault((row["network"], row["molecule"], row["labels"]), []).append(row["forces MAE (meV/Å)"])
     ratios = {}
-    for row in plain:
-        best = published.get((row["molecule"], row["labels"]))
+    for (network, molecule, labels), forces in ours.items():
+        best = published.get((molecule, labels))
         if best:
-            which = f"{row['network']} / best published, {row['molecule']}, {row['labels']} labels"
-            ratios[f"forces, {which}"] = row["forces MAE (meV/Å)"] / best
+            of = "" if len(forces) == 1 else f", {len(forces)} splits"
+            which = f"{network} / best published, {molecule}, {labels} labels{of}"
+            ratios[f"forces, {which}"] = float(np.mean(forces)) / best
     return ratios
 
 
@@ -190,5 +259,6 @@ if __name__ == "__main__":
     answer(
         __doc__ or "",
         run,
-        settings={"data": "(r)MD17, split 01: 950 frames to learn, 50 to validate, 1000 to test"},
+        settings={"data": "(r)MD17, official splits: 950 frames to learn, 50 to validate, 1000 to test"},
+        options=OPTIONS,
     )

@@ -71,4 +71,4 @@ def exponent(rows: list[Row], column: str) -> float | None:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, model=MODEL, with_peers=True)
+    answer(__doc__ or "", run, model=MODEL, on_card=True, with_peers=True)

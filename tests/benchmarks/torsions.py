@@ -165,4 +165,4 @@ def _draw(rows: list[Row], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, packages=["tblite", "rdkit"], model=MODEL, settings=SETTINGS)
+    answer(__doc__ or "", run, packages=["tblite", "rdkit"], model=MODEL, on_card=True, settings=SETTINGS)

@@ -124,11 +124,13 @@ def test_fewer_frames_than_portions(monkeypatch, count):
 
 
 def test_epochs_before_a_step_are_made_once(frames, monkeypatch):
-    plan, made, epoch = Plan(survey(frames, 4.0).edges, frames.n_atoms, 300, seed=5), [], Plan.epoch
+    plan, made, arranged = Plan(survey(frames, 4.0).edges, frames.n_atoms, 300, seed=5), [], Plan._arranged
+    monkeypatch.setattr(Plan, "_arranged", lambda self, number: made.append(number) or arranged(self, number))
     first = next(plan.from_step(50))
-    monkeypatch.setattr(Plan, "epoch", lambda self, number: made.append(number) or epoch(self, number))
+    assert made == list(range(plan.epoch_of(50) + 1))
     assert np.array_equal(next(plan.from_step(50)), first)
-    assert len(made) == 1
+    assert plan.steps(3) == sum(len(arranged(plan, epoch)) for epoch in range(3))
+    assert made == list(range(plan.epoch_of(50) + 1))
 
 
 def test_stream_ends_at_the_next_validation(frames):

@@ -284,10 +284,14 @@ def test_a_training_without_better_validations_ends_early(start, other_theory, t
     assert result.stopped_by == "no better validation"
     assert result.step == 6
     assert result.errors == pytest.approx(result.before)
+    card = (tmp_path / "model.md").read_text()
+    assert "ended by: no better validation" in card
     assert changed_tensors(tmp_path / "start.safetensors", result.model) == set()
     if processes == 1:
         again = finetune(*arguments, console=quiet(), threads=1, resume=True)
         assert (again.step, again.stopped_by) == (6, "nothing was left to do")
+        assert (again.ended_by, again.elapsed) == ("no better validation", result.elapsed)
+        assert (tmp_path / "model.md").read_text() == card
 
 
 # --- frames and the card
@@ -351,7 +355,7 @@ def test_the_command(start, other_theory, tmp_path, monkeypatch, capsys):
 # --- what is refused
 
 
-def test_refused(start, other_theory, structures, tmp_path, monkeypatch):
+def test_refused(start, other_theory, structures, make_checkpoint, tmp_path):
     with pytest.raises(DataError, match="ask for fewer"):
         tuned(start, other_theory, tmp_path / "1", frames=1000)
     with pytest.raises(CheckpointError, match="neither a shipped potential"):
@@ -375,6 +379,8 @@ def test_refused(start, other_theory, structures, tmp_path, monkeypatch):
         tuned(start, tmp_path / "nowhere.extxyz", tmp_path / "7")
     with pytest.raises(ConfigError, match="replay_share"):
         tuned(start, other_theory, tmp_path / "8", replay=str(other_theory), replay_share=1.0)
+    with pytest.raises(ConfigError, match=r"--forces-weight is 0, but small-1 has a direct force head"):
+        tuned(make_checkpoint(seed=1, direct_forces=True), other_theory, tmp_path / "9", forces_weight=0.0)
     (tmp_path / "a file").write_text("")
     with pytest.raises(OutputError, match="Cannot make the folder"):
         tuned(start, other_theory, tmp_path / "a file/run")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from geomol_training import keeper
 from geomol_training.evaluate import predict_frames
 from geomol_training.fit import fit
 from geomol_training.frames import load_frames
@@ -247,19 +248,33 @@ def test_second_interrupt_loses_nothing(make_recipe, tmp_path, monkeypatch):
     assert same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
 
 
-def test_weights_are_never_alone(make_recipe, tmp_path, monkeypatch):
-    """A kill at the first weights leaves a run that can be resumed, and that exports weights whatever it noted."""
+@pytest.mark.parametrize("kills", [1, 2])
+def test_the_best_weights_survive_a_kill_before_they_are_written(make_recipe, tmp_path, monkeypatch, kills):
+    """The first or the second ones; what comes after them is worse."""
+    save, calls = keeper.save_checkpoint, []
 
-    def killed(*_):
-        raise MemoryError
+    def killed(*given):
+        calls.append(1)
+        if len(calls) == kills:
+            raise MemoryError  # stands for a kill: nothing is written after it
+        save(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr("geomol_training.keeper.save_checkpoint", killed)
+        patched.setattr(keeper, "save_checkpoint", killed)
         with pytest.raises(MemoryError):
             fit(make_recipe(), tmp_path, console=quiet())
-    assert state_of(tmp_path)["standing"]["best"] < np.inf
-    fit(make_recipe(optimiser={"lr": 10.0}), tmp_path, resume=True, console=quiet())  # worse from here on
-    assert (tmp_path / "model.safetensors").exists()
+    state = state_of(tmp_path)
+    assert state["standing"]["step"] == 8 * kills
+    worse = fit(make_recipe(optimiser={"lr": 10.0}), tmp_path, resume=True, console=quiet())
+    assert worse.errors == state["not_exported"]
+    exported = load_checkpoint(worse.model).potential.state_dict()
+    assert all(torch.equal(exported[name], value) for name, value in state["averaged"].items())
+
+
+def test_weights_that_were_deleted_are_exported_again(make_recipe, tmp_path):
+    fit(make_recipe(training={"max_steps": 8}), tmp_path, console=quiet()).model.unlink()
+    worse = fit(make_recipe(optimiser={"lr": 10.0}), tmp_path, resume=True, console=quiet())
+    assert worse.model.exists()
 
 
 def test_weights_without_a_checkpoint(make_recipe, tmp_path):
@@ -489,7 +504,7 @@ def test_full_disk_stops_the_logs_with_a_sentence(make_recipe, tmp_path, monkeyp
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geomol_training.fit.CSVLogger.log_metrics", full)
+    monkeypatch.setattr("geomol_training.loop.CSVLogger.log_metrics", full)
     with pytest.raises(OutputError, match=r"Cannot write the logs into .*: No space left on device\."):
         fit(make_recipe(), tmp_path, console=quiet())
 

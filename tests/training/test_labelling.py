@@ -26,6 +26,7 @@ pytest.importorskip("yaml", reason="recipes need the extra 'train'")
 
 import yaml
 from geomol_training import cli
+from geomol_training.cli import common
 from geomol_training.labelling import complexes, geometry, jobs, plan, pools, run, sampling
 from geomol_training.labelling.druglike import random_druglike
 from geomol_training.labelling.engine import GFN2, RejectedFrame, label
@@ -495,12 +496,12 @@ class TestRecipe:
 
 class TestCommand:
     def test_durations(self):
-        assert cli.parse_duration("90s") == 90
-        assert cli.parse_duration("1.5 h") == 5400
+        assert common.parse_duration("90s") == 90
+        assert common.parse_duration("1.5 h") == 5400
         with pytest.raises(ConfigError, match="40min"):
-            cli.parse_duration("soon")
+            common.parse_duration("soon")
         with pytest.raises(ConfigError, match="'0s' leaves no time"):
-            cli.parse_duration("0s")
+            common.parse_duration("0s")
 
     def test_label_prints_a_table_and_writes_shards(self, tmp_path, monkeypatch, capsys):
         recipe = tmp_path / "tiny.yaml"

@@ -138,11 +138,14 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(at_first_weights):
         at_first_weights(lambda pids: os.kill(pids[0], signal.SIGKILL))
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+COMMAND = ("-m", "geomol_training.cli")
+
+
+def torchrun(*arguments: str, program: tuple[str, ...] = COMMAND) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, "-m", "geomol_training.cli", *arguments],
+        [*command, *program, *arguments],
         capture_output=True,
         text=True,
         timeout=240,
@@ -166,11 +169,40 @@ def test_torchrun(recipe, two, tmp_path):
     assert "nothing was left to do" in again.stdout
 
 
+KILLED_AT_THE_FIRST_CHECKPOINT = """
+import os, signal
+from geomol_training import cli, keeper
+
+keeper.write_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+cli.main()
+"""
+
+
+@needs_signals
+def test_torchrun_with_a_leader_that_is_killed(recipe, tmp_path):
+    """Within the time limit: whoever follows does not wait for it."""
+    path, program = tmp_path / "recipe.yaml", tmp_path / "program.py"
+    path.write_text(recipe.model_dump_json(exclude_none=True))
+    program.write_text(KILLED_AT_THE_FIRST_CHECKPOINT)
+    done = torchrun("fit", str(path), "--out", str(tmp_path / "run"), program=(str(program),))
+    assert done.returncode != 0
+    assert "Process 1 ends, because another one is gone." in done.stderr
+
+
+def test_torchrun_with_a_leader_that_fails(recipe, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.model_dump_json(exclude_none=True))
+    done = torchrun("fit", str(path), "--out", str(tmp_path / "run"), "--set", "data.train=nowhere.extxyz")
+    assert done.returncode != 0
+    assert done.stderr.count("'nowhere.extxyz' is no file") == 1
+    assert "Process 1 ends, because the one that led it is gone." in done.stderr
+
+
 def test_full_disk_ends_both(make_recipe, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geomol_training.fit.CSVLogger.log_metrics", full)
+    monkeypatch.setattr("geomol_training.loop.CSVLogger.log_metrics", full)
     with pytest.raises(OutputError, match=r"Cannot write the logs into .*: No space left on device\."):
         fit(make_recipe(), tmp_path, processes=2, console=quiet())
     assert not multiprocessing.active_children()

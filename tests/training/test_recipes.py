@@ -14,7 +14,7 @@ from geomol_training.recipe import load_recipe
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.checkpoint import form_of, load_checkpoint
 from ase_geomol.errors import ConfigError, MissingExtraError
 from ase_geomol.models import build_model
 
@@ -43,6 +43,34 @@ def test_a_dry_run_says_what_would_run(tmp_path, xyz):
     done = runner.invoke(app, missing)
     assert done.exit_code == 1
     assert "missing: 'nothing.extxyz' is no file" in done.output
+
+
+def test_a_dry_run_looks_at_all_that_a_fine_tuning_needs(tmp_path, xyz, make_checkpoint):
+    start = make_checkpoint(seed=1)
+    form = form_of(load_checkpoint(start).potential)
+    fields = yaml.safe_load(VALID.replace("data.extxyz", str(xyz)))
+    fields["model"] = {"architecture": form["architecture"], "config": form["config"], "start": str(start)}
+    fields |= {"finetune": {"replay": str(xyz)}, "training": {"batch_frames": 8, "parts": 4, "max_steps": 1}}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(fields))
+
+    def dry_run(*changes: str) -> tuple[int, str]:
+        changed = [word for change in changes for word in ("--set", change)]
+        runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+        done = runner.invoke(app, ["fit", str(tmp_path / "a.yaml"), "--dry-run", *changed])
+        return done.exit_code, done.output
+
+    code, told = dry_run()
+    assert code == 0, told
+    for words in ("data to replay", f"small-1, {start}", "8 structures, in 4 parts"):
+        assert words in told
+    for change, words in {
+        "finetune.replay=nothing.extxyz": "missing: 'nothing.extxyz' is no file",
+        "model.start=nothing.safetensors": "unusable: 'nothing.safetensors' is neither a shipped potential",
+        "model.config.layers=7": "unusable: model.start: the 'layers' of",
+    }.items():
+        code, told = dry_run(change)
+        assert code == 1
+        assert words in told
 
 
 def write_recipe(path: Path, text: str) -> Path:

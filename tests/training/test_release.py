@@ -47,18 +47,32 @@ def evaluated(trained: Path, folder: Path, split: str = "test") -> Path:
             **RESULT,
             "question": "How hot?\n\nMore.",
             "model": {"fingerprint": fingerprint},
+            "on the card": True,
             "summary": {"broken bonds": 0, "mean K": 301.23},
             "rows": ROWS,
         },
-        "results/code": {**RESULT, "question": "How fast?", "model": {"fingerprint": fingerprint}, "rows": ROWS},
+        "results/code": {
+            **RESULT,
+            "question": "How fast?",
+            "model": {"fingerprint": fingerprint},
+            "summary": {"ours / theirs": 0.5},
+            "rows": ROWS,
+        },
         "results/summary": {
             **RESULT,
             "question": "How long?",
             "model": {"fingerprint": fingerprint},
+            "on the card": True,
             "summary": {"of the longest": 2.5},
             "rows": ROWS,
         },
-        "results/other": {**RESULT, "question": "Other weights?", "model": {"fingerprint": "abc"}, "rows": ROWS},
+        "results/other": {
+            **RESULT,
+            "question": "Other weights?",
+            "model": {"fingerprint": "abc"},
+            "on the card": True,
+            "rows": ROWS,
+        },
         "results/none": {**RESULT, "question": "No weights?", "rows": ROWS},
     }.items():
         path = folder / f"{name}.json"
@@ -92,7 +106,7 @@ def test_card_registry_and_weights(folder: Path, make_checkpoint, monkeypatch, c
         "| rare | 1 |  |  |",
         "2,468 frames",
         "| md | 2,468 |",
-        "By molecule: test 68, train 2,400. Rejected: force too large 10.",
+        "Split: test 68, train 2,400. Rejected: force too large 10.",
         "(small-4.png)",
         "### How hot?\n",
         "| broken bonds | 0 |",
@@ -133,6 +147,6 @@ def test_foreign_files(name: str, folder: Path, make_checkpoint) -> None:
 
 def test_notes_that_lack_a_word(folder: Path, make_checkpoint) -> None:
     (folder / "notes.yaml").write_text("intro: a potential\n")
-    with pytest.raises(ConfigError, match=r"notes\.yaml is not valid: data: Field required"):
+    with pytest.raises(ConfigError, match=r"notes\.yaml is not valid: held_out: Field required"):
         release.release(make_checkpoint(seed=4), folder / "notes.yaml", folder / "evaluation")
     assert not list((folder / "weights").iterdir())

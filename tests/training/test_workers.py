@@ -52,6 +52,23 @@ def test_workers_keep_the_order(frames, workers):
     assert [len(batch.energy) for batch in loader(FixedBatches(frames, parts, 4.0), workers)] == [10, 20, 10]
 
 
+@needs_fork
+def test_workers_know_what_was_arranged(frames, monkeypatch):
+    """Each interval begins in them anew, and they need not look for its beginning."""
+    plan, arranged = Plan(np.ones(len(frames), dtype=int), frames.n_atoms, 10, seed=0), Plan._arranged
+    here = os.getpid()
+
+    def arranged_here(self, epoch):
+        assert os.getpid() == here
+        return arranged(self, epoch)
+
+    monkeypatch.setattr(Plan, "_arranged", arranged_here)
+    for step in (0, 2, 22):  # four batches in an epoch, the interval ends before the next
+        batches = list(loader(TrainingStream(frames, plan, 4.0, 2, lambda now=step: now), 2))
+        wanted = arranged(plan, step // 4)[step % 4 :][:2]
+        assert all(np.array_equal(batch.frame, index) for batch, index in zip(batches, wanted, strict=True))
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
 def test_workers_leak_nothing(frames):
     """Neither open files nor memory grow over 1,000 batches, of several loaders."""

@@ -219,10 +219,18 @@ class Plan:
     width: np.ndarray | None = None
     replayed: int = 0
     replay_share: float = 0.0
-    _first_steps: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)  # of epochs seen so far
+    # What was arranged is not arranged again: first steps of all epochs so far, batches of the one asked for last.
+    _first_steps: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
+    _last: dict[int, list[np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
         """Batches of one pass: every frame that is not replayed once, in an order of its own."""
+        if epoch not in self._last:
+            self._last.clear()
+            self._last[epoch] = self._arranged(epoch)
+        return self._last[epoch]
+
+    def _arranged(self, epoch: int) -> list[np.ndarray]:
         random = np.random.default_rng((self.seed, epoch))
         order = self._order(random)
         portions = np.array_split(order, max(1, round(self.sizes[order].sum() / (self.target * PORTION_BATCHES))))
@@ -252,17 +260,23 @@ class Plan:
 
     def steps(self, epochs: int) -> int:
         """Number of batches of the first ``epochs`` passes."""
-        return sum(len(self.epoch(epoch)) for epoch in range(epochs))
+        while len(self._first_steps) <= epochs:
+            self._first_steps.append(self._first_steps[-1] + len(self.epoch(len(self._first_steps) - 1)))
+        return self._first_steps[epochs]
+
+    def epoch_of(self, step: int) -> int:
+        """The pass that ``step`` is in."""
+        while self._first_steps[-1] <= step:
+            self.steps(len(self._first_steps))
+        return bisect_right(self._first_steps, step) - 1
 
     def from_step(self, step: int) -> Iterator[np.ndarray]:
         """Batches from ``step`` on, endlessly."""
-        epoch = bisect_right(self._first_steps, step) - 1
+        epoch = self.epoch_of(step)
+        yield from self.epoch(epoch)[step - self._first_steps[epoch] :]
         while True:
-            batches, first = self.epoch(epoch), self._first_steps[epoch]
-            if epoch + 1 == len(self._first_steps):
-                self._first_steps.append(first + len(batches))
-            yield from batches[max(0, step - first) :]
             epoch += 1
+            yield from self.epoch(epoch)
 
 
 class TrainingStream(IterableDataset):
@@ -287,6 +301,10 @@ class TrainingStream(IterableDataset):
         super().__init__()
         self.frames, self.plan, self.cutoff, self.interval, self.step = frames, plan, cutoff, interval, step
         self.rank, self.processes, self.disturb, self.parts = rank, processes, disturb, parts
+
+    def prepare(self) -> None:
+        """Arrange the pass that comes next here, and not in each worker anew."""
+        self.plan.epoch(self.plan.epoch_of(self.step()))
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.step()
@@ -321,9 +339,18 @@ def _own(batches: Iterable[T]) -> Iterator[T]:
     return iter(batches) if worker is None else islice(batches, worker.id, None, worker.num_workers)
 
 
+class _Loader(DataLoader):
+    """Prepares a training's stream before it forks workers, which know then what is known here."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        if isinstance(self.dataset, TrainingStream):
+            self.dataset.prepare()
+        return super().__iter__()
+
+
 def loader(batches: IterableDataset, workers: int) -> DataLoader:
     """Makes batches in this process (0 workers) or ahead of it in others; their order is the same."""
-    return DataLoader(
+    return _Loader(
         batches,
         batch_size=None,
         num_workers=workers,

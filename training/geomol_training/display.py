@@ -116,14 +116,14 @@ def inspection_tables(found: Inspection) -> list[Table]:
 
 
 class FilesBar:
-    """A progress bar over files, with frames a second; a line now and then where there is no terminal."""
+    """A progress bar over files and parts of databases, with frames; lines now and then where there is no terminal."""
 
     def __init__(self, console: Console, every: int = 50) -> None:
         self.console, self.every = console, every
         self._bar = Progress(
             TextColumn("reading"),
             BarColumn(),
-            TextColumn("{task.completed} of {task.total} files, {task.fields[frames]} frames"),
+            TextColumn("{task.completed} of {task.total} parts, {task.fields[frames]} frames"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -138,11 +138,11 @@ class FilesBar:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def update(self, done: int, files: int, frames: int) -> None:
-        """Show files done and frames read by this call."""
-        self._bar.update(self._task, completed=done, total=files, frames=frames)
+    def update(self, done: int, parts: int, frames: int) -> None:
+        """Show parts done and frames read by this call."""
+        self._bar.update(self._task, completed=done, total=parts, frames=frames)
         if not self.console.is_terminal and done % self.every == 0:
-            self.console.print(f"{done} of {files} files, {frames} frames")
+            self.console.print(f"{done} of {parts} parts, {frames} frames")
 
 
 def duration(seconds: float) -> str:

@@ -1,11 +1,12 @@
-"""What a recipe would do: data found or missing, the network's size, steps, memory."""
+"""What a recipe would do: data and weights found or missing, the network's size, steps, memory."""
 
 from __future__ import annotations
 
 from rich.table import Table
 
-from ase_geomol.errors import DataError, MissingExtraError
+from ase_geomol.errors import DataError, GeoMolError, MissingExtraError
 
+from .beginning import read_start, untrained
 from .packed import packed_identity
 from .recipe import Recipe
 from .sources import find_files
@@ -17,17 +18,20 @@ KINDS = {PotentialTask: "a potential", PropertyTask: "a property", RelaxationTas
 
 
 def describe(recipe: Recipe, time_budget: float | None) -> tuple[Table, bool]:
-    """A table of what would run, and whether all data are there."""
-    from .fit import untrained
-
+    """A table of what would run, and whether all data, and weights where it begins, are there."""
     table = Table(title=recipe.name, show_header=False)
     complete = True
-    for part in ("train", "valid", "test"):
-        sources = getattr(recipe.data, part)
+    replay = None if recipe.finetune is None else recipe.finetune.replay
+    data = {"train": recipe.data.train, "valid": recipe.data.valid, "test": recipe.data.test, "replay": replay}
+    for part, sources in data.items():
         if sources is not None:
             words, found = _found(sources)
             complete &= found
             table.add_row(f"data to {part}", words)
+    if recipe.model.start is not None:
+        words, found = _start(recipe.model.start, recipe)
+        complete &= found
+        table.add_row("starts from", words)
     task = task_of(recipe)
     table.add_row("learns", KINDS[type(task)])
     predictor = untrained(recipe, recipe.elements or tuple(range(1, 11)))
@@ -53,10 +57,19 @@ def _found(sources: str | tuple[str, ...]) -> tuple[str, bool]:
     return f"{len(files)} files, {megabytes:,.0f} MB", True
 
 
+def _start(name: str, recipe: Recipe) -> tuple[str, bool]:
+    try:
+        start = read_start(name, recipe)
+    except GeoMolError as error:
+        return f"unusable: {error}", False
+    return f"{start.metadata.name}, {start.path}", True
+
+
 def _batches(recipe: Recipe) -> str:
     training = recipe.training
     sizes = {"pairs": training.batch_edges, "atoms": training.batch_atoms, "structures": training.batch_frames}
-    return next(f"{size:,} {unit}" for unit, size in sizes.items() if size is not None)
+    words = next(f"{size:,} {unit}" for unit, size in sizes.items() if size is not None)
+    return words if training.parts == 1 else f"{words}, in {training.parts} parts"
 
 
 def _end(recipe: Recipe, time_budget: float | None) -> str:

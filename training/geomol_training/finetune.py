@@ -141,6 +141,11 @@ def finetune(
 def make_recipe(checkpoint: str, start: Checkpoint, data: str | tuple[str, ...], options: Options) -> Recipe:
     """The recipe of a fine-tuning; raises :class:`ConfigError` where an option is impossible."""
     form, name, direct = form_of(start.potential), _name(start, data), start.potential.has_direct_forces
+    if direct and options.forces_weight == 0:
+        raise ConfigError(
+            f"--forces-weight is 0, but {start.metadata.name} has a direct force head, which learns from forces only: "
+            "give a weight above 0."
+        )
     if options.method not in get_args(Method):
         raise ConfigError(f"The method is {', '.join(get_args(Method))}, not {options.method!r}.")
     optimiser, rate = RATES[options.method]
@@ -225,7 +230,7 @@ def card(recipe: Recipe, start: Checkpoint, result: Fitted) -> str:
         "weights of the loss": f"energy {recipe.loss.energy:g}, forces {recipe.loss.forces:g}, "
         f"stress {recipe.loss.stress:g}",
         **({"replay": replay} if finetune.replay else {}),
-        "steps": f"{result.step:,} in {result.elapsed:.0f} s; ended by: {result.stopped_by}",
+        "steps": f"{result.step:,} in {result.elapsed:.0f} s; ended by: {result.ended_by}",
         "patience": "none" if training.patience is None else f"{training.patience} validations",
         "seed": str(recipe.seed),
     }

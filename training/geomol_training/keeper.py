@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import signal
 import time
 from pathlib import Path
@@ -63,11 +64,19 @@ def read_state(path: Path, key: str) -> dict[str, Any]:
 
 
 class Keeper(lightning.Callback):
-    """Ends a training in time, and writes what must not be lost."""
+    """Ends a training in time, and writes what must not be lost.
+
+    Attributes:
+        run: what it keeps.
+        stopped_by: what ended this run, empty while it goes on.
+        ended_before: what ended the run before.
+        elapsed: s over all runs, at the last checkpoint.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.stopped_by = ""
+        self.stopped_by = self.ended_before = ""
+        self.elapsed = 0.0
         self._written = self._began = time.monotonic()
         self._atoms = 0
         self._validation_began = 0.0
@@ -137,19 +146,36 @@ class Keeper(lightning.Callback):
         self._validation_seconds = time.monotonic() - self._validation_began
         regular = fitting.standing.step % fitting.recipe.training.validate_every == 0
         if note_score(fitting.standing, fitting.score, fitting.recipe.schedule, regular=regular):
-            card = self.run.metadata.model_copy(update={"errors": fitting.named_errors})
-            self.save(fitting)  # first, so that a resumed run knows of the best weights that there are
-            save_checkpoint(self.run.out / MODEL, fitting.averaged, card)
+            # First, so that a resumed run has the best weights even where a kill comes before they are exported.
+            self.save(fitting, not_exported=fitting.named_errors)
+            self._export(fitting, fitting.named_errors)
         if not self.stopped_by and out_of_patience(fitting.standing, fitting.recipe.training.patience):
             self.stopped_by = "no better validation"
             trainer.should_stop = True
         if trainer.should_stop:
             self.save(fitting)
 
-    def save(self, fitting: Fitting) -> None:
-        """Write the resumable checkpoint."""
-        write_state(self.run.out / LAST, {**fitting.saved(), "identity": self.run.identity})
+    def save(self, fitting: Fitting, not_exported: dict[str, float] | None = None) -> None:
+        """Write the resumable checkpoint; ``not_exported`` are the errors of its mean weights where they come next."""
+        more = {"identity": self.run.identity, "stopped_by": self.stopped_by, "not_exported": not_exported}
+        state = fitting.saved() | more
+        write_state(self.run.out / LAST, state)
+        self.elapsed = state["standing"]["elapsed"]
         self._written = time.monotonic()
+
+    def restore(self, fitting: Fitting, state: dict[str, Any]) -> None:
+        """Continue from what `save` wrote; best weights that a kill kept from being exported are exported now."""
+        fitting.restore(state)
+        self.elapsed = state["standing"]["elapsed"]
+        self.ended_before, errors = state.get("stopped_by", ""), state.get("not_exported")  # older ones lack them
+        if errors is not None:
+            self._export(fitting, errors)
+        if not (self.run.out / MODEL).exists():
+            fitting.standing.best = math.inf
+
+    def _export(self, fitting: Fitting, errors: dict[str, float]) -> None:
+        card = self.run.metadata.model_copy(update={"errors": errors})
+        save_checkpoint(self.run.out / MODEL, fitting.averaged, card)
 
 
 def _fitting(module: lightning.LightningModule) -> Fitting:

@@ -1,7 +1,7 @@
 """Large data sets: read once, by several processes, into arrays on disk that a training maps into memory.
 
 A packed folder holds one ``.npy`` file for each array of `Frames`, and ``packed.json``. While it is made, every file
-that was read leaves a shard; a run that was stopped goes on with the next file.
+that was read, or part of a database, leaves a shard; a run that was stopped goes on with the next one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -26,13 +26,23 @@ from ase_geomol.files import make_folder, write_atomically
 
 from .checks import Inspector, Limits, describe_skipped
 from .frames import OF_ATOMS, Frames, load_frames, pack, save_frames
-from .readers import Keys, read_rows
+from .readers import Keys, parts_of, read_rows
 from .sources import find_files, fingerprint
 
 CONTENT = "packed.json"
 FORMAT = 1
 CODED = ("group", "split", "source")
 """Arrays of indices into names."""
+ROWS_AT_ONCE = 10_000
+"""Of a database, so that several processes read one."""
+
+
+class Piece(NamedTuple):
+    """A file, or a part of it, and the shard that it becomes."""
+
+    file: Path
+    part: slice
+    shard: Path
 
 
 def packed_identity(source: str | Sequence[str]) -> str | None:
@@ -53,7 +63,7 @@ def preprocess(
     *,
     bad_rows: Literal["raise", "skip"] = "raise",
     workers: int = 1,
-    report: Callable[[int, int, int], None] = lambda done, files, frames: None,
+    report: Callable[[int, int, int], None] = lambda done, parts, frames: None,
 ) -> tuple[Frames, Counter[str]]:
     """Read and check all that ``sources`` mean, and leave it packed in ``out``.
 
@@ -64,7 +74,7 @@ def preprocess(
         limits: what a row may contain.
         bad_rows: raise at a bad row, or count and skip it.
         workers: processes.
-        report: told the files done, of all, and the frames so far.
+        report: told the files (and parts of large databases) done, of all, and the frames so far.
 
     Returns:
         The frames, mapped, and how many rows were left out for which reason.
@@ -78,9 +88,9 @@ def preprocess(
     make_folder(out / "shards")
     _claim(out, identity)
     if not (out / CONTENT).exists():
-        shards = [out / "shards" / f"{number:06d}.npz" for number in range(len(files))]
-        _read_all(files, shards, keys, limits, bad_rows, workers, report)
-        _join(shards, out, identity, keys, limits)
+        pieces = _pieces(files, out / "shards")
+        _read_all(pieces, keys, limits, bad_rows, workers, report)
+        _join([piece.shard for piece in pieces], out, identity, keys, limits)
     shutil.rmtree(out / "shards")
     return open_packed(out)
 
@@ -97,44 +107,53 @@ def _claim(out: Path, identity: str) -> None:
         write_atomically(path, identity.encode())
 
 
+def _pieces(files: list[Path], folder: Path) -> list[Piece]:
+    """What is read at once, in order; shards are named after file and first row."""
+    return [
+        Piece(file, part, folder / f"{number:06d}-{part.start or 0:09d}.npz")
+        for number, file in enumerate(files)
+        for part in parts_of(file, ROWS_AT_ONCE)
+    ]
+
+
 def _read_all(
-    files: list[Path],
-    shards: list[Path],
+    pieces: list[Piece],
     keys: Keys,
     limits: Limits,
     bad_rows: Literal["raise", "skip"],
     workers: int,
     report: Callable[[int, int, int], None],
 ) -> None:
-    """A shard for every file that has none yet."""
-    todo = [(file, shard) for file, shard in zip(files, shards, strict=True) if not shard.exists()]
-    done, frames = len(files) - len(todo), 0
-    report(done, len(files), frames)
+    """A shard for every piece that has none yet."""
+    todo = [piece for piece in pieces if not piece.shard.exists()]
+    done, frames = len(pieces) - len(todo), 0
+    report(done, len(pieces), frames)
     if workers == 1:
-        for file, shard in todo:
-            frames += _read_one(file, shard, keys, limits, bad_rows)
+        for piece in todo:
+            frames += _read_one(piece, keys, limits, bad_rows)
             done += 1
-            report(done, len(files), frames)
+            report(done, len(pieces), frames)
         return
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        futures = [pool.submit(_read_one, file, shard, keys, limits, bad_rows) for file, shard in todo]
+        futures = [pool.submit(_read_one, piece, keys, limits, bad_rows) for piece in todo]
         try:
             for future in as_completed(futures):
                 frames += future.result()
                 done += 1
-                report(done, len(files), frames)
+                report(done, len(pieces), frames)
         except BrokenProcessPool as error:
             raise DataError("A process that read data died (out of memory?): try fewer --workers.") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _read_one(file: Path, shard: Path, keys: Keys, limits: Limits, bad_rows: Literal["raise", "skip"] = "raise") -> int:
-    """Read, check and pack one file; returns its number of frames."""
+def _read_one(piece: Piece, keys: Keys, limits: Limits, bad_rows: Literal["raise", "skip"] = "raise") -> int:
+    """Read, check and pack one piece; returns its number of frames."""
     inspector = Inspector(limits, bad_rows)
-    frames = pack(inspector.passed(read_rows(file, keys), file))
-    save_frames(shard, frames, inspector.skipped)
+    rows = read_rows(piece.file, keys, piece.part)
+    frames = pack(inspector.passed(rows, piece.file, piece.part.start or 0))
+    save_frames(piece.shard, frames, inspector.skipped)
     return len(frames)
 
 

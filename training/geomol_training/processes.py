@@ -29,6 +29,8 @@ ADDRESS = "127.0.0.1"
 READY = "ready"
 PATIENCE = timedelta(days=7)
 """For which processes wait for each other: the first one may read data, or measure, for hours."""
+LOST_CONNECTION = ("onnection", "gloo", "NCCL")
+"""One of these stands in what torch says where another process is gone."""
 MOST_WORKERS = 8
 """Beside each process that computes on CUDA, if nobody says how many."""
 
@@ -63,7 +65,8 @@ def on_this_machine(processes: int) -> int:
 def lead_or_follow(lead: Callable[[int], T]) -> T | None:
     """In each of the processes that torchrun started: the first does ``lead(processes)``, the others what it asks for.
 
-    Where the first one fails, torchrun ends the others, whatever they wait for.
+    Where the first one fails, the others lose their connection to it and end; or torchrun ends them half a minute
+    later, whatever they wait for.
 
     Returns:
         What ``lead`` gives; None in all others.
@@ -174,7 +177,7 @@ def followers(processes: int, work: Callable[..., None], *given: Any) -> Iterato
         try:
             yield
         except RuntimeError as error:
-            if not any(word in str(error) for word in ("onnection", "gloo", "NCCL")):
+            if not any(word in str(error) for word in LOST_CONNECTION):
                 raise
             raise GeoMolError("Another process of this training ended. Go on with --resume.") from error
         return
@@ -236,7 +239,8 @@ def _work_as_told(rank: int, processes: int) -> bool:
     task: list[Any] = [None, None]
     try:
         distributed.broadcast_object_list(task)
-    except RuntimeError:  # the first one is gone, and has told why
+    except RuntimeError:  # the first one told why, unless it was killed
+        print(f"Process {rank} ends, because the one that led it is gone.", file=sys.stderr)
         sys.exit(1)
     work, given = task
     if work is None:
@@ -245,8 +249,10 @@ def _work_as_told(rank: int, processes: int) -> bool:
         work(rank, processes, *given)
     except GeoMolError:
         sys.exit(1)  # the first process meets the same error and tells it
-    except RuntimeError as error:  # one of the others is gone, or something happened to this one alone
-        print(f"Process {rank}: {str(error).splitlines()[0]}", file=sys.stderr)
+    except RuntimeError as error:
+        lost = any(word in str(error) for word in LOST_CONNECTION)
+        why = "because another one is gone" if lost else f"because of {str(error).splitlines()[0]}"
+        print(f"Process {rank} ends, {why}.", file=sys.stderr)
         sys.exit(1)
     return True
 

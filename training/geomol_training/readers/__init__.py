@@ -3,45 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ase_geomol.errors import DataError
+from ase_geomol.errors import DataError, GeoMolError
 
 from ..frames import Row
-from . import oc20, qm9
+from . import aselmdb, gaps, oc20, qm9
 from .ase_files import read_ase, read_database, row_of_atoms
-from .aselmdb import read_aselmdb
 from .extxyz import is_plain_extxyz, read_plain_extxyz
 from .keys import Keys
 from .npz import read_npz
 
-__all__ = ["Keys", "read_ase", "read_rows", "row_of_atoms", "start_and_end"]
+__all__ = ["Keys", "parts_of", "read_ase", "read_rows", "row_of_atoms", "start_and_end"]
 
 
-def read_rows(path: Path, keys: Keys) -> Iterator[Row]:
-    """Yield the rows of one file of any kind: all that ASE reads, (r)MD17, QM9, OC20.
+class Database(NamedTuple):
+    """A kind of file that is read from any row on: how its rows are counted, and how a part of them is read."""
+
+    count: Callable[[Path], int]
+    read: Callable[[Path, Keys, slice], Iterator[Row]]
+
+
+ASELMDB = Database(aselmdb.count_rows, aselmdb.read_aselmdb)
+LMDB = Database(oc20.count_structures, oc20.read_lmdb)
+TABLE = Database(gaps.count_lines, gaps.read_table)
+SDF = Database(gaps.count_molecules, gaps.read_sdf)
+
+
+def _database(path: Path) -> Database | None:
+    if path.suffix in (".aselmdb", ".lmdb"):
+        return ASELMDB if path.suffix == ".aselmdb" else LMDB
+    if path.suffix == ".sdf" and gaps.table_of(path) is not None:
+        return SDF
+    return TABLE if gaps.is_table(path) else None
+
+
+def read_rows(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
+    """Yield the rows of one file of any kind: all that ASE reads, (r)MD17, QM9, OC20, PCQM4Mv2, Molecule3D.
+
+    ``part`` is all, or one of `parts_of` the file.
 
     Raises:
         DataError: the file is empty, damaged or of an unknown kind.
     """
+    count = 0
+    with _readable(path):
+        database = _database(path)
+        rows = _reader_of(path)(path, keys) if database is None else database.read(path, keys, part)
+        for row in rows:
+            count += 1
+            yield row
+    if count == 0 and part == slice(None):
+        raise DataError(f"{path} holds no frames.")
+
+
+def parts_of(path: Path, size: int) -> list[slice]:
+    """Parts of ``size`` rows in which several processes can read one file; one part where it has to be read in order.
+
+    Raises:
+        DataError: the file is empty or damaged.
+    """
+    with _readable(path):
+        database = _database(path)
+        if database is None:
+            return [slice(None)]
+        return [slice(start, start + size) for start in range(0, max(1, database.count(path)), size)]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What goes wrong inside, as a sentence about the file."""
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty.")
-        reader = _reader_of(path)
-        count = 0
-        for row in reader(path, keys):
-            count += 1
-            yield row
-    except (DataError, MemoryError):
+        yield
+    except (GeoMolError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.") from error
     except Exception as error:  # ASE's readers raise whatever their format trips over
         raise DataError(f"{path} is damaged or not of the kind its name says: {_sentence(error)}") from error
-    if count == 0:
-        raise DataError(f"{path} holds no frames.")
 
 
 def start_and_end(path: Path, keys: Keys) -> Row:
@@ -71,10 +116,6 @@ def _reader_of(path: Path) -> Callable[[Path, Keys], Iterator[Row]]:
         return read_npz
     if path.suffix == ".db":
         return read_database
-    if path.suffix == ".aselmdb":
-        return read_aselmdb
-    if path.suffix == ".lmdb":
-        return oc20.read_lmdb
     if oc20.table_of(path) is not None:
         return oc20.read_s2ef
     if any(suffix in (".extxyz", ".xyz") for suffix in path.suffixes[-2:]) and is_plain_extxyz(path):

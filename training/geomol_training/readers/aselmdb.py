@@ -23,15 +23,27 @@ MAP_SIZE = 1 << 40
 """Bytes that a database may grow to; nothing is taken before it is needed."""
 
 
-def read_aselmdb(path: Path, keys: Keys) -> Iterator[Row]:
-    """Yield the rows in the order of their numbers; ``data`` and key-value pairs stand in the place of ``info``."""
+def read_aselmdb(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
+    """Yield the rows, or ``part`` of them, in the order of their numbers; ``data`` and key-value pairs stand in the
+    place of ``info``.
+    """
     with open_lmdb(path) as transaction:
-        stored = transaction.get(b"deleted_ids")
-        deleted = set(json.loads(zlib.decompress(stored))) if stored is not None else set()
-        numbers = sorted(int(key) for key in transaction.cursor().iternext(values=False) if key.isdigit())
-        for number in numbers:
-            if number not in deleted:
-                yield _row(json.loads(zlib.decompress(transaction.get(str(number).encode()))), keys)
+        for number in _numbers(transaction)[part]:
+            yield _row(json.loads(zlib.decompress(transaction.get(str(number).encode()))), keys)
+
+
+def count_rows(path: Path) -> int:
+    """How many rows `read_aselmdb` finds."""
+    with open_lmdb(path) as transaction:
+        return len(_numbers(transaction))
+
+
+def _numbers(transaction: Any) -> list[int]:
+    """The rows' numbers, ascending."""
+    stored = transaction.get(b"deleted_ids")
+    deleted = set(json.loads(zlib.decompress(stored))) if stored is not None else set()
+    numbers = {int(key) for key in transaction.cursor().iternext(values=False) if key.isdigit()}
+    return sorted(numbers - deleted)
 
 
 def _row(fields: dict[str, Any], keys: Keys) -> Row:

@@ -58,15 +58,15 @@ def read_s2ef(path: Path, keys: Keys) -> Iterator[Row]:
         yield row._replace(energy=energy, name=f"{system}_{frame}", group=system)
 
 
-def read_lmdb(path: Path, keys: Keys) -> Iterator[Row]:
-    """Yield the structures of an LMDB file of torch-geometric's objects: of IS2RE and IS2RS, or of S2EF.
+def read_lmdb(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
+    """Yield the structures, or ``part`` of them, of an LMDB file of torch-geometric's objects: of IS2RE and IS2RS, or
+    of S2EF.
 
     Nothing is unpickled but tensors, numbers and the objects' attributes.
     """
     with open_lmdb(path) as transaction:
-        stored = transaction.get(b"length")
-        length = int(unpickle(stored)) if stored is not None else transaction.stat()["entries"]
-        for index in range(length):
+        length = _length(transaction)
+        for index in range(length)[part]:
             content = transaction.get(str(index).encode())
             if content is None:
                 raise DataError(f"{path}: entry {index} of {length} is missing.")
@@ -74,6 +74,17 @@ def read_lmdb(path: Path, keys: Keys) -> Iterator[Row]:
             if not isinstance(found, Bag):
                 raise DataError(f"{path}: entry {index} is no object of torch-geometric.")
             yield _row(found.fields(), path, index)
+
+
+def count_structures(path: Path) -> int:
+    """How many structures `read_lmdb` finds."""
+    with open_lmdb(path) as transaction:
+        return _length(transaction)
+
+
+def _length(transaction: Any) -> int:
+    stored = transaction.get(b"length")
+    return int(unpickle(stored)) if stored is not None else transaction.stat()["entries"]
 
 
 def _row(fields: dict[str, Any], path: Path, index: int) -> Row:

@@ -1,0 +1,122 @@
+"""The table of (r)MD17: files of a split in both layouts, which trainings are made, and what is compared."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ase_geomol.errors import ConfigError, DataError
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+FRAMES = 6
+
+
+@pytest.fixture
+def rmd17(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The script, which trains below a temporary folder and knows no earlier table."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    found = importlib.import_module("rmd17")
+    monkeypatch.setattr(found, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(found, "FOLDER", tmp_path / "work")
+    monkeypatch.setattr(found, "TABLE", tmp_path / "rmd17.json")
+    return found
+
+
+def archive(folder: Path) -> Path:
+    """The layout of the archive of rMD17, with one molecule and two splits."""
+    random = np.random.default_rng(0)
+    arrays = {name: random.normal(size=(FRAMES, 2, 3)) for name in ("coords", "forces", "old_forces")}
+    arrays |= {name: random.normal(size=FRAMES) for name in ("energies", "old_energies")}
+    for name in ("npz_data", "splits"):
+        (folder / name).mkdir(parents=True)
+    np.savez(folder / "npz_data/rmd17_benzene.npz", nuclear_charges=np.array([6, 1]), **arrays)
+    for split, train, test in (("01", [0, 2], [5]), ("02", [4, 1], [3, 0])):
+        for part, index in (("train", train), ("test", test)):
+            (folder / f"splits/index_{part}_{split}.csv").write_text("".join(f"{place}\n" for place in index))
+    return folder
+
+
+def test_a_split_is_cut_out_of_the_archive(rmd17, tmp_path: Path) -> None:
+    data = archive(tmp_path / "rmd17")
+    assert rmd17.molecules_in(data) == ["benzene"]
+    path = rmd17.split_file(data, "benzene", "train", "02", tmp_path / "cut")
+    assert path == tmp_path / "cut/rmd17_benzene_train_02.npz"
+    whole, cut = np.load(data / "npz_data/rmd17_benzene.npz"), np.load(path)
+    assert np.array_equal(cut["old_forces"], whole["old_forces"][[4, 1]])
+    assert np.array_equal(cut["energies"], whole["energies"][[4, 1]])
+    assert cut["nuclear_charges"].tolist() == [6, 1]
+    assert rmd17.split_file(path.parent, "benzene", "train", "02", tmp_path / "none") == path
+    with pytest.raises(DataError, match=r"neither rmd17_benzene_train_03.npz nor npz_data/rmd17_benzene.npz with"):
+        rmd17.split_file(data, "benzene", "train", "03", tmp_path / "cut")
+
+
+def test_what_is_missing_is_trained(rmd17, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, made = archive(tmp_path / "rmd17"), []
+    options = {"data": str(data), "molecules": "all", "splits": "01,02", "labels": "revised,original"}
+    studies = rmd17._studies({**options, "networks": "geomformer"})
+
+    def fit(recipe, out, *, resume, time_budget, threads):
+        made.append((out.name, recipe.data.labels, Path(recipe.data.test).name, recipe.metadata.theory, resume))
+        if len(made) == 2:
+            return SimpleNamespace(stopped_by="interrupted")
+        out.mkdir(parents=True)
+        (out / "result.json").write_text("{}")
+        return SimpleNamespace(stopped_by="time budget used")
+
+    monkeypatch.setattr(rmd17, "fit", fit)
+    (tmp_path / "runs/rmd17-benzene-02").mkdir(parents=True)
+    (tmp_path / "runs/rmd17-benzene-02/last.pt").touch()
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on from there"):
+        rmd17._train(studies, data, 60.0)
+    (tmp_path / "runs/rmd17-benzene-02/result.json").write_text("{}")
+    rmd17._train(studies, data, 60.0)
+    revised, original = "PBE/def2-SVP", "PBE+vdW-TS"
+    assert made == [
+        ("rmd17-benzene", "revised", "rmd17_benzene_test_01.npz", revised, False),
+        ("rmd17-benzene-02", "revised", "rmd17_benzene_test_02.npz", revised, True),
+        ("md17-benzene", "original", "rmd17_benzene_test_01.npz", original, False),
+        ("md17-benzene-02", "original", "rmd17_benzene_test_02.npz", original, False),
+    ]
+
+
+@pytest.mark.parametrize(("name", "value"), [("molecules", "benzine"), ("labels", "new"), ("networks", "mace")])
+def test_unknown_names(rmd17, tmp_path: Path, name: str, value: str) -> None:
+    options = {"data": str(archive(tmp_path / "rmd17")), "molecules": "all", "splits": "01", "labels": "revised"}
+    with pytest.raises(ConfigError, match=f"'{value}' is none of"):
+        rmd17._studies({**options, "networks": "geomformer", name: value})
+
+
+def test_rows_of_all_trainings_meet(rmd17, tmp_path: Path) -> None:
+    def result(split: str, forces: float, **changes: int) -> dict:
+        variables = [f"variables.split='{split}'", "variables.molecule=aspirin"]
+        changed = [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
+        recipe = rmd17.load_recipe(rmd17.RECIPES["geomformer"], [*variables, *changed]).model_dump(mode="json")
+        errors = {"test_energy_MAE_meV": 1.0, "test_forces_MAE_meV_per_A": forces}
+        about = {"parameters": 1, "steps": 1, "seconds": 60, "processes": 1}
+        return {"recipe": recipe, "errors": errors, "hardware": {"processor": "a", "threads": 1}, **about}
+
+    for name, content in {
+        "first": result("01", 10.0),
+        "second": result("02", 12.0),
+        "with changes": result("02", 1.0, model__config__layers=2),
+    }.items():
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "result.json").write_text(json.dumps(content))
+    earlier = [rmd17._of_training(result("01", 50.0)), rmd17._of_training(result("03", 14.0))]
+    (tmp_path / "rmd17.json").write_text(json.dumps({"rows": earlier}))
+    found = rmd17.run(False, minutes=0)
+    ours = [row for row in found.rows if row["forces by"] == "gradient"]
+    assert [(row["split"], row["forces MAE (meV/Å)"], row["changes"]) for row in ours] == [
+        ("01", 10.0, ""),
+        ("02", 12.0, ""),
+        ("02", 1.0, "model.config.layers=2"),
+        ("03", 14.0, ""),
+    ]
+    (name,) = found.summary
+    assert name == "forces, our GeoMFormer / best published, aspirin, revised labels, 3 splits"
+    assert found.summary[name] == pytest.approx(12.0 / 6.6)

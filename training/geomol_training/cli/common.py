@@ -1,0 +1,48 @@
+"""What the commands share: options, durations, missing packages, orderly ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ase_geomol.errors import ConfigError, MissingExtraError
+
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a field of the recipe: key.path=value.")]
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in ``90s``, ``40min`` or ``2h``; raises :class:`ConfigError`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
+    if match is None:
+        raise ConfigError(f"{text!r} is not a duration: write it like 90s, 40min or 2h.")
+    if float(match[1]) == 0:
+        raise ConfigError(f"{text!r} leaves no time: give a longer one.")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+@contextmanager
+def packages(extra: str, purpose: str) -> Iterator[None]:
+    """Imports inside may fail: the user reads which extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "a package", extra, purpose) from error
+
+
+@contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """Ctrl-C and a request to terminate end the labelling inside, and the user reads how to go on."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console().print(f"Stopped. {out} holds every finished job: run the same command to resume.", markup=False)
+        raise typer.Exit(130) from None

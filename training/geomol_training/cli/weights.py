@@ -1,0 +1,193 @@
+"""Finished weights: ``geomol-train evaluate``, ``submit``, ``rigidity`` and ``release``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .common import packages
+
+
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
+    data: Annotated[str, typer.Argument(help="File, folder or pattern of labelled structures.")],
+    split: Annotated[str | None, typer.Option(help="Only frames of this split of the data, e.g. test.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: evaluation/ and the data's name.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
+    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
+    stress_key: Annotated[str, typer.Option(help="Name of the stress (eV/Å³).")] = "stress",
+    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
+    free_atoms: Annotated[bool, typer.Option(help="Compare forces of free atoms only, as OC20 does.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
+) -> None:
+    """Compare a potential, or what else was trained, with labels: MAE and RMSE, a JSON file, a parity plot.
+
+    Examples:
+
+    `geomol-train evaluate runs/rmd17-ethanol/model.safetensors ../shared/data/rmd17/rmd17_ethanol_test_01.npz`
+
+    `geomol-train evaluate geomformer-organic data/organic --split test --max-force 30 --skip-bad`
+    """
+    import torch
+
+    with packages("train", "Evaluation"):
+        from ..display import errors_table
+        from ..evaluate import evaluate as run_evaluate
+        from ..readers import Keys
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = _evaluation_folder(data) if out is None else out
+    console = Console()
+    with console.status("reading data") as status:
+        result = run_evaluate(
+            checkpoint,
+            data,
+            folder,
+            split=split,
+            keys=Keys(energy_key, forces_key, stress_key, labels=labels),
+            bad_rows="skip" if skip_bad else "raise",
+            max_force=max_force,
+            free_atoms_only=free_atoms,
+            report=lambda done, frames: status.update(f"{done} of {frames} frames"),
+        )
+    rows = {"all": {"frames": result.n_frames, **result.errors}, **result.by_split, **result.by_source}
+    console.print(errors_table(f"{checkpoint} on {data}", rows))
+    if result.skipped:
+        console.print(f"{result.skipped}.", markup=False)
+    console.print(f"Written: {folder / 'evaluation.json'}, {folder / 'parity.png'}", soft_wrap=True, markup=False)
+
+
+def submit(
+    checkpoint: Annotated[str, typer.Argument(help="A .safetensors file.")],
+    out: Annotated[Path, typer.Option(help="The .npz file to write.")],
+    in_domain: Annotated[str | None, typer.Option("--id", help="Structures of the test set in the domain.")] = None,
+    ood_ads: Annotated[str | None, typer.Option(help="Those with other adsorbates.")] = None,
+    ood_cat: Annotated[str | None, typer.Option(help="Those with other catalysts.")] = None,
+    ood_both: Annotated[str | None, typer.Option(help="Those with both.")] = None,
+    direct_forces: Annotated[bool, typer.Option(help="Forces of the direct head instead of the gradient.")] = False,
+) -> None:
+    """Predict test sets of OC20 (S2EF, IS2RE, IS2RS) and write them in the layout of its leaderboard.
+
+    Example: `geomol-train submit runs/oc20-s2ef/model.safetensors --id s2ef_test_id --ood-ads s2ef_test_ood_ads
+    --ood-cat s2ef_test_ood_cat --ood-both s2ef_test_ood_both --out submission.npz`
+    """
+    with packages("train", "Predictions"):
+        from ..submission import submit as run_submit
+
+    given = {"id": in_domain, "ood_ads": ood_ads, "ood_cat": ood_cat, "ood_both": ood_both}
+    console = Console()
+    with console.status("predicting") as status:
+        counts = run_submit(
+            checkpoint,
+            {split: source for split, source in given.items() if source is not None},
+            out,
+            direct_forces=direct_forces,
+            report=lambda split, frames: status.update(f"{split}: {frames} structures"),
+        )
+    told = ", ".join(f"{count} structures of {split}" for split, count in counts.items())
+    console.print(f"{told} in {out}.", soft_wrap=True, markup=False)
+
+
+def _evaluation_folder(data: str) -> Path:
+    """``evaluation/`` and the name of the data: of the file or folder, of the folder that a pattern looks into."""
+    path = Path(data)
+    while any(sign in path.name for sign in "*?["):
+        path = path.parent
+    return Path("evaluation") / (path.resolve().name.split(".")[0] or "data")
+
+
+def rigidity(
+    checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
+    data: Annotated[str, typer.Argument(help="File, folder or pattern of the structures that it was trained on.")],
+    valid: Annotated[str | None, typer.Option(help="To validate; default: frames of DATA with this split.")] = None,
+    test: Annotated[str | None, typer.Option(help="To measure on; default: likewise, or those to validate.")] = None,
+    outside: Annotated[str | None, typer.Option(help="Unlike all of these: how uncertain are they?")] = None,
+    save_as: Annotated[Path | None, typer.Option(help="Where the weights go; default: into CHECKPOINT.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: evaluation/ and the data's name.")
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Take so many random training frames.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of that choice.")] = 0,
+    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
+    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
+    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
+) -> None:
+    """Let a potential know how uncertain it is: one pass over its training data, calibrated on validation data.
+
+    The calculator then has `energy_std` and `energies_std`, and `ase-geomol md --stop-above` works.
+
+    Examples:
+
+    `geomol-train rigidity runs/mine/model.safetensors my_frames.extxyz --valid my_other_frames.extxyz`
+
+    `geomol-train rigidity geomformer-organic data/organic --max-force 30 --skip-bad --save-as organic.safetensors`
+    """
+    import torch
+
+    with packages("train", "Calibration"):
+        from ..display import results_table
+        from ..readers import Keys
+        from ..rigidity import add_rigidity
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = _evaluation_folder(data) if out is None else out
+    console = Console()
+    with console.status("reading data") as status:
+        found = add_rigidity(
+            checkpoint,
+            data,
+            folder,
+            save_as=save_as,
+            valid=valid,
+            test=test,
+            outside=outside,
+            max_frames=max_frames,
+            seed=seed,
+            keys=Keys(energy_key, forces_key, labels=labels),
+            bad_rows="skip" if skip_bad else "raise",
+            max_force=max_force,
+            report=lambda what, done, frames: status.update(f"{what}: {done} of {frames}"),
+        )
+    form = found.form
+    console.print(
+        f"{form.frames} frames to learn from, {form.valid_frames} to validate: alpha {form.scale:.3g} eV, "
+        f"s {form.regulariser:.0e} mean eigenvalues.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(results_table(f"Rigidity, measured on the {found.measured_on} frames", found.results))
+    written = f"{found.path}, {folder / 'rigidity.json'}, {folder / 'calibration.png'}"
+    console.print(f"Written: {written}", soft_wrap=True, markup=False)
+
+
+def release(
+    checkpoint: Annotated[Path, typer.Argument(help="The trained .safetensors file.")],
+    notes: Annotated[Path, typer.Argument(help="YAML with the card's words.")],
+    evaluation: Annotated[Path, typer.Argument(help="Folder of its evaluation on molecules that it never saw.")],
+    labels: Annotated[list[Path] | None, typer.Option(help="manifest.json of the labels; may be repeated.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of results of tests/benchmarks: those of these weights go on the card.")
+    ] = None,
+) -> None:
+    """Ship a potential: its weights, its card and its line in the registry go into the package.
+
+    Example: `geomol-train release runs/geomformer-organic/model.safetensors
+    training/recipes/shipped/geomformer_organic_card.yaml evaluation/organic`
+    """
+    with packages("train", "A release"):
+        from ..release import release as run_release
+
+    path = run_release(checkpoint, notes, evaluation, labels or (), results)
+    Console().print(f"Shipped: {path} and {path.with_suffix('.md').name}", soft_wrap=True, markup=False)
