@@ -55,7 +55,7 @@ def test_what_cannot_be_made_is_one_sentence(cli, here):
         (("missing.smi",), "There is no file 'missing.smi'."),
         (("nonsense",), "cannot be understood"),
         (("C", "--out", "x.pdb"), "not to '.pdb' files"),
-        (("C", "--provider", "other"), "There is no provider 'other'; there are: rdkit."),
+        (("C", "--provider", "other"), "'other' is neither a shipped conformer model"),
         (("C", "--relax", "-m", "none"), "none"),
         (("[SiH4]", "--relax"), "Si"),
     ):
