@@ -16,7 +16,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 TRIES = 3000
 """Starts of each way of embedding, divided by the number of atoms; at least `FEWEST_TRIES`."""
 FEWEST_TRIES = 10
-GRACE = 5.0
+GRACE = 2.0
 """Seconds after the time limit at which the process ends even if nobody is left to kill it."""
 
 

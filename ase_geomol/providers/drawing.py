@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from ..errors import ConfigError, ProviderError, ProviderWarning
-from .molecules import Molecule
+from .molecules import Molecule, quoted
 from .refine import CHECKS, refusal
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ def shortage(made: int, requested: int, smiles: str, failures: Mapping[str, int]
     if made + failures.get(DUPLICATE, 0) >= requested:
         return ""
     reasons = "; ".join(f"{reason}: {count}" for reason, count in failures.items() if count)
-    what = (
-        f"Only {made} of {requested} structures of {smiles} were made" if made else f"There is no structure of {smiles}"
-    )
-    return f"{what} ({reasons})."
+    some = f"Only {made} of {requested} structures of {quoted(smiles)} were made"
+    return f"{some if made else f'There is no structure of {quoted(smiles)}'} ({reasons})."
 
 
 class Drawing(Iterator[Atoms]):

@@ -2,21 +2,21 @@
 
 Features are those of a `Molecule`: there is one way to it, whatever comes in, so that they do not depend on how the
 molecule came about, nor on the order of its atoms and bonds. Two of the paper's features would break this. The implicit
-valence is left out, as it is zero here. RDKit's chiral tag refers to the order of bonds, which the network cannot see;
-instead each neighbour of a stereocentre has a place, and places 1 to 4 are always arranged in the same sense. In the
-same way double bonds say which of their substituents are on one side.
+valence is left out, as it is zero here. RDKit's chiral tag refers to the order of bonds, which a network cannot see;
+instead four atoms about each stereocentre are named whose volume has to be positive. In the same way, which the paper
+leaves out, double bonds say which of their substituents are on one side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import torch
 from rdkit import Chem
 
 from ..errors import InputError
 from ..models.ditmc import MolecularGraph, molecular_graph
-from ..models.ditmc.graph import CIS, PLACES, TRANS
+from ..models.ditmc.graph import CIS, TRANS
 from .base import Limits
 from .molecules import Molecule
 
@@ -44,7 +44,6 @@ def graph_of(molecule: Molecule, elements: Collection[int]) -> MolecularGraph:
     """
     Limits(atoms=len(molecule), elements=elements).check(molecule)
     mol = molecule.mol
-    places = _places(mol)
     bonds, bond_features = [], []
     for bond in mol.GetBonds():
         first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
@@ -52,18 +51,13 @@ def graph_of(molecule: Molecule, elements: Collection[int]) -> MolecularGraph:
             raise InputError(f"The bond between atoms {first} and {second} is dative: no conformer model knows those.")
         for receiver, sender in ((first, second), (second, first)):
             bonds.append((receiver, sender))
-            bond_features.append(
-                [
-                    *_one_of(bond.GetBondType(), BOND_TYPES),
-                    *_one_of(places.get((receiver, sender)), PLACES),
-                    *_one_of(places.get((sender, receiver)), PLACES),
-                ]
-            )
+            bond_features.append(_one_of(bond.GetBondType(), BOND_TYPES))
     return molecular_graph(
         numbers=torch.tensor(molecule.numbers),
         atom_features=torch.tensor([_atom_features(atom) for atom in mol.GetAtoms()], dtype=torch.float32),
         bonds=bonds,
         bond_features=bond_features,
+        centres=_centres(mol),
         sides=_sides(mol),
     )
 
@@ -90,28 +84,19 @@ def _atom_features(atom: Chem.Atom) -> list[bool]:
     ]
 
 
-def _places(mol: Chem.Mol) -> dict[tuple[int, int], int]:
-    """Place of each neighbour around each stereocentre, {(centre, neighbour): place}.
+def _centres(mol: Chem.Mol) -> list[list[int]]:
+    """Four atoms of each stereocentre: its neighbours, of which the centre takes the place of a lone pair.
 
-    Seen from the first, the others are arranged counter-clockwise (RDKit's sense for three neighbours and a lone
-    pair). There are several such orders; of these it is the one closest to RDKit's canonical ranks.
+    RDKit's sense is counter-clockwise, seen from the first neighbour, if not clockwise.
     """
-    ranks = list(Chem.CanonicalRankAtoms(mol, breakTies=False))
-    places = {}
+    centres = []
     for atom in mol.GetAtoms():
-        if atom.GetChiralTag() not in TETRAHEDRAL:
-            continue
-        neighbors = [neighbor.GetIdx() for neighbor in atom.GetNeighbors()]
-        order = sorted(neighbors, key=lambda index: (ranks[index], index))
-        if _is_odd([neighbors.index(index) for index in order]) != (atom.GetChiralTag() == CLOCKWISE):
-            order[-2:] = reversed(order[-2:])
-        places.update({(atom.GetIdx(), index): place for index, place in zip(order, PLACES, strict=False)})
-    return places
-
-
-def _is_odd(permutation: Sequence[int]) -> bool:
-    inversions = sum(a > b for i, a in enumerate(permutation) for b in permutation[i + 1 :])
-    return inversions % 2 == 1
+        if atom.GetChiralTag() in TETRAHEDRAL:
+            around = [neighbor.GetIdx() for neighbor in atom.GetNeighbors()]
+            if atom.GetChiralTag() == CLOCKWISE:
+                around[:2] = reversed(around[:2])
+            centres.append([*around, atom.GetIdx()][:4])
+    return centres
 
 
 def _sides(mol: Chem.Mol) -> list[tuple[int, int, int]]:

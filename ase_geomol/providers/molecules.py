@@ -21,8 +21,10 @@ try:
 except ImportError as error:
     raise MissingExtraError("rdkit", "providers", "Making structures of molecules") from error
 
-LONGEST = 10_000
+LONGEST = 5_000
 """Characters of a SMILES string."""
+MOST_ROOTS = 40
+"""Atoms from which a SMILES string is written, in search of one that files keep."""
 ORDER_CODES = {
     Chem.BondType.SINGLE: 1,
     Chem.BondType.DOUBLE: 2,
@@ -111,8 +113,8 @@ def parse(request: Request) -> Molecule:
 
     Args:
         request: a SMILES string; an RDKit molecule, with or without hydrogens; or Atoms, with
-            ``info["bonds"]`` (M, 3), ``arrays["formal_charge"]`` and the stereochemistry of their positions, or with
-            ``info["smiles"]``. The order of atoms is that of the request, hydrogens that are not atoms come last.
+            ``info["bonds"]`` (M, 3), ``arrays["formal_charge"]`` and the stereochemistry of their positions, else
+            with ``info["smiles"]``. The order of atoms is that of the request; hydrogens that are no atoms come last.
 
     Raises:
         InputError: with one sentence on what is wrong: empty, no SMILES string, an impossible valence, several
@@ -121,16 +123,18 @@ def parse(request: Request) -> Molecule:
     with rdBase.BlockLogs():
         if isinstance(request, str):
             text = request.strip()
-            mol = _normalised(_from_smiles(text), _quoted(text))
+            mol = _normalised(_from_smiles(text), quoted(text))
             return Molecule(_lasting(text, mol), mol)
         if isinstance(request, Chem.Mol):
             mol = _normalised(request, "The RDKit molecule")
             return Molecule(_lasting(Chem.MolToSmiles(_without_hydrogens(mol)), mol), mol)
-        if isinstance(request, Atoms) and "bonds" in request.info:
-            mol = _normalised(_from_atoms(request), f"The structure {request.symbols}")
-            return Molecule(_lasting(Chem.MolToSmiles(_without_hydrogens(mol)), mol), mol)
-        if isinstance(request, Atoms) and isinstance(request.info.get("smiles"), str):
-            return parse(request.info["smiles"])
+        if isinstance(request, Atoms):
+            smiles = request.info.get("smiles")
+            if "bonds" in request.info and ("formal_charge" in request.arrays or smiles is None):
+                mol = _normalised(_from_atoms(request), f"The structure {request.symbols}")
+                return Molecule(_lasting(Chem.MolToSmiles(_without_hydrogens(mol)), mol), mol)
+            if isinstance(smiles, str):  # ASE's trajectories lose formal charges
+                return parse(smiles)
     if isinstance(request, Atoms):
         raise InputError("These Atoms carry neither info['bonds'] nor info['smiles']: which molecule they are is open.")
     raise InputError(f"A molecule is asked for by a SMILES string, an RDKit molecule or Atoms, not {type(request)}.")
@@ -142,14 +146,14 @@ def _from_smiles(text: str) -> Chem.Mol:
     if len(text) > LONGEST:
         raise InputError(f"A SMILES string of {len(text)} characters is too long: the limit is {LONGEST}.")
     if len(text.split()) > 1:
-        raise InputError(f"{_quoted(text)} is no SMILES string: there is a space in it.")
+        raise InputError(f"{quoted(text)} is no SMILES string: there is a space in it.")
     mol = Chem.MolFromSmiles(text)
     if mol is not None:
         return mol
     unchecked = Chem.MolFromSmiles(text, sanitize=False)
     problems = Chem.DetectChemistryProblems(unchecked) if unchecked is not None else ()
     why = f": {problems[0].Message().rstrip('.')}" if problems else ""
-    raise InputError(f"{_quoted(text)} cannot be understood as a SMILES string{why}.")
+    raise InputError(f"{quoted(text)} cannot be understood as a SMILES string{why}.")
 
 
 def _from_atoms(atoms: Atoms) -> Chem.Mol:
@@ -237,15 +241,15 @@ def _formula(mol: Chem.Mol, fragment: tuple[int, ...]) -> str:
 def _lasting(text: str, mol: Chem.Mol) -> str:
     """A spelling of the SMILES string without what ASE's extended XYZ does not keep.
 
-    That format loses backslashes and reads "F" as false. A few molecules with several cis double bonds have no
-    spelling without a backslash; theirs is kept as it is.
+    That format loses backslashes and reads "F" as false. With several cis double bonds it takes a spelling with all
+    hydrogens, and a few molecules may have none: theirs is kept as it is.
     """
-    if _lasts(text):
-        return text
-    bare = _without_hydrogens(mol)
-    rooted = (Chem.MolToSmiles(bare, rootedAtAtom=atom) for atom in range(bare.GetNumAtoms()))
-    spelled = (Chem.MolToSmiles(mol, rootedAtAtom=atom) for atom in range(mol.GetNumAtoms()))
-    return next((smiles for smiles in (*rooted, *spelled) if _lasts(smiles)), text)
+    rooted = (
+        Chem.MolToSmiles(spelled, rootedAtAtom=atom)
+        for spelled in (_without_hydrogens(mol), mol)
+        for atom in range(min(spelled.GetNumAtoms(), MOST_ROOTS))
+    )
+    return text if _lasts(text) else next(filter(_lasts, rooted), text)
 
 
 def _lasts(smiles: str) -> bool:
@@ -259,7 +263,8 @@ def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     return Chem.RemoveHs(bare)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text in quotation marks for a message; a long one is cut."""
     return f"'{text}'" if len(text) <= 80 else f"'{text[:77]}…'"
 
 

@@ -12,7 +12,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import BFGS
 from scipy.cluster.hierarchy import cut_tree, ward
 
-from ..errors import GeoMolError
 from .geometry import bond_errors, clashes
 from .molecules import Molecule, parse
 from .rmsd import Symmetry, aligned, rmsd, symmetry
@@ -51,8 +50,7 @@ def relaxed(atoms: Atoms, calculator: Calculator, steps: int | None, fmax: float
         fmax: eV/Å, the goal.
         deadline: of ``time.monotonic``, when it ends where it is.
 
-    Raises:
-        GeoMolError: the calculator refuses the structure as it comes.
+    What the calculator raises for the structure as it comes is raised here too.
     """
     moving = atoms.copy()
     moving.calc = calculator
@@ -63,8 +61,8 @@ def relaxed(atoms: Atoms, calculator: Calculator, steps: int | None, fmax: float
             converged = bool(state)
             if time.monotonic() > deadline:
                 break
-    except GeoMolError:
-        return "failed relaxation"
+    except Exception as error:  # every calculator has its own
+        return f"failed relaxation ({type(error).__name__}: {error})"
     moving.info["converged"] = converged
     energy, forces = moving.get_potential_energy(), moving.get_forces()
     moving.calc = SinglePointCalculator(moving, energy=float(energy), forces=forces)

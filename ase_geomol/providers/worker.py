@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GeoMolError
+
+POLL = 0.1
+"""Seconds after which an interrupt is noticed at the latest: a signal does not always end the wait for an answer."""
 
 
 class Worker:
@@ -43,21 +47,20 @@ class Worker:
         """
         with self._lock:
             process = self._running()
-            seconds = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-            killer = threading.Timer(max(seconds, 0), process.kill)
-            killer.daemon = True
-            killer.start()
+            answers: list[dict[str, Any]] = []
+            reader = threading.Thread(target=_exchange, args=(process, question, answers), daemon=True)
+            reader.start()
             try:
-                answer = _exchange(process, json.dumps(question).encode() + b"\n")
+                while reader.is_alive() and time.monotonic() < deadline:
+                    reader.join(min(POLL, max(deadline - time.monotonic(), 0)))
             except BaseException:  # an interrupt: the answer that is still to come belongs to nobody
                 self.stop()
                 raise
-            finally:
-                killer.cancel()
-            if answer is not None:
-                return answer
+            if answers:
+                return answers[0]
+            late = reader.is_alive()
             status = self.stop()
-        if time.monotonic() >= deadline:
+        if late:
             raise TimeoutError
         raise ChildProcessError(f"The process ended with status {status}.")
 
@@ -67,10 +70,12 @@ class Worker:
         if process is None:
             return None
         process.kill()
+        status = process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                pipe.close()
-        return process.wait()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        return status
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -83,14 +88,15 @@ class Worker:
         return self._process
 
 
-def _exchange(process: subprocess.Popen[bytes], line: bytes) -> dict[str, Any] | None:
-    """The answer to a line, or None if the process ended before it was complete."""
+def _exchange(process: subprocess.Popen[bytes], question: dict[str, Any], answers: list[dict[str, Any]]) -> None:
+    """Add the answer to a question to ``answers``, unless the process ends before it is complete."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        process.stdin.write(line)
+        process.stdin.write(json.dumps(question).encode() + b"\n")
         process.stdin.flush()
-    except BrokenPipeError:
-        return None
-    answer = process.stdout.readline()
-    return json.loads(answer) if answer.endswith(b"\n") else None
+        line = process.stdout.readline()
+    except (OSError, ValueError):  # ended, or closed by `Worker.stop`
+        return
+    if line.endswith(b"\n"):
+        answers.append(json.loads(line))

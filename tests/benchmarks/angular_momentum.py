@@ -100,4 +100,4 @@ def _row(potential: Potential, start: Atoms, variant: Variant, steps: int) -> Ro
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, packages=["e3nn"], model=MODEL, settings=SETTINGS)
+    answer(__doc__ or "", run, packages=["e3nn"], model=MODEL, on_card=True, settings=SETTINGS)

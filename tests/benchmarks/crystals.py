@@ -193,4 +193,4 @@ def _errors(name: str, title: str, frames: list[Atoms], found: Sequence[Row], tr
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, packages=["pymatgen"], model=MODEL, settings=SETTINGS, with_peers=True)
+    answer(__doc__ or "", run, packages=["pymatgen"], model=MODEL, on_card=True, settings=SETTINGS, with_peers=True)

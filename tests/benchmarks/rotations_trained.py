@@ -24,8 +24,7 @@ from ase_geomol.nn.sphere import fibonacci, point_rule
 from ase_geomol.potential import Potential
 
 MODEL = "est-crystal"
-SEED = 0
-RATTLE = 0.05
+SETTINGS = {"seed": 0, "rattle Å": 0.05}
 EXACT = ("icosahedral-32", "lebedev-50", "icosahedral-72", "lebedev-110", "icosahedral-132", "lebedev-194")
 ENERGY, FORCES = "energy meV/atom", "forces meV/Å"
 GOALS = {f"largest change of {ENERGY}": 0.01, f"largest change of {FORCES}": 0.1}
@@ -65,12 +64,12 @@ def variants(own: str) -> list[Variant]:
 
 
 def _structures(elements: tuple[int, ...], count: int) -> list[Atoms]:
-    random = np.random.default_rng(SEED)
+    random = np.random.default_rng(SETTINGS["seed"])
     cubes = [bulk(name, structure, a=a, cubic=structure != "zincblende") for name, (structure, a) in CRYSTALS.items()]
     chosen = [atoms for atoms in cubes if set(atoms.numbers.tolist()) <= set(elements)][:count]
     chosen = chosen or [molecule("CH3CH2OH") for _ in range(count)]
     for atoms in chosen:
-        atoms.positions += random.normal(0, RATTLE, atoms.positions.shape)
+        atoms.positions += random.normal(0, SETTINGS["rattle Å"], atoms.positions.shape)
     return chosen
 
 
@@ -111,4 +110,4 @@ def _row(
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, packages=["e3nn"], model=MODEL, settings={"seed": SEED, "rattle Å": RATTLE})
+    answer(__doc__ or "", run, packages=["e3nn"], model=MODEL, on_card=True, settings=SETTINGS)

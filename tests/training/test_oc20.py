@@ -31,8 +31,9 @@ from geomol_training.packed import preprocess
 from geomol_training.readers import Keys, read_rows, row_of_atoms, start_and_end
 from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.readers.lmdb_files import unpickle
-from geomol_training.recipe import Loss, Recipe, Relaxation
+from geomol_training.recipe import Loss, Recipe, Relaxation, load_recipe
 from geomol_training.tasks import PotentialTask, RelaxationTask
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ase_geomol import (
@@ -636,3 +637,41 @@ def test_total_energies_have_references(tmp_path: Path):
     state, *_ = load_relaxed(fit(recipe, tmp_path / "run").model)
     known = state.references[torch.tensor(rows[0].numbers)].sum() + state.mean
     assert abs(float(known) + 13020) < 5
+
+
+# --- the small recipes
+
+
+@pytest.fixture(scope="module")
+def published_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The relaxations at hand in the published formats: all of them as IS2RE and IS2RS, some frames of each as S2EF."""
+    if not OC20.exists():
+        pytest.skip("no OC20 files at ../shared/data/oc20")
+    folder = tmp_path_factory.mktemp("published")
+    paths = sorted(OC20.glob("*.traj"))
+    runs = [[*read(path, "::60"), read(path, -1)] for path in paths]
+    names = [f"{path.stem},frame{number}" for path, run in zip(paths, runs, strict=True) for number in range(len(run))]
+    write_s2ef(folder / "s2ef", [atoms for run in runs for atoms in run], names, ".xz")
+    write_lmdb(
+        folder / "data.lmdb",
+        [as_data(run, int(path.stem.removeprefix("random"))) for path, run in zip(paths, runs, strict=True)],
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "errors"),
+    [
+        ("s2ef_small", "s2ef", {"energy_MAE_meV", "forces_MAE_meV_per_A", "EFwT_percent"}),
+        ("is2re_small", "data.lmdb", {"energy_MAE_meV", "EwT_percent", "ADwT_percent"}),
+        ("is2rs_small", "data.lmdb", {"ADwT_percent", "ADwT_percent_without_motion"}),
+    ],
+)
+def test_small_recipes_run(published_files: Path, tmp_path: Path, recipe: str, data: str, errors: set[str]):
+    """As they are, but for three steps."""
+    path = Path(__file__).parents[2] / f"training/recipes/oc20/{recipe}.yaml"
+    changes = [f"data.train={published_files / data}", "training.max_steps=3", "training.valid_frames=2"]
+    result = fit(load_recipe(path, changes), tmp_path, console=Console(quiet=True), threads=1)
+    assert result.step == 3
+    assert {f"{part}_{name}" for part in ("validation", "test") for name in errors} <= set(result.errors)
+    assert all(np.isfinite(value) for value in result.errors.values())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ase_geomol.models.ditmc.flow import interpolate, loss_weight
-from ase_geomol.models.ditmc.geometry import align, centre, random_rotations
+from ase_geomol.models.ditmc.geometry import align, centre, handedness, random_rotations
 from ase_geomol.models.ditmc.graph import UNREACHABLE, harmonic_root
 from ase_geomol.models.ditmc.sampling import Sampler, sample_noise
 
@@ -96,6 +96,37 @@ def test_alignment_of_degenerate_positions(positions):
     fixed = torch.tensor(positions, **DOUBLE)
     rotation = random_rotations((30,), generator(), torch.float64)
     torch.testing.assert_close(align(fixed @ rotation, fixed), fixed.expand(30, -1, -1), atol=1e-9, rtol=0)
+
+
+# Stereocentres
+
+
+def test_the_way_to_the_right_hand():
+    """The gradient of the volumes, squeezed; a centre that is not there adds nothing."""
+    positions = cloud(1, 4, 6, 3).requires_grad_()
+    centres = torch.tensor([[[0, 1, 2, 3], [4, 2, 5, 1], [-1, -1, -1, -1]]])
+    ends = positions[:, :, centres[0, :2]]
+    volume = torch.linalg.det(ends[..., :3, :] - ends[..., 3:, :])
+    (gradient,) = torch.autograd.grad(volume.sum(), positions)
+    expected = gradient / (1 + gradient.square().sum(-1, keepdim=True)).sqrt()
+    torch.testing.assert_close(handedness(positions, centres), expected)
+    assert not handedness(positions, centres[:, :0]).any()
+
+
+def test_the_way_to_the_right_hand_leads_there():
+    """From any four positions, all steps along it make the volume grow, until it is positive."""
+    positions = cloud(1, 100, 4, 3)
+    centres = torch.tensor([[[0, 1, 2, 3]]])
+
+    def volume() -> torch.Tensor:
+        return torch.linalg.det(positions[..., :3, :] - positions[..., 3:, :])
+
+    assert (volume() < 0).sum() > 30
+    for _ in range(300):
+        before = volume()
+        positions = positions + 0.02 * handedness(positions, centres)
+        assert (volume() > before).all()
+    assert (volume() > 0).all()
 
 
 # Priors

@@ -145,6 +145,7 @@ class EquivariantTransformer(nn.Module):
         self.radial_modulation = nn.Sequential(nn.SiLU(), zero_linear(d, 2 * RADIAL))
         blocks = nn.ModuleList(EquivariantBlock(config) for _ in range(config.layers))
         self.blocks: Sequence[EquivariantBlock] = blocks  # type: ignore[assignment]
+        self.handedness = nn.Linear(1, d, bias=False)
         self.modulation = zero_linear(d, d)
         self.out = nn.Linear(d, 1, bias=False)
 
@@ -154,7 +155,13 @@ class EquivariantTransformer(nn.Module):
         return [table.spread(values).unsqueeze(1) for values in rows]
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, condition: Tensor, prepared: list[Tensor], pairs: Tensor
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        handed: Tensor,
+        condition: Tensor,
+        prepared: list[Tensor],
+        pairs: Tensor,
     ) -> Tensor:
         """Predict positions (G, S, N, 3); arguments as in `ase_geomol.models.ditmc.standard.Transformer`."""
         modulation, *filters = prepared
@@ -164,7 +171,9 @@ class EquivariantTransformer(nn.Module):
         basis = PairBasis(
             torch.stack([radial * part for part in modulation.chunk(2, -1)]), vectors / distance[..., None]
         )
-        features = _start(tokens.expand(*positions.shape[:-1], -1))
+        with exactly(positions):
+            pseudovectors = self.handedness(handed[..., None])
+        features = _start(tokens.expand(*positions.shape[:-1], -1), pseudovectors)
         for block, pair_filter in zip(self.blocks, filters, strict=True):
             features = block(features, condition, basis, pair_filter, pairs)
         both = features.vectors + features.pseudovectors
@@ -173,7 +182,6 @@ class EquivariantTransformer(nn.Module):
             return self.out((unit_size(both) * (1 + scale)).to(positions.dtype)).squeeze(-1)
 
 
-def _start(tokens: Tensor) -> Features:
+def _start(tokens: Tensor, pseudovectors: Tensor) -> Features:
     scalars = tokens[..., None, :]
-    vectors = torch.zeros_like(scalars).expand(*scalars.shape[:-2], 3, -1)
-    return Features(scalars, vectors, torch.zeros_like(scalars), vectors)
+    return Features(scalars, torch.zeros_like(pseudovectors), torch.zeros_like(scalars), pseudovectors)

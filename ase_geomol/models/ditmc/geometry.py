@@ -33,6 +33,25 @@ def align(moving: Tensor, fixed: Tensor) -> Tensor:
     return moving @ rotation
 
 
+def handedness(positions: Tensor, centres: Tensor) -> Tensor:
+    """Where each atom has to go (G, S, N, 3) for stereocentres to be, or to stay, as they should.
+
+    The gradient of the volumes ``(x1 - x4) · (x2 - x4) × (x3 - x4)``, squeezed to lengths below 1.
+
+    Args:
+        positions: (G, S, N, 3) Å.
+        centres: (G, C, 4) four atoms of each, whose volume should be positive; -1 where there is none.
+    """
+    places = torch.arange(positions.shape[-2], device=positions.device)
+    chosen = (centres.flatten(1)[..., None] == places).to(positions.dtype).unsqueeze(1)  # (G, 1, 4 C, N)
+    a, b, c, d = (chosen @ positions).unflatten(-2, (-1, 4)).unbind(-2)
+    a, b, c = a - d, b - d, c - d
+    gradients = [torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)]
+    gradients.append(-sum(gradients))
+    total = chosen.mT @ torch.stack(gradients, -2).flatten(-3, -2)
+    return total * torch.rsqrt(total.square().sum(-1, keepdim=True) + 1)
+
+
 def random_rotations(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Rotation matrices (…, 3, 3), uniform in SO(3), on the generator's device."""
     quaternions = torch.randn(*shape, 4, generator=generator, device=generator.device, dtype=dtype)

@@ -11,12 +11,10 @@ import torch
 from scipy.sparse.csgraph import connected_components, shortest_path
 from torch import Tensor
 
-PLACES = (1, 2, 3, 4)
-"""Of the neighbours of a stereocentre: seen from the first, the others are arranged counter-clockwise."""
 ATOM_FEATURES = 48
 """Numbers that describe an atom, besides its element: see `ase_geomol.providers.features`."""
-BOND_FEATURES = 4 + 2 * len(PLACES)
-"""Single, double, triple, aromatic; place of the sender around the receiver and of the receiver around the sender."""
+BOND_FEATURES = 4
+"""Single, double, triple, aromatic."""
 CIS, TRANS = 1, 2
 """Substituents of a double bond on the same side, or on opposite sides."""
 UNREACHABLE = 510
@@ -31,7 +29,9 @@ class MolecularGraph:
         numbers: (N,) atomic numbers.
         atom_features: (N, 48).
         bonds: (M, 2) receiver and sender, each bond in both directions.
-        bond_features: (M, 12).
+        bond_features: (M, 4).
+        centres: (C, 4) neighbours of each stereocentre, in an order for which their volume is positive, see
+            `ase_geomol.models.ditmc.geometry.handedness`.
         sides: (N, N) `CIS` or `TRANS` where this is known of two atoms, else 0.
         hops: (N, N) bonds on the shortest path, `UNREACHABLE` between fragments.
         root: (N, N) Å, see `harmonic_root`.
@@ -41,6 +41,7 @@ class MolecularGraph:
     atom_features: Tensor
     bonds: Tensor
     bond_features: Tensor
+    centres: Tensor
     sides: Tensor
     hops: Tensor
     root: Tensor
@@ -56,6 +57,7 @@ def molecular_graph(
     atom_features: Tensor,
     bonds: Sequence[tuple[int, int]],
     bond_features: Sequence[Sequence[float]],
+    centres: Sequence[Sequence[int]] = (),
     sides: Sequence[tuple[int, int, int]] = (),
 ) -> MolecularGraph:
     """Make a graph, adding what follows from its bonds.
@@ -64,7 +66,8 @@ def molecular_graph(
         numbers: (N,).
         atom_features: (N, 48).
         bonds: receiver and sender, each bond in both directions.
-        bond_features: 12 of each.
+        bond_features: 4 of each.
+        centres: four atoms of each stereocentre.
         sides: pairs of atoms in both orders, with `CIS` or `TRANS`.
     """
     n_atoms = len(numbers)
@@ -81,6 +84,7 @@ def molecular_graph(
         atom_features=atom_features.float(),
         bonds=torch.tensor(bonds, dtype=torch.long).view(-1, 2),
         bond_features=torch.tensor(bond_features, dtype=torch.float32).view(-1, BOND_FEATURES),
+        centres=torch.tensor(centres, dtype=torch.long).view(-1, 4),
         sides=known_sides,
         hops=torch.from_numpy(hops).long(),
         root=torch.from_numpy(harmonic_root(adjacency)).float(),
@@ -113,7 +117,8 @@ class MoleculeBatch:
         numbers: (G, N), 0 where there is no atom.
         atom_features: (G, N, 48).
         bonds: (G, M, 2), -1 where there is no bond.
-        bond_features: (G, M, 12).
+        bond_features: (G, M, 4).
+        centres: (G, C, 4), -1 where there is no stereocentre.
         sides: (G, N, N).
         hops: (G, N, N).
         root: (G, N, N).
@@ -123,6 +128,7 @@ class MoleculeBatch:
     atom_features: Tensor
     bonds: Tensor
     bond_features: Tensor
+    centres: Tensor
     sides: Tensor
     hops: Tensor
     root: Tensor
@@ -154,6 +160,7 @@ def collate_molecules(graphs: Sequence[MolecularGraph]) -> MoleculeBatch:
         atom_features=filled("atom_features", (n_atoms, ATOM_FEATURES)),
         bonds=filled("bonds", (n_bonds, 2), empty=-1),
         bond_features=filled("bond_features", (n_bonds, BOND_FEATURES)),
+        centres=filled("centres", (max(len(graph.centres) for graph in graphs), 4), empty=-1),
         sides=filled("sides", (n_atoms, n_atoms)),
         hops=filled("hops", (n_atoms, n_atoms), empty=UNREACHABLE),
         root=filled("root", (n_atoms, n_atoms)),

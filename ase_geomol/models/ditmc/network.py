@@ -15,7 +15,7 @@ from torch.nn import functional
 from .conditioning import BondPairs, GraphEncoder, PathPairs, TimeEmbedding
 from .config import DiTMCConfig
 from .equivariant import EquivariantTransformer
-from .geometry import centre
+from .geometry import centre, exactly, handedness
 from .graph import MoleculeBatch
 from .standard import Transformer
 
@@ -26,12 +26,14 @@ class Conditioning:
 
     Attributes:
         atoms: (G, N) where there are atoms.
+        centres: (G, C, 4) neighbours of stereocentres.
         nodes: (G, 1, N, H) encoded atoms.
         tokens: (G, 1, N, H) embedded elements.
         pairs: of the pairs of atoms, what each block needs.
     """
 
     atoms: Tensor
+    centres: Tensor
     nodes: Tensor
     tokens: Tensor
     pairs: list[Tensor]
@@ -57,6 +59,7 @@ class DiTMC(nn.Module):
         nodes, bonds = self.graph(molecules)
         return Conditioning(
             atoms=molecules.atoms,
+            centres=molecules.centres,
             nodes=nodes.unsqueeze(1),
             tokens=self.embedding(molecules.numbers).unsqueeze(1),
             pairs=self.transformer.prepare(self.pairs(molecules, bonds)),
@@ -76,8 +79,16 @@ class DiTMC(nn.Module):
         atoms = conditioning.atoms
         alone = torch.eye(atoms.shape[1], dtype=torch.bool, device=atoms.device)
         pairs = (atoms[:, :, None] & atoms[:, None, :] & ~alone)[:, None, None]
+        positions = centre(positions, atoms)
+        with exactly(positions):
+            handed = handedness(positions, conditioning.centres)
         condition = functional.silu(self.condition_norm(conditioning.nodes + self.time(time)[..., None, :]))
         predicted = self.transformer(
-            conditioning.tokens, centre(positions, atoms), condition, conditioning.pairs, pairs
+            conditioning.tokens,
+            positions,
+            handed,
+            condition,
+            conditioning.pairs,
+            pairs,
         )
         return centre(predicted, atoms)

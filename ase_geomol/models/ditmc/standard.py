@@ -43,6 +43,7 @@ class Transformer(nn.Module):
         d = config.channels
         self.relative = config.positions == "relative"
         self.position = two_layers(3, d, bias=False)
+        self.handedness = two_layers(3, d, bias=False)
         blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.modulation = zero_linear(d, 2 * d)
@@ -53,23 +54,31 @@ class Transformer(nn.Module):
         return [arrange(table.spread(block.attention.pair(table.rows)).unsqueeze(1)) for block in self.blocks]
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, condition: Tensor, prepared: list[Tensor], pairs: Tensor
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        handed: Tensor,
+        condition: Tensor,
+        prepared: list[Tensor],
+        pairs: Tensor,
     ) -> Tensor:
         """Predict positions (G, S, N, 3).
 
         Args:
             tokens: (G, 1, N, H) embedded elements.
             positions: (G, S, N, 3) Å, centred.
+            handed: (G, S, N, 3), see `ase_geomol.models.ditmc.geometry.handedness`.
             condition: (G, S or 1, N, H) of graph and time.
             prepared: see `prepare`.
             pairs: (G, 1, 1, N, N) where there is a pair.
         """
-        features, difference = tokens, None
+        difference = None
         with exactly(positions):
+            features = tokens + self.handedness(handed)
             if self.relative:
                 difference = self.position(positions[..., :, None, :] - positions[..., None, :, :])
             else:
-                features = tokens + self.position(positions)
+                features = features + self.position(positions)
         for block, filters in zip(self.blocks, prepared, strict=True):
             if difference is not None:
                 filters = filters + arrange(functional.linear(difference, block.attention.pair.weight))

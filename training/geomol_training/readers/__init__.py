@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ase_geomol.errors import DataError
+from ase_geomol.errors import DataError, GeoMolError
 
 from ..frames import Row
-from . import aselmdb, oc20, qm9
+from . import aselmdb, gaps, oc20, qm9
 from .ase_files import read_ase, read_database, row_of_atoms
 from .extxyz import is_plain_extxyz, read_plain_extxyz
 from .keys import Keys
@@ -28,14 +28,22 @@ class Database(NamedTuple):
     read: Callable[[Path, Keys, slice], Iterator[Row]]
 
 
-DATABASES = {
-    ".aselmdb": Database(aselmdb.count_rows, aselmdb.read_aselmdb),
-    ".lmdb": Database(oc20.count_structures, oc20.read_lmdb),
-}
+ASELMDB = Database(aselmdb.count_rows, aselmdb.read_aselmdb)
+LMDB = Database(oc20.count_structures, oc20.read_lmdb)
+TABLE = Database(gaps.count_lines, gaps.read_table)
+SDF = Database(gaps.count_molecules, gaps.read_sdf)
+
+
+def _database(path: Path) -> Database | None:
+    if path.suffix in (".aselmdb", ".lmdb"):
+        return ASELMDB if path.suffix == ".aselmdb" else LMDB
+    if path.suffix == ".sdf" and gaps.table_of(path) is not None:
+        return SDF
+    return TABLE if gaps.is_table(path) else None
 
 
 def read_rows(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
-    """Yield the rows of one file of any kind: all that ASE reads, (r)MD17, QM9, OC20.
+    """Yield the rows of one file of any kind: all that ASE reads, (r)MD17, QM9, OC20, PCQM4Mv2, Molecule3D.
 
     ``part`` is all, or one of `parts_of` the file.
 
@@ -44,12 +52,12 @@ def read_rows(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row
     """
     count = 0
     with _readable(path):
-        database = DATABASES.get(path.suffix)
+        database = _database(path)
         rows = _reader_of(path)(path, keys) if database is None else database.read(path, keys, part)
         for row in rows:
             count += 1
             yield row
-    if count == 0:
+    if count == 0 and part == slice(None):
         raise DataError(f"{path} holds no frames.")
 
 
@@ -59,10 +67,10 @@ def parts_of(path: Path, size: int) -> list[slice]:
     Raises:
         DataError: the file is empty or damaged.
     """
-    database = DATABASES.get(path.suffix)
-    if database is None:
-        return [slice(None)]
     with _readable(path):
+        database = _database(path)
+        if database is None:
+            return [slice(None)]
         return [slice(start, start + size) for start in range(0, max(1, database.count(path)), size)]
 
 
@@ -73,7 +81,7 @@ def _readable(path: Path) -> Iterator[None]:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty.")
         yield
-    except (DataError, MemoryError):
+    except (GeoMolError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.") from error

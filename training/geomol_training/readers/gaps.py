@@ -1,0 +1,188 @@
+"""Gaps between HOMO and LUMO as PCQM4Mv2 and Molecule3D are published: tables, and geometries beside them.
+
+* PCQM4Mv2: ``data.csv.gz`` (idx, smiles, homolumogap in eV), read with start structures that RDKit makes of the SMILES;
+  or ``pcqm4m-v2-train.sdf``, geometries of DFT of the table's first molecules; ``split_dict.pt`` names the splits.
+* Molecule3D: ``combined_mols_0_to_1000000.sdf`` and so on, geometries of DFT; ``properties.csv`` with a line for each
+  molecule of all parts, ``random_split_inds.json`` or ``scaffold_split_inds.json``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ase_geomol.errors import DataError, InputError, MissingExtraError
+from ase_geomol.simulate.structures import load_structure
+
+from ..frames import Row
+from .extxyz import open_text
+from .keys import Keys
+
+SMILES, GAP = "smiles", "homolumogap"
+TABLES = ("data.csv.gz", "data.csv", "raw/data.csv.gz", "pcqm4m-v2/raw/data.csv.gz", "properties.csv")
+"""Where the table of an SDF file may lie, seen from its folder."""
+SPLITS = ("split_dict.pt", "../split_dict.pt", "random_split_inds.json", "scaffold_split_inds.json")
+"""Likewise the splits, seen from the table's folder; the first that is there counts."""
+END = "$$$$"
+"""Last line of each molecule of an SDF file."""
+NUMPYS = ("numpy.core.multiarray", "numpy._core.multiarray")
+"""How older and newer versions name the module that rebuilds an array."""
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of SMILES with gaps."""
+    if not path.name.endswith((".csv", ".csv.gz")):
+        return False
+    with open_text(path) as file:
+        return {SMILES, GAP} <= set(file.readline().strip().split(","))
+
+
+def count_lines(path: Path) -> int:
+    """How many molecules a table has, those without a gap too."""
+    with open_text(path) as file:
+        return sum(1 for _ in csv.reader(file)) - 1
+
+
+def read_table(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
+    """Yield the molecules of a table in the structures that RDKit makes of their SMILES (ETKDGv3, MMFF94s or UFF).
+
+    Those whose gap is not published are left out; one that RDKit finds no structure of has no atoms. The property named
+    by ``keys.energy`` stands in the place of the energy.
+    """
+    splits = _splits(path)
+    for number, line in _lines(path, part.start or 0, part.stop):
+        value = _value(path, line, keys.energy)
+        if value is None:
+            continue
+        try:
+            atoms = load_structure(f"smiles:{line[SMILES]}")
+            numbers, positions = atoms.numbers.astype(np.int64), atoms.positions
+        except InputError:
+            numbers, positions = np.zeros(0, dtype=np.int64), np.zeros((0, 3))
+        yield _row(numbers, positions, value, number, line, splits)
+
+
+def table_of(path: Path) -> Path | None:
+    """The table that belongs to an SDF file; None without one."""
+    return next((path.parent / name for name in TABLES if (path.parent / name).exists()), None)
+
+
+def count_molecules(path: Path) -> int:
+    """How many molecules an SDF file has."""
+    with path.open(encoding="utf-8") as file:
+        return sum(line.startswith(END) for line in file)
+
+
+def read_sdf(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
+    """Yield the molecules of an SDF file in the geometries that it has, with the property of its table's lines.
+
+    Raises:
+        DataError: the table is shorter, or a molecule cannot be read.
+        MissingExtraError: RDKit is not installed.
+    """
+    table = table_of(path)
+    assert table is not None
+    found = re.fullmatch(r"combined_mols_(\d+)_to_\d+", path.stem)
+    before, start = int(found[1]) if found else 0, part.start or 0
+    splits = _splits(table)
+    blocks = islice(_blocks(path), part.start, part.stop)
+    lines = _lines(table, before + start, None if part.stop is None else before + part.stop)
+    for number, (block, line) in enumerate(zip_longest(blocks, lines), start=start):
+        if block is None:  # the table goes on with other parts or splits
+            return
+        if line is None:
+            raise DataError(f"{path} and {table.name} do not belong together: the table ends before molecule {number}.")
+        place, fields = line
+        value = _value(table, fields, keys.energy)
+        if value is not None:
+            numbers, positions = _geometry(block, path, number)
+            yield _row(numbers, positions, value, place, fields, splits)
+
+
+def _blocks(path: Path) -> Iterator[str]:
+    """The text of each molecule."""
+    lines: list[str] = []
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(END):
+                yield "".join(lines)
+                lines = []
+            else:
+                lines.append(line)
+
+
+def _geometry(block: str, path: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Atomic numbers (N,) and positions (N, 3) in Å."""
+    try:
+        from rdkit import Chem, rdBase
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("rdkit", "labels", "Reading SDF files") from error
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
+    if molecule is None:
+        raise DataError(f"{path}: molecule {number} is damaged.")
+    numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], dtype=np.int64)
+    return numbers, molecule.GetConformer().GetPositions()
+
+
+def _lines(table: Path, start: int, stop: int | None) -> Iterator[tuple[int, dict[str, str]]]:
+    """Lines of a table with their numbers, from 0."""
+    with open_text(table) as file:
+        yield from islice(enumerate(csv.DictReader(file)), start, stop)
+
+
+def _value(table: Path, line: dict[str, str], name: str) -> float | None:
+    """A property of a line; None where it is not published."""
+    if name not in line:
+        raise DataError(f"{table} has the columns {', '.join(line)}, but no '{name}': name one of them.")
+    value = float(line[name] or "nan")
+    return None if np.isnan(value) else value
+
+
+class _Splits(NamedTuple):
+    """Names of splits, and for each molecule of a table which of them it is in; both may be empty."""
+
+    names: list[str]
+    codes: np.ndarray
+
+    def of(self, number: int) -> str:
+        return self.names[self.codes[number]] if number < len(self.codes) else ""
+
+
+def _row(
+    numbers: np.ndarray, positions: np.ndarray, value: float, number: int, line: dict[str, str], splits: _Splits
+) -> Row:
+    """Charges and spins stay at their defaults, since the tables tell neither."""
+    name = str(number)
+    group = line.get(SMILES, name)
+    cell, pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
+    return Row(numbers, positions, cell, pbc, value, group=group, split=splits.of(number), name=name)
+
+
+def _splits(table: Path) -> _Splits:
+    path = next((table.parent / name for name in SPLITS if (table.parent / name).exists()), None)
+    if path is None:
+        return _Splits([], np.zeros(0, dtype=np.int8))
+    parts = json.loads(path.read_text()) if path.suffix == ".json" else _unpickled(path)
+    members = [np.asarray(numbers, dtype=np.int64) for numbers in parts.values()]
+    codes = np.zeros(1 + max(int(numbers.max()) for numbers in members if len(numbers)), dtype=np.int8)
+    for code, numbers in enumerate(members, start=1):
+        codes[numbers] = code
+    return _Splits(["", *parts], codes)
+
+
+def _unpickled(path: Path) -> dict[str, np.ndarray]:
+    """A dictionary of arrays that torch wrote; nothing else is rebuilt."""
+    rebuild: Any = np.array([0]).__reduce__()[0]
+    kinds = [(rebuild, f"{module}._reconstruct") for module in NUMPYS]
+    allowed = [*kinds, np.ndarray, np.dtype, type(np.dtype(np.int64)), type(np.dtype(np.int32))]
+    with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
+        return torch.load(path, weights_only=True)
