@@ -12,6 +12,7 @@ from _structures import DRUGS
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from geomol_training.batches import Batch, make_batch
+from geomol_training.fit import STOPPED, Fitted
 from geomol_training.frames import Row, pack
 from geomol_training.memory import keep_freed_memory
 from geomol_training.optimiser import make_optimiser
@@ -58,6 +59,13 @@ def write_stand_in(folder: Path) -> None:
     }
     for part in ("train", "test"):
         np.savez(folder / f"rmd17_aspirin_{part}_01.npz", **table)
+
+
+def unless_stopped(result: Fitted) -> Fitted:
+    """The same; raises KeyboardInterrupt where someone stopped the training, which goes on in the next run."""
+    if result.stopped_by in STOPPED:
+        raise KeyboardInterrupt
+    return result
 
 
 def training_batch(model: str, structures: int) -> Batch:
