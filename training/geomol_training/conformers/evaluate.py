@@ -51,6 +51,7 @@ class Options:
         relax_steps: steps of relaxation with ``potential`` after which all is measured again; 0: it is not.
         potential: a shipped name or a path.
         properties: of so many molecules, the first ones, ensemble properties are computed with GFN2-xTB.
+        baselines: measure RDKit beside the model.
         seed: of everything.
         time_limit: s, of the comparison of structures of one method with the references.
     """
@@ -61,6 +62,7 @@ class Options:
     relax_steps: int = 30
     potential: str = "geomformer-organic"
     properties: int = 0
+    baselines: bool = True
     seed: int = 0
     time_limit: float = 300.0
 
@@ -92,7 +94,7 @@ def evaluate_conformers(
     chosen = _chosen(sets, options)
     settings = {"model": provider.version, "data": key, **asdict(options)}
     _open(out, settings)
-    methods = Methods(provider)
+    methods = Methods(provider, baselines=options.baselines)
     potential = GeoMolCalculator(options.potential) if options.relax_steps else None
     methods.warm_up(sets.molecule(int(chosen[0])))
     rows = []
@@ -105,7 +107,7 @@ def evaluate_conformers(
         rows.append(_read(file))
         report(place + 1, len(chosen))
     about = {"name": provider.metadata.name, "fingerprint": provider.fingerprint, "processor": processor()}
-    result = {**settings, **about, "rows": len(rows), "methods": summarise(rows, options)}
+    result = _plain({**settings, **about, "rows": len(rows), "methods": summarise(rows, options)})
     write_atomically(out / RESULT, _json(result))
     return result
 

@@ -47,10 +47,11 @@ class Methods:
 
     Args:
         model: the conformer model.
+        baselines: draw structures by RDKit, too.
     """
 
-    def __init__(self, model: ConformerProvider) -> None:
-        self._model = model
+    def __init__(self, model: ConformerProvider, *, baselines: bool = True) -> None:
+        self._model, self._baselines = model, baselines
         self._bare, self._relaxed = RDKitProvider(force_field=None), RDKitProvider()
 
     def draw_all(self, molecule: Molecule, count: int, seed: int) -> dict[str, Drawn]:
@@ -58,6 +59,10 @@ class Methods:
         found = {
             MODEL: _drawn(self._model, molecule, count, seed, checks=(), attempts=1),
             CHECKED: _drawn(self._model, molecule, count, seed),
+        }
+        if not self._baselines:
+            return found
+        found |= {
             ETKDG: _drawn(self._bare, molecule, count, seed),
             MMFF: _drawn(self._relaxed, molecule, count, seed),
             CLUSTERED: _drawn(self._relaxed, molecule, count, seed, oversample=OVERSAMPLE),
