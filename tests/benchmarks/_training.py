@@ -12,6 +12,7 @@ from _structures import DRUGS
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from geomol_training.batches import Batch, make_batch
+from geomol_training.fit import STOPPED, Fitted
 from geomol_training.frames import Row, pack
 from geomol_training.memory import keep_freed_memory
 from geomol_training.optimiser import make_optimiser
