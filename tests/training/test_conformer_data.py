@@ -16,7 +16,7 @@ pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
 
 from geomol_training.conformers.data import boltzmann_weights, load_sets
 from geomol_training.conformers.geom import MOST_CONFORMERS, read_geom
-from geomol_training.recipe import Split
+from geomol_training.sections import Split
 from geomol_training.splits import split_frames
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
