@@ -13,6 +13,7 @@ from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
 from .relax import RelaxResult, relax
 from .structures import interpret, load_structure
+from .together import relax_together
 from .trajectories import RadialDistribution, diffusion, mean_square_displacement, radial_distribution, read_run
 from .watch import BrokenBond, Departure, check_limit
 
@@ -56,6 +57,7 @@ __all__ = [
     "read_run",
     "relax",
     "relax_picture",
+    "relax_together",
     "run_md",
     "see_crystal",
     "see_free",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import numpy as np
 from ase import Atoms
 
 from ase_geomol.calculator import GeoMolCalculator
-from ase_geomol.errors import DataError, GeoMolError, OutputError
+from ase_geomol.errors import DataError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import Molecule
-from ase_geomol.providers.refine import relaxed
 from ase_geomol.providers.rmsd import Symmetry, symmetry
 from ase_geomol.providers.stereo import count_stereo, stereo_errors
+from ase_geomol.simulate import relax_together
 
 from ..result import processor
 from ..splits import ALIASES
@@ -202,14 +201,10 @@ def _measure(
 
 
 def _relaxed(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalculator, steps: int) -> np.ndarray:
-    """Structures after so many steps; those that cannot be relaxed are left out."""
-    kept = []
-    for start in positions:
-        atoms = Atoms(molecule.numbers, start, info={"charge": molecule.charge})
-        with suppress(GeoMolError):  # of one that the potential refuses, with atoms in one place, say
-            end = relaxed(atoms, potential, steps, 0.01, np.inf)
-            kept += [end.positions] if isinstance(end, Atoms) else []
-    return np.array(kept).reshape(-1, len(molecule), 3)
+    """Structures after so many steps; those that the potential refuses are left out."""
+    starts = [Atoms(molecule.numbers, start, info={"charge": molecule.charge}) for start in positions]
+    ends = relax_together(starts, potential, steps=steps)
+    return np.array([end.positions for end in ends if end is not None]).reshape(-1, len(molecule), 3)
 
 
 # --- all molecules
@@ -223,7 +218,8 @@ def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict
         stages = [stage for stage in (DRAWN, RELAXED) if stage in of_method[0]]
         found[name] = {stage: _of_stage(rows, name, stage, options) for stage in stages}
         made = sum(item[DRAWN]["made"] for item in of_method)
-        found[name][DRAWN]["s per conformer"] = sum(item["seconds"] for item in of_method) / max(made, 1)
+        seconds = sum(item["seconds"] for item in of_method)
+        found[name][DRAWN]["s per conformer"] = seconds / made if made else np.nan
         found[name][stages[-1]] |= _property_errors(rows, name)
     return found
 
@@ -239,7 +235,7 @@ def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> d
         **summary(matches, options.thresholds),
         "made %": 100 * made / asked,
         "right stereo %": 100 * right / of_these if of_these else np.nan,
-        "plausible %": 100 * (1 - sum(item["implausible"] for item in of_stage) / max(made, 1)),
+        "plausible %": 100 * (1 - sum(item["implausible"] for item in of_stage) / made) if made else np.nan,
     }
 
 
