@@ -12,10 +12,12 @@ from _structures import DRUGS
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from geomol_training.batches import Batch, make_batch
+from geomol_training.fit import STOPPED, Fitted
 from geomol_training.frames import Row, pack
 from geomol_training.memory import keep_freed_memory
 from geomol_training.optimiser import make_optimiser
-from geomol_training.recipe import Loss, Optimiser
+from geomol_training.recipe import Loss
+from geomol_training.sections import Optimiser
 from geomol_training.tasks import PotentialTask
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -58,6 +60,13 @@ def write_stand_in(folder: Path) -> None:
     }
     for part in ("train", "test"):
         np.savez(folder / f"rmd17_aspirin_{part}_01.npz", **table)
+
+
+def unless_stopped(result: Fitted) -> Fitted:
+    """The same; raises KeyboardInterrupt where someone stopped the training, which goes on in the next run."""
+    if result.stopped_by in STOPPED:
+        raise KeyboardInterrupt
+    return result
 
 
 def training_batch(model: str, structures: int) -> Batch:

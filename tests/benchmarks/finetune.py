@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from _frame import Answer, Row, answer
-from _training import write_stand_in
+from _training import unless_stopped, write_stand_in
 from _work import computed, each, table, work_folder
 from geomol_training.finetune import Options, finetune
 from geomol_training.fit import Fitted, fit
@@ -66,9 +66,8 @@ def _sizes(how: str) -> tuple[int, ...]:
 
 def _row(study: Study, model: str, seconds: float, data: Path, folder: Path) -> Row:
     out = folder / f"{study.molecule}-{study.frames}-{study.how.replace(' ', '-')}"
-    result = (_tuned if study.how == TUNED else _from_scratch)(
-        study, model, None if study.smoke else seconds, data, out
-    )
+    train = _tuned if study.how == TUNED else _from_scratch
+    result = unless_stopped(train(study, model, None if study.smoke else seconds, data, out))
     return {
         "molecule": study.molecule,
         "how": study.how,

@@ -80,7 +80,7 @@ def _mean(values: list[float], weights: np.ndarray, power: int = 1) -> float:
 
 
 def _row(start: Atoms, model: str, reference: Path, scale: float) -> Row:
-    frames = _frames(start, reference / start.info["name"], scale)
+    frames = labelled_frames(start, reference / start.info["name"], scale)
     ours, peer = evaluate(frames, GeoMolCalculator(model)), evaluate(frames, xtb("GFN1-xTB"))
     forces = 1e3 * np.concatenate([both[..., 0].ravel() for both in ours.forces])
     (mae, rmse), (peer_mae, peer_rmse) = ours.errors["forces (meV/Å)"], peer.errors["forces (meV/Å)"]
@@ -105,7 +105,7 @@ def _from_the_mean(evaluation: Evaluation) -> float:
     return 1e3 * float(np.abs(errors - errors.mean()).mean()) / int(evaluation.n_atoms[0])
 
 
-def _frames(start: Atoms, folder: Path, scale: float) -> list[Atoms]:
+def labelled_frames(start: Atoms, folder: Path, scale: float) -> list[Atoms]:
     """Frames with energies and forces of GFN2-xTB; they are made once, whatever weights are measured."""
     step = SETTINGS["time step fs"]
     settings = MDSettings(

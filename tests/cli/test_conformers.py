@@ -108,7 +108,11 @@ def test_ctrl_c_keeps_finished_molecules(here):
     program = "import sys; from ase_geomol.cli import main; sys.argv = ['ase-geomol', *sys.argv[1:]]; main()"
     root = str(common.Path(ase_geomol.__file__).parents[1])
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": root}
+        [sys.executable, "-c", program, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": root},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # even where the tests ignore it
     )
     table = here / "all.csv"
     for _ in range(600):
