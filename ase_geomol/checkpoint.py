@@ -10,27 +10,27 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from .errors import CheckpointError, ConfigError, GeoMolError
 from .files import write_atomically
+from .header import Header, Metadata
 from .models import ARCHITECTURES, DiTMC, build_model
-from .models.ditmc import ConformerFlow, FlowForm
+from .models.ditmc import ConformerFlow
 from .potential import Potential
-from .property import PropertyForm, ScalarProperty
-from .relaxed import RelaxedForm, RelaxedState
+from .property import ScalarProperty
+from .relaxed import RelaxedState
 from .rigidity import Rigidity, RigidityForm
 
 FORMAT_VERSION = 2
 HEADER = "ase_geomol"
 WHITENING = "rigidity.whitening"
 """Name of the tensor of a `Rigidity`, which a file may have beside its weights."""
-UNITS: dict[Any, Any] = {"energy": "eV", "length": "angstrom"}
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -45,67 +45,6 @@ def choose_device(device: str | None) -> torch.device:
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         raise ConfigError(f"device is {device!r}, but torch cannot use it here with float64.") from error
     return chosen
-
-
-class Metadata(BaseModel):
-    """What a user should know of a potential, or another predictor, before trusting it.
-
-    Attributes:
-        name: its name.
-        theory: the method whose energies (structures, …) it learned.
-        training_data: what it was trained on.
-        licence: of the weights.
-        charges: total charges (e) that it was trained for; conformers have their charges in the request.
-        spins: multiplicities 2S+1 that it was trained for; empty if its data did not tell them.
-        errors: measured errors, {"what and unit": value}.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    theory: str
-    training_data: str
-    licence: str = "MIT"
-    charges: tuple[int, ...] = (0,)
-    spins: tuple[int, ...] = (1,)
-    errors: dict[str, FiniteFloat] = Field(default_factory=dict)
-
-
-class Header(BaseModel):
-    """What stands beside the tensors in a file.
-
-    Attributes:
-        format_version: of this layout.
-        architecture: a name in `ase_geomol.models.ARCHITECTURES`.
-        config: fields of its configuration.
-        repulsion: reach of its `ase_geomol.repulsion.ZBLRepulsion` in sums of covalent radii; 0: it has none.
-        property: which one, where it predicts a property and is no potential.
-        relaxed: how, where it predicts the end of relaxations and is no potential.
-        flow: how, where it draws conformers and is no potential.
-        rigidity: what the potential's was made from, if it has one.
-        units: always these.
-        metadata: about the potential.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    format_version: Literal[2] = 2
-    architecture: str
-    config: dict[str, Any]
-    repulsion: FiniteFloat = Field(ge=0)
-    property: PropertyForm | None = None
-    relaxed: RelaxedForm | None = None
-    flow: FlowForm | None = None
-    rigidity: RigidityForm | None = None
-    units: dict[Literal["energy", "length"], Literal["eV", "angstrom"]] = UNITS
-    metadata: Metadata
-
-    @field_validator("units")
-    @classmethod
-    def _are_ours(cls, units: dict[str, str]) -> dict[str, str]:
-        if units != UNITS:
-            raise ValueError(f"must be {UNITS}")
-        return units
 
 
 class Checkpoint(NamedTuple):
