@@ -38,8 +38,7 @@ def describe(recipe: Recipe, time_budget: float | None) -> tuple[Table, bool]:
     count = sum(parameter.numel() for parameter in predictor.parameters())
     of_data = "" if recipe.elements else ", for ten elements: those of the data are taken"
     table.add_row("network", f"{recipe.model.architecture}, {count:,} parameters{of_data}")
-    width = 4 if recipe.training.precision == "float32" else 8
-    megabytes = COPIES[recipe.optimiser.name] * width * count / 1e6
+    megabytes = COPIES[recipe.optimiser.name] * recipe.training.dtype.itemsize * count / 1e6
     table.add_row("memory", f"{megabytes:,.0f} MB for weights, gradients, optimiser and mean; activations come on top")
     table.add_row("batches", _batches(recipe))
     table.add_row("ends", _end(recipe, time_budget))

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from ase_geomol.errors import ConfigError, GeoMolError, OutputError
 
 from .batches import FixedBatches, Plan, TrainingStream, fill_batches, loader
+from .compiled import compile_blocks, compiler_watched
 from .display import Display
 from .frames import Frames
 from .keeper import Keeper
@@ -72,7 +73,10 @@ def _learn(
         )
         if trainer.world_size != processes:
             raise ConfigError("torchrun must start as many processes on each machine: one --nproc-per-node for all.")
-        trainer.fit(fitting, loader(stream, workers), loader(FixedBatches(valid, batches, cutoff), workers))
+        if fitting.recipe.training.compile:
+            compile_blocks(fitting.predictor.model)
+        with compiler_watched():
+            trainer.fit(fitting, loader(stream, workers), loader(FixedBatches(valid, batches, cutoff), workers))
 
 
 @contextmanager

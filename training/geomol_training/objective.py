@@ -18,6 +18,7 @@ from .batches import Batch
 from .frames import Frames
 from .low_rank import freeze
 from .metrics import Part, gather
+from .mixed import use_mixed_precision
 from .optimiser import make_optimiser
 from .recipe import Recipe
 from .schedule import Extent, Standing, learning_rate
@@ -49,6 +50,8 @@ class Fitting(lightning.LightningModule):
         self.predictor, self.task = predictor, task_of(recipe)
         predictor.model.recompute = recipe.training.recompute
         self.averaged = copy.deepcopy(predictor).requires_grad_(False)
+        if recipe.training.precision == "mixed":
+            use_mixed_precision(predictor.model)  # type: ignore[arg-type]
         self.valid = valid
         self.errors: dict[str, float] = {}
         self.score = math.inf

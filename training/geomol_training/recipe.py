@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ase_geomol.errors import ConfigError
@@ -242,7 +243,10 @@ class Training(Section):
         patience: regular validations without a better score after which the training ends; None: it goes on.
         ema: decay of the running mean of the weights; 0 for none.
         clip: largest norm of the gradient.
-        precision: of the network's weights.
+        precision: of the network's weights; "mixed": float32, with linear maps that compute in bfloat16 while they
+            learn (`geomol_training.mixed`).
+        compile: compile the network's blocks first, which takes minutes; only where nothing is differentiated twice,
+            that is without forces by gradient and stresses.
         save_minutes: minutes between two resumable checkpoints.
     """
 
@@ -259,13 +263,21 @@ class Training(Section):
     patience: int | None = Field(default=None, ge=1)
     ema: float = Field(default=0.999, ge=0, lt=1)
     clip: float = Field(default=10.0, gt=0)
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Literal["float32", "float64", "mixed"] = "float32"
+    compile: bool = False
     save_minutes: float = Field(default=5.0, gt=0)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network's weights."""
+        return torch.float64 if self.precision == "float64" else torch.float32
 
     @model_validator(mode="after")
     def _one_size(self) -> Training:
         if [self.batch_edges, self.batch_atoms, self.batch_frames].count(None) != 2:
             raise ValueError("give one of batch_edges, batch_atoms and batch_frames")
+        if self.compile and self.recompute:
+            raise ValueError("compile and recompute exclude each other: leave one of them out")
         return self
 
 
@@ -312,6 +324,11 @@ class Recipe(Section):
     def _parts_fit(self) -> Recipe:
         if self.target is not None or self.relaxation is not None:
             return self._no_potential()
+        if self.training.compile and (self.loss.forces > 0 or self.loss.stress > 0):
+            raise ValueError(
+                "training.compile does not go with forces by gradient and stresses, since torch.compile cannot "
+                "differentiate twice; leave it out, or learn a direct force head alone (loss.direct_forces)"
+            )
         if (self.loss.direct_forces > 0) != self.model.built.direct_forces:
             raise ValueError("loss.direct_forces trains a head that the network has with model.config.direct_forces")
         given = self.potential.reference_energies
