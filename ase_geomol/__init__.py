@@ -17,16 +17,21 @@ from .errors import (
     InputError,
     MissingExtraError,
     OutputError,
+    ProviderError,
+    ProviderWarning,
 )
 
 if TYPE_CHECKING:
     from .calculator import GeoMolCalculator
     from .checkpoint import load_checkpoint, load_property, save_checkpoint, shipped_models
     from .predictor import PropertyPredictor, RelaxedPredictor
+    from .providers.conformers import ConformerProvider
+    from .providers.etkdg import RDKitProvider
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "ConformerProvider",
     "DataError",
     "GeoMolCalculator",
     "GeoMolError",
@@ -34,6 +39,9 @@ __all__ = [
     "MissingExtraError",
     "OutputError",
     "PropertyPredictor",
+    "ProviderError",
+    "ProviderWarning",
+    "RDKitProvider",
     "RelaxedPredictor",
     "load_checkpoint",
     "load_property",
@@ -42,8 +50,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ConformerProvider": "providers.conformers",
     "GeoMolCalculator": "calculator",
     "PropertyPredictor": "predictor",
+    "RDKitProvider": "providers.etkdg",
     "RelaxedPredictor": "predictor",
     "load_checkpoint": "checkpoint",
     "load_property": "checkpoint",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
@@ -19,7 +19,8 @@ from safetensors.torch import load, save
 
 from .errors import CheckpointError, ConfigError, GeoMolError
 from .files import write_atomically
-from .models import ARCHITECTURES, build_model
+from .models import ARCHITECTURES, DiTMC, build_model
+from .models.ditmc import ConformerFlow, FlowForm
 from .potential import Potential
 from .property import PropertyForm, ScalarProperty
 from .relaxed import RelaxedForm, RelaxedState
@@ -47,14 +48,14 @@ def choose_device(device: str | None) -> torch.device:
 
 
 class Metadata(BaseModel):
-    """What a user should know of a potential before trusting it.
+    """What a user should know of a potential, or another predictor, before trusting it.
 
     Attributes:
         name: its name.
-        theory: the method whose energies it learned.
+        theory: the method whose energies (structures, …) it learned.
         training_data: what it was trained on.
         licence: of the weights.
-        charges: total charges (e) that it was trained for.
+        charges: total charges (e) that it was trained for; conformers have their charges in the request.
         spins: multiplicities 2S+1 that it was trained for; empty if its data did not tell them.
         errors: measured errors, {"what and unit": value}.
     """
@@ -80,6 +81,7 @@ class Header(BaseModel):
         repulsion: reach of its `ase_geomol.repulsion.ZBLRepulsion` in sums of covalent radii; 0: it has none.
         property: which one, where it predicts a property and is no potential.
         relaxed: how, where it predicts the end of relaxations and is no potential.
+        flow: how, where it draws conformers and is no potential.
         rigidity: what the potential's was made from, if it has one.
         units: always these.
         metadata: about the potential.
@@ -93,6 +95,7 @@ class Header(BaseModel):
     repulsion: FiniteFloat = Field(ge=0)
     property: PropertyForm | None = None
     relaxed: RelaxedForm | None = None
+    flow: FlowForm | None = None
     rigidity: RigidityForm | None = None
     units: dict[Literal["energy", "length"], Literal["eV", "angstrom"]] = UNITS
     metadata: Metadata
@@ -140,13 +143,67 @@ class RelaxedCheckpoint(NamedTuple):
     fingerprint: str
 
 
+class ConformerCheckpoint(NamedTuple):
+    """A distribution of conformers as it was loaded; as `Checkpoint` otherwise."""
+
+    flow: ConformerFlow
+    metadata: Metadata
+    path: Path
+    fingerprint: str
+
+
 Predictor = Potential | ScalarProperty | RelaxedState
+"""What is made of an energy model."""
+AnyPredictor = Predictor | ConformerFlow
 AnyCheckpoint = Checkpoint | PropertyCheckpoint | RelaxedCheckpoint
+Loaded = TypeVar("Loaded", Checkpoint, PropertyCheckpoint, RelaxedCheckpoint, ConformerCheckpoint)
+
+
+class Kind(NamedTuple):
+    """What a file can hold.
+
+    Attributes:
+        name: in a sentence.
+        checkpoint: what it is loaded as.
+        use: what a file of this kind does instead of what was asked of it.
+    """
+
+    name: str
+    checkpoint: type[AnyCheckpoint | ConformerCheckpoint]
+    use: str
+
+
+KINDS: dict[type[AnyPredictor], Kind] = {
+    Potential: Kind("potential", Checkpoint, "holds a potential: use it with GeoMolCalculator"),
+    ScalarProperty: Kind(
+        "property", PropertyCheckpoint, "predicts {} and is no potential: use it with PropertyPredictor"
+    ),
+    RelaxedState: Kind(
+        "predictor of relaxed states",
+        RelaxedCheckpoint,
+        "predicts the end of relaxations and is no potential: use it with RelaxedPredictor",
+    ),
+    ConformerFlow: Kind(
+        "conformer model",
+        ConformerCheckpoint,
+        "draws conformers and is no potential: use it with ConformerProvider",
+    ),
+}
 
 
 class Listed(NamedTuple):
-    """A shipped potential, described without loading its weights."""
+    """A shipped potential or other predictor, described without loading its weights.
 
+    Attributes:
+        kind: name of a `Kind`.
+        metadata: about it.
+        elements: atomic numbers that it knows.
+        cutoff: Å, or None if every atom sees every other.
+        parameters: number of its weights.
+        path: of its file.
+    """
+
+    kind: str
     metadata: Metadata
     elements: tuple[int, ...]
     cutoff: float | None
@@ -154,7 +211,7 @@ class Listed(NamedTuple):
     path: Path
 
 
-def form_of(predictor: Predictor) -> dict[str, Any]:
+def form_of(predictor: AnyPredictor) -> dict[str, Any]:
     """Fields of the header that say what is predicted, besides the tensors."""
     repulsion = predictor.repulsion if isinstance(predictor, Potential) else None
     return {
@@ -163,17 +220,18 @@ def form_of(predictor: Predictor) -> dict[str, Any]:
         "repulsion": 0.0 if repulsion is None else repulsion.reach,
         "property": predictor.form.model_dump() if isinstance(predictor, ScalarProperty) else None,
         "relaxed": predictor.form.model_dump() if isinstance(predictor, RelaxedState) else None,
+        "flow": predictor.form.model_dump() if isinstance(predictor, ConformerFlow) else None,
     }
 
 
-def save_checkpoint(path: str | Path, predictor: Predictor, metadata: Metadata) -> None:
+def save_checkpoint(path: str | Path, predictor: AnyPredictor, metadata: Metadata) -> None:
     """Write a potential, or another predictor, to ``path`` (.safetensors), atomically.
 
     Raises:
         ConfigError: the metadata claim what no architecture can do yet.
         OutputError: the place cannot be written.
     """
-    if len(metadata.charges) > 1 or len(metadata.spins) > 1:
+    if not isinstance(predictor, ConformerFlow) and (len(metadata.charges) > 1 or len(metadata.spins) > 1):
         raise ConfigError(
             f"No model reads charge or spin, so it can know one of each only, not charges {metadata.charges} and "
             f"spins {metadata.spins}: train on structures of one charge and one spin."
@@ -193,41 +251,50 @@ def load_checkpoint(model: str | Path, device: torch.device | str = "cpu") -> Ch
         CheckpointError: no such name or file; the file is truncated, not one of ours, of a newer format, or (of
             the shipped ones) not the one that was released; it holds no potential.
     """
-    loaded = load_any(model, device)
-    if isinstance(loaded, Checkpoint):
-        return loaded
-    raise CheckpointError(f"{loaded.path} {_words(loaded)}.")
+    return _load(Checkpoint, model, device)
 
 
 def load_property(model: str | Path, device: torch.device | str = "cpu") -> PropertyCheckpoint:
     """Load a property; raises :class:`CheckpointError` as `load_checkpoint`, or where the file holds a potential."""
-    loaded = load_any(model, device)
-    if isinstance(loaded, PropertyCheckpoint):
-        return loaded
-    raise CheckpointError(f"{loaded.path} {_words(loaded)}.")
+    return _load(PropertyCheckpoint, model, device)
 
 
 def load_relaxed(model: str | Path, device: torch.device | str = "cpu") -> RelaxedCheckpoint:
     """Load a predictor of relaxed states; raises :class:`CheckpointError` as `load_property`."""
-    loaded = load_any(model, device)
-    if isinstance(loaded, RelaxedCheckpoint):
-        return loaded
-    raise CheckpointError(f"{loaded.path} {_words(loaded)}.")
+    return _load(RelaxedCheckpoint, model, device)
 
 
-def _words(loaded: AnyCheckpoint) -> str:
-    """What a file holds, and who takes it."""
-    if isinstance(loaded, PropertyCheckpoint):
-        form = loaded.property.form
-        return f"predicts {form.name} ({form.unit}) and is no potential: use it with PropertyPredictor"
-    if isinstance(loaded, RelaxedCheckpoint):
-        return "predicts the end of relaxations and is no potential: use it with RelaxedPredictor"
-    return "holds a potential: use it with GeoMolCalculator"
+def load_conformers(model: str | Path, device: torch.device | str = "cpu") -> ConformerCheckpoint:
+    """Load a distribution of conformers; raises :class:`CheckpointError` as `load_property`."""
+    return _load(ConformerCheckpoint, model, device)
 
 
 def load_any(model: str | Path, device: torch.device | str = "cpu") -> AnyCheckpoint:
-    """Load whatever predictor the file holds; raises :class:`CheckpointError`."""
-    path, expected = _locate(model)
+    """Load whatever of an energy model the file holds; raises :class:`CheckpointError`, also for conformers."""
+    loaded = _load_file(model, device, KINDS[Potential])
+    if isinstance(loaded, ConformerCheckpoint):
+        raise CheckpointError(f"{loaded.path} {_use(loaded)}.")
+    return loaded
+
+
+def _load(wanted: type[Loaded], model: str | Path, device: torch.device | str) -> Loaded:
+    loaded = _load_file(model, device, next(kind for kind in KINDS.values() if kind.checkpoint is wanted))
+    if not isinstance(loaded, wanted):
+        raise CheckpointError(f"{loaded.path} {_use(loaded)}.")
+    return loaded
+
+
+def _use(loaded: AnyCheckpoint | ConformerCheckpoint) -> str:
+    """What a file holds, and who takes it."""
+    use = KINDS[type(loaded[0])].use
+    if isinstance(loaded, PropertyCheckpoint):
+        return use.format(f"{loaded.property.form.name} ({loaded.property.form.unit})")
+    return use
+
+
+def _load_file(model: str | Path, device: torch.device | str, kind: Kind) -> AnyCheckpoint | ConformerCheckpoint:
+    """Load what a file holds, whatever it is; ``kind`` is what is looked for among the shipped."""
+    path, expected = _locate(model, kind.name)
     content = _read(path)
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise CheckpointError(f"{path} is not the file that was released (SHA-256 differs): reinstall ase_geomol.")
@@ -242,15 +309,15 @@ def load_any(model: str | Path, device: torch.device | str = "cpu") -> AnyCheckp
             _add_rigidity(predictor, whitening, header.rigidity)
     except (GeoMolError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this version of ase_geomol: {error}") from error
-    about = (header.metadata, path, _fingerprint(header, tensors))
-    if isinstance(predictor, Potential):
-        return Checkpoint(predictor.to(device).eval(), *about)
-    if isinstance(predictor, ScalarProperty):
-        return PropertyCheckpoint(predictor.to(device).eval(), *about)
-    return RelaxedCheckpoint(predictor.to(device).eval(), *about)
+    make: Any = KINDS[type(predictor)].checkpoint
+    return make(predictor.to(device).eval(), header.metadata, path, _fingerprint(header, tensors))
 
 
-def _predictor(network: Any, header: Header) -> Predictor:
+def _predictor(network: Any, header: Header) -> AnyPredictor:
+    if isinstance(network, DiTMC) != (header.flow is not None):
+        raise CheckpointError(f"its header does not tell what {header.architecture} can do.")
+    if header.flow is not None:
+        return ConformerFlow(network, header.flow)
     dipole = header.property is not None and header.property.pooling == "dipole"
     if (dipole or header.relaxed is not None) and not network.has_direct_forces:
         raise CheckpointError("what it predicts needs the network's head for vectors.")
@@ -261,7 +328,7 @@ def _predictor(network: Any, header: Header) -> Predictor:
     return Potential(network, repulsion=header.repulsion)
 
 
-def _add_rigidity(predictor: Predictor, whitening: torch.Tensor | None, form: RigidityForm) -> None:
+def _add_rigidity(predictor: AnyPredictor, whitening: torch.Tensor | None, form: RigidityForm) -> None:
     if whitening is None or not isinstance(predictor, Potential):
         raise CheckpointError("its header tells of a rigidity that it does not have.")
     size = predictor.model.readout.out.in_features + 1
@@ -271,15 +338,16 @@ def _add_rigidity(predictor: Predictor, whitening: torch.Tensor | None, form: Ri
 
 
 def shipped_models() -> dict[str, Listed]:
-    """The potentials that come with the package, by name."""
+    """The potentials and other predictors that come with the package, by name."""
     models = {}
     for name, entry in _registry().items():
         path = WEIGHTS / entry["file"]
         header, tensors = _parse(path, _read(path))
         models[name] = Listed(
+            kind=KINDS[_predicted(header)].name,
             metadata=header.metadata,
             elements=tuple(header.config["elements"]),
-            cutoff=header.config["cutoff"],
+            cutoff=header.config.get("cutoff"),
             parameters=sum(tensor.numel() for name, tensor in tensors.items() if name != WHITENING),
             path=path,
         )
@@ -309,21 +377,30 @@ def _registry() -> dict[str, dict[str, str]]:
         raise CheckpointError(f"{path} is damaged ({error}): reinstall ase_geomol.") from error
 
 
-def _locate(model: str | Path) -> tuple[Path, str | None]:
+def _predicted(header: Header) -> type[AnyPredictor]:
+    """What the file of this header holds."""
+    if header.flow is not None:
+        return ConformerFlow
+    if header.relaxed is not None:
+        return RelaxedState
+    return Potential if header.property is None else ScalarProperty
+
+
+def _locate(model: str | Path, kind: str) -> tuple[Path, str | None]:
     """Path of the weights, and their expected SHA-256 where they are shipped."""
     entry = _registry().get(str(model))
     if entry is not None:
         return WEIGHTS / entry["file"], entry["sha256"]
     path = Path(model)
     if not os.path.isfile(path):  # unlike Path.is_file, no error for a name that is too long
-        shipped = ", ".join(_registry()) or "none"
-        raise CheckpointError(f"'{model}' is neither a shipped potential ({shipped}) nor a file.")
+        shipped = ", ".join(name for name, listed in shipped_models().items() if listed.kind == kind)
+        raise CheckpointError(f"'{model}' is neither a shipped {kind} ({shipped or 'none'}) nor a file.")
     return path, None
 
 
 def _fingerprint(header: Header, tensors: dict[str, torch.Tensor]) -> str:
     form: list[Any] = [header.architecture, header.config, header.repulsion]
-    form += [part.model_dump() for part in (header.property, header.relaxed) if part is not None]
+    form += [part.model_dump() for part in (header.property, header.relaxed, header.flow) if part is not None]
     digest = hashlib.sha256(json.dumps(form, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

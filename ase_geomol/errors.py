@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class GeoMolError(Exception):
     """Base of every error that ase_geomol raises on purpose."""
@@ -25,6 +27,25 @@ class ConfigError(GeoMolError, ValueError):
 
 class OutputError(GeoMolError, OSError):
     """A result cannot be written: no permission, no space, no such folder."""
+
+
+class ProviderError(GeoMolError):
+    """A provider made no structure at all.
+
+    Attributes:
+        failures: how many candidates were lost, by reason.
+    """
+
+    def __init__(self, message: str, failures: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.failures = dict(failures)
+
+    def __reduce__(self) -> tuple[type[ProviderError], tuple[str, dict[str, int]]]:
+        return type(self), (str(self), self.failures)
+
+
+class ProviderWarning(UserWarning):
+    """A provider made fewer structures than it was asked for; the message says why."""
 
 
 class MissingExtraError(GeoMolError, ImportError):

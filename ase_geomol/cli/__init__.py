@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from ase.calculators import calculator as ase_calculators
 
-from . import crystals, evaluate, md, models, predict, relax
+from . import conformers, crystals, evaluate, md, models, predict, relax
 from .common import Group, console, examples
 
 __all__ = ["app", "main"]
@@ -35,12 +35,14 @@ app = typer.Typer(
     epilog=examples(
         ("relax ethanol from its SMILES string", "ase-geomol relax CCO"),
         ("1 ps of molecular dynamics at 300 K", "ase-geomol md C6H6 --temperature 300 --time 1ps"),
+        ("conformers of a molecule, ranked", "ase-geomol conformers CCCO -n 20 --relax"),
         ("which potentials there are", "ase-geomol models"),
         ("how good one is on your own data", "ase-geomol evaluate data.extxyz"),
     ),
 )
 app.command(epilog=relax.EPILOG)(relax.relax)
 app.command(epilog=md.EPILOG)(md.md)
+app.command(epilog=conformers.EPILOG)(conformers.conformers)
 app.command(epilog=crystals.EOS_EPILOG)(crystals.eos)
 app.command(epilog=crystals.ELASTIC_EPILOG)(crystals.elastic)
 app.command(epilog=crystals.PHONONS_EPILOG)(crystals.phonons)

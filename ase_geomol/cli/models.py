@@ -26,7 +26,7 @@ def models(
         str | None, typer.Option(metavar="NAME", help="Print the model card of one.", show_default=False)
     ] = None,
 ) -> None:
-    """List the potentials that come with the package."""
+    """List the potentials and conformer models that come with the package."""
     from ..checkpoint import shipped_models
 
     shipped = shipped_models()
@@ -38,13 +38,14 @@ def models(
         for listed in shipped.values():
             _print_listed(listed)
     else:
-        common.console.print("No potentials come with this version.")
+        common.console.print("No models come with this version.")
 
 
 def _described(listed: Listed) -> dict[str, Any]:
     from ase.data import chemical_symbols
 
     return {
+        "kind": listed.kind,
         **listed.metadata.model_dump(mode="json"),
         "elements": [chemical_symbols[number] for number in listed.elements],
         "cutoff": listed.cutoff,
@@ -56,16 +57,20 @@ def _described(listed: Listed) -> dict[str, Any]:
 def _print_listed(listed: Listed) -> None:
     about = _described(listed)
     errors = "\n".join(f"{_in_words(name)}: {value:.4g}" for name, value in about["errors"].items())
+    of_potentials = [
+        ("cutoff", f"{about['cutoff']:g} Å" if about["cutoff"] else "none"),
+        ("charge, spin", f"{_listing(about['charges'])}; {_listing(about['spins'])}"),
+    ]
     common.summary(
         about["name"],
         [
+            ("kind", about["kind"]),
             ("elements", " ".join(about["elements"])),
             ("theory", about["theory"]),
             ("trained on", about["training_data"]),
             ("errors", errors or "not measured"),
             ("size", f"{about['parameters']:,} parameters, {about['bytes'] / 1e6:.1f} MB"),
-            ("cutoff", f"{about['cutoff']:g} Å" if about["cutoff"] else "none"),
-            ("charge, spin", f"{_listing(about['charges'])}; {_listing(about['spins'])}"),
+            *(of_potentials if about["kind"] == "potential" else ()),
             ("licence", about["licence"]),
         ],
     )
@@ -86,7 +91,7 @@ def _print_card(name: str, shipped: dict[str, Listed]) -> None:
     from ..errors import CheckpointError
 
     if name not in shipped:
-        raise CheckpointError(f"There is no shipped potential '{name}'; there are: {', '.join(shipped) or 'none'}.")
+        raise CheckpointError(f"There is no shipped model '{name}'; there are: {', '.join(shipped) or 'none'}.")
     path = shipped[name].path.with_suffix(".md")
     if not path.is_file():
         raise CheckpointError(f"'{name}' has no model card.")

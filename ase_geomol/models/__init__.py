@@ -10,12 +10,16 @@ from torch import nn
 
 from ..errors import ConfigError
 from .base import EnergyModel, ModelOutput, OfModel
+from .ditmc import DiTMC, DiTMCConfig
 from .est import EST, ESTConfig
 from .geomformer import GeoMFormer, GeoMFormerConfig
 
 __all__ = [
     "ARCHITECTURES",
+    "ENERGY_ARCHITECTURES",
     "EST",
+    "DiTMC",
+    "DiTMCConfig",
     "ESTConfig",
     "EnergyModel",
     "GeoMFormer",
@@ -28,9 +32,14 @@ __all__ = [
 
 ModelConfig = GeoMFormerConfig | ESTConfig
 
-ARCHITECTURES: dict[str, tuple[type[GeoMFormerConfig] | type[ESTConfig], type[nn.Module]]] = {
+ENERGY_ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[nn.Module]]] = {
     "est": (ESTConfig, EST),
     "geomformer": (GeoMFormerConfig, GeoMFormer),
+}
+"""Those that see positions and say what depends on them."""
+ARCHITECTURES: dict[str, tuple[type[ModelConfig | DiTMCConfig], type[nn.Module]]] = {
+    **ENERGY_ARCHITECTURES,
+    "ditmc": (DiTMCConfig, DiTMC),
 }
 
 

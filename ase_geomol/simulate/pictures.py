@@ -158,7 +158,7 @@ def draw_structure(axes: Axes, atoms: Atoms, *, view: Atoms | None = None) -> No
     """
     axes.set_axis_off()
     axes.set_aspect("equal")
-    turn = _view(atoms if view is None else view)
+    turn = viewing_rotation(atoms if view is None else view)
     center = atoms.positions.mean(0)
     flat = (atoms.positions - center) @ turn
     first, _, vectors = find_bonds("ijD", atoms)
@@ -191,7 +191,7 @@ def _draw_cell(axes: Axes, atoms: Atoms, center: np.ndarray, turn: np.ndarray) -
     return corners
 
 
-def _view(atoms: Atoms) -> np.ndarray:
+def viewing_rotation(atoms: Atoms) -> np.ndarray:
     """Rotation (3, 3) whose columns are the picture's right, up, and towards the viewer."""
     if atoms.pbc.any():
         towards = np.array([0.35, -1.0, 0.25]) / np.linalg.norm([0.35, -1.0, 0.25])

@@ -18,22 +18,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from _peers import Peers
 from _work import FOLDER
+from geomol_training.beginning import untrained
+from geomol_training.recipe import load_recipe
 from geomol_training.result import processor
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint, shipped_models
 from ase_geomol.errors import GeoMolError
 from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.potential import Potential
 
 RESULTS = Path(__file__).parent / "results"
+RECIPES = Path(__file__).parents[2] / "training/recipes/shipped"
 BUSY = 0.5
 """Mean number of processes at work above which times are not to be trusted."""
 INTERRUPTED = 130
@@ -91,6 +96,8 @@ def answer(
     if load > BUSY and not arguments.smoke:
         Console(stderr=True).print(f"The machine is busy (load {load:.1f}): these times will not be worth keeping.")
     peers = Peers(arguments.environments) if with_peers else None
+    if arguments.smoke and model and not _exists(arguments.model):
+        arguments.model = _untrained(arguments.model)
     given = [arguments.smoke, *([arguments.model] if model else []), *([peers] if peers else [])]
     given += [arguments.minutes] if minutes else []
     started = time.perf_counter()
@@ -196,6 +203,20 @@ def _use_threads(threads: int) -> None:
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
     torch.set_num_threads(threads)
+
+
+def _exists(model: str) -> bool:
+    return model in shipped_models() or Path(model).exists()
+
+
+def _untrained(model: str) -> str:
+    """A file of random weights of the recipe of a potential that is not shipped yet: enough for a smoke test."""
+    recipe = load_recipe(RECIPES / f"{model.replace('-', '_')}.yaml")
+    predictor = untrained(recipe, ())
+    assert isinstance(predictor, Potential)
+    path = Path(mkdtemp()) / f"{model}.safetensors"
+    save_checkpoint(path, predictor, Metadata(name=model, theory="none", training_data="none: random weights"))
+    return str(path)
 
 
 def _identity(model: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,15 @@ from ase_geomol.models.est import ESTConfig
 from ase_geomol.models.est.update import SphericalExperts
 from ase_geomol.nn.degrees import wigner
 from ase_geomol.nn.sphere import Analysis, PointRule, Sphere
+
+
+class Variant(NamedTuple):
+    """Points and analysis that a network is given."""
+
+    name: str
+    rule: PointRule
+    analysis: Analysis
+    counts_points: bool = False
 
 
 def random_rotation(seed: int = 0) -> torch.Tensor:
@@ -62,3 +72,29 @@ def layer_error(
         plain = experts(x, ones)
         errors.append(float((experts(matrix @ x, ones) - matrix @ plain).norm() / plain.norm()))
     return float(np.mean(errors))
+
+
+def e3nn_grid(count: int, lmax: int) -> PointRule:
+    """At most ``count`` points at heights ``cos((k + 1/2) pi / n)`` and even azimuths, with weights exact to 2 lmax."""
+    heights = max(2 * lmax + 1, int(np.sqrt(count)))
+    azimuths = max(count // heights, 2 * lmax + 1)
+    angle, turn = np.meshgrid(
+        (np.arange(heights) + 0.5) * np.pi / heights, 2 * np.pi * np.arange(azimuths) / azimuths, indexing="ij"
+    )
+    points = np.stack([np.sin(angle) * np.sin(turn), np.cos(angle), np.sin(angle) * np.cos(turn)], -1).reshape(-1, 3)
+    legendre = np.polynomial.legendre.legvander(np.cos(angle[:, 0]), heights - 1)
+    ring = np.linalg.solve(legendre.T, np.eye(heights)[0] * 2) * 2 * np.pi / azimuths
+    return PointRule(points, np.repeat(ring, azimuths), heights - 1)
+
+
+def use_points(network: torch.nn.Module, variant: Variant, lmax: int) -> None:
+    """Give a network other points than its configuration says."""
+    replacement = Sphere(variant.rule, lmax, variant.analysis)
+    if variant.counts_points:
+        replacement.exact["weights"] = torch.full_like(
+            replacement.exact["weights"], 4 * np.pi / len(variant.rule.points)
+        )
+    for module in network.modules():
+        if isinstance(module, Sphere):
+            module.exact = replacement.exact
+            module.double()

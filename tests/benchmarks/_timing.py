@@ -38,7 +38,10 @@ def time_in_turns(turns: Mapping[str, Callable[[], float]], rounds: int) -> dict
 
 
 def mover(atoms: Any, calculator: Any) -> Callable[[], None]:
-    """A call that moves every atom by about 0.001 Å and asks for energy and forces, as a step of MD does."""
+    """A call that moves every atom by about 0.001 Å and asks for energy and forces, as a step of MD does.
+
+    A structure with ``info["with_stress"]`` is asked for its stress too, as a step at constant pressure does.
+    """
     moving = atoms.copy()
     moving.calc = calculator
     random = np.random.default_rng(0)
@@ -47,6 +50,8 @@ def mover(atoms: Any, calculator: Any) -> Callable[[], None]:
         moving.positions += random.normal(0, 1e-3, moving.positions.shape)
         moving.get_potential_energy()
         moving.get_forces()
+        if moving.info.get("with_stress"):
+            moving.get_stress()
 
     return call
 

@@ -12,33 +12,22 @@ features would hide the error. The last rows have the paper's own message, fewer
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from _frame import Answer, Row, answer, progress
-from _sphere import random_rotation
+from _sphere import Variant, e3nn_grid, random_rotation, use_points
 from ase import Atoms
 from geomol_training.labelling.qm9 import sample_qm9
 
 from ase_geomol.graph import AtomGraph, collate, from_atoms
 from ase_geomol.models.est import EST, ESTConfig
-from ase_geomol.nn.sphere import Analysis, PointRule, Sphere, fibonacci, point_rule
+from ase_geomol.nn.sphere import fibonacci, point_rule
 from ase_geomol.potential import Potential
 
 SEED = 0
 MOLECULES, ZONAL_MOLECULES, BATCH = 1000, 100, 25
 ELEMENTS = (1, 6, 7, 8, 9)
 LAYERS = range(1, 7)
-
-
-class Variant(NamedTuple):
-    """Points and analysis that a network is given."""
-
-    name: str
-    rule: PointRule
-    analysis: Analysis
-    counts_points: bool = False
 
 
 def run(smoke: bool) -> Answer:
@@ -82,32 +71,6 @@ def variants(points: str, lmax: int) -> list[Variant]:
         Variant("exact", exact, "quadrature"),
         Variant("e3nn", e3nn_grid(len(exact.points), lmax), "least_squares", counts_points=True),
     ]
-
-
-def e3nn_grid(count: int, lmax: int) -> PointRule:
-    """At most ``count`` points at heights ``cos((k + 1/2) pi / n)`` and even azimuths, with weights exact to 2 lmax."""
-    heights = max(2 * lmax + 1, int(np.sqrt(count)))
-    azimuths = max(count // heights, 2 * lmax + 1)
-    angle, turn = np.meshgrid(
-        (np.arange(heights) + 0.5) * np.pi / heights, 2 * np.pi * np.arange(azimuths) / azimuths, indexing="ij"
-    )
-    points = np.stack([np.sin(angle) * np.sin(turn), np.cos(angle), np.sin(angle) * np.cos(turn)], -1).reshape(-1, 3)
-    legendre = np.polynomial.legendre.legvander(np.cos(angle[:, 0]), heights - 1)
-    ring = np.linalg.solve(legendre.T, np.eye(heights)[0] * 2) * 2 * np.pi / azimuths
-    return PointRule(points, np.repeat(ring, azimuths), heights - 1)
-
-
-def use_points(network: torch.nn.Module, variant: Variant, lmax: int) -> None:
-    """Give a network other points than its configuration says."""
-    replacement = Sphere(variant.rule, lmax, variant.analysis)
-    if variant.counts_points:
-        replacement.exact["weights"] = torch.full_like(
-            replacement.exact["weights"], 4 * np.pi / len(variant.rule.points)
-        )
-    for module in network.modules():
-        if isinstance(module, Sphere):
-            module.exact = replacement.exact
-            module.double()
 
 
 def _pair(atoms: Atoms, seed: int) -> tuple[AtomGraph, AtomGraph]:

@@ -325,7 +325,7 @@ def test_evaluate_labels_that_are_not_finite(cli, weights):
         (("md", "H2O", "--temperature", "nan"), "temperature is nan"),
         (("relax", "H2O", "--optimizer", "magic"), "optimizer is 'magic'"),
         (("evaluate", "nothing.xyz"), "There is no file"),
-        (("models", "--card", "nothing"), "no shipped potential 'nothing'"),
+        (("models", "--card", "nothing"), "no shipped model 'nothing'"),
     ],
 )
 def test_errors_are_one_line(cli, weights, words, sentence):

@@ -23,10 +23,14 @@ from geomol_training.crystals.structures import (
     BINARIES,
     CONTACT,
     LATTICES,
+    NONMETALS,
     at_contact,
     binary,
+    ground_states,
     known_crystals,
+    originals,
     prototype,
+    salt,
     simple_lattice,
     split_of_composition,
 )
@@ -65,6 +69,13 @@ def teacher():
     teacher = Teacher(PYTHON, "ase.calculators.emt:EMT", {})
     yield teacher
     teacher.close()
+
+
+def test_the_second_recipe_is_of_the_same_elements_and_has_all_it_names():
+    second = load_crystal_recipe(RECIPE.with_name("est_crystal_labels_2.yaml"))
+    assert second.elements == load_crystal_recipe(RECIPE).elements
+    kinds = Counter(job.kind for job in make_crystal_plan(second).jobs)
+    assert {"original", "ground_state", "salt", "dimer"} == set(kinds)
 
 
 def test_the_shipped_recipe_is_valid_and_covers_many_elements():
@@ -131,6 +142,25 @@ def test_prototypes_have_other_elements_and_touch():
 def shortest(atoms: Atoms) -> float:
     first, second, distance = neighbor_list("ijd", atoms, 6.0)
     return float((distance / (covalent_radii[atoms.numbers][first] + covalent_radii[atoms.numbers][second])).min())
+
+
+def test_crystals_that_exist_keep_their_elements_and_cells():
+    elements = load_crystal_recipe(RECIPE).elements
+    by_formula = {atoms.get_chemical_formula(): atoms for atoms in originals(elements, 24)}
+    assert len(by_formula) > 150
+    assert all(set(atoms.symbols) <= set(elements) and len(atoms) <= 24 for atoms in by_formula.values())
+    assert neighbor_list("d", by_formula["ClNa"], 3.2) == pytest.approx(2.82, abs=0.01)  # Å, half the cube's edge
+    stable = {atoms.get_chemical_formula(): atoms for atoms in ground_states(elements, 24)}
+    assert neighbor_list("d", stable["Cu4"], 3.0) == pytest.approx(2.57, abs=0.02)
+    assert not any(atoms.calc for atoms in stable.values())
+
+
+def test_salts_are_a_metal_and_a_nonmetal():
+    rng, elements = np.random.default_rng(0), load_crystal_recipe(RECIPE).elements
+    for _ in range(30):
+        kinds = set(salt(elements, rng).symbols)
+        assert len(kinds) == 2
+        assert len(kinds & set(NONMETALS)) == 1
 
 
 def test_a_tiny_cell_sees_its_own_images():

@@ -106,7 +106,7 @@ def test_card_registry_and_weights(folder: Path, make_checkpoint, monkeypatch, c
         "| rare | 1 |  |  |",
         "2,468 frames",
         "| md | 2,468 |",
-        "By molecule: test 68, train 2,400. Rejected: force too large 10.",
+        "Split: test 68, train 2,400. Rejected: force too large 10.",
         "(small-4.png)",
         "### How hot?\n",
         "| broken bonds | 0 |",
@@ -147,6 +147,6 @@ def test_foreign_files(name: str, folder: Path, make_checkpoint) -> None:
 
 def test_notes_that_lack_a_word(folder: Path, make_checkpoint) -> None:
     (folder / "notes.yaml").write_text("intro: a potential\n")
-    with pytest.raises(ConfigError, match=r"notes\.yaml is not valid: data: Field required"):
+    with pytest.raises(ConfigError, match=r"notes\.yaml is not valid: held_out: Field required"):
         release.release(make_checkpoint(seed=4), folder / "notes.yaml", folder / "evaluation")
     assert not list((folder / "weights").iterdir())

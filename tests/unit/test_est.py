@@ -7,18 +7,22 @@ import math
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from benchmarks._sphere import layer_error, random_rotation
 from pydantic import ValidationError
 from scipy.special import i0e
 from torch.nn import functional
 
+from ase_geomol.graph import edge_vectors, from_atoms
 from ase_geomol.models.est import EST, ESTConfig
 from ase_geomol.models.est.attention import Lift, SphericalAttention
-from ase_geomol.models.est.edges import Edges
+from ase_geomol.models.est.edges import DegreeFilter, Edges, RadialFunctions
+from ase_geomol.models.est.edges import make_edges as prepare_edges
 from ase_geomol.models.est.messages.so2 import SO2Message, edge_frames
 from ase_geomol.models.est.messages.zonal import ZonalMessage, log_bessel
 from ase_geomol.models.est.network import Block
 from ase_geomol.models.est.update import SphericalExperts, Update
+from ase_geomol.nn import make_blocks
 from ase_geomol.nn.degrees import CoefficientNorm, SphereActivation, wigner
 from ase_geomol.nn.sphere import Sphere, harmonics, point_rule, product
 
@@ -266,8 +270,8 @@ def test_messages_turn_with_the_atoms(name: str):
     edges = make_edges(6, 2, config.radial_channels)
     x, rotation = torch.randn(2, 9, 8), random_rotation()
     matrix = wigner(rotation[None], 2)
-    plain = message(x, edges)
-    assert torch.allclose(message(matrix @ x, turned(edges, rotation, 2)), matrix @ plain, atol=1e-6)
+    plain = message(x, edges)[0]
+    assert torch.allclose(message(matrix @ x, turned(edges, rotation, 2))[0], matrix @ plain, atol=1e-6)
     assert plain.abs().max() > 1e-3
 
 
@@ -286,7 +290,7 @@ def test_convolutions_with_an_activation_on_the_sphere():
     message = SO2Message(config, make_sphere(config))
     edges, x, rotation = make_edges(6, 2, config.radial_channels), torch.randn(2, 9, 8), random_rotation()
     matrix = wigner(rotation[None], 2)
-    assert torch.allclose(message(matrix @ x, turned(edges, rotation, 2)), matrix @ message(x, edges), atol=1e-6)
+    assert torch.allclose(message(matrix @ x, turned(edges, rotation, 2))[0], matrix @ message(x, edges)[0], atol=1e-6)
 
 
 def test_channels_of_edges_are_carried_from_block_to_block():
@@ -326,14 +330,14 @@ def test_the_frame_of_an_edge_may_be_turned_about_it(monkeypatch: pytest.MonkeyP
     config = make_config(message="so2")
     message = SO2Message(config, make_sphere(config))
     edges, x = make_edges(6, 2, config.radial_channels), torch.randn(2, 9, 8)
-    plain = message(x, edges)
+    plain = message(x, edges)[0]
     angle = torch.tensor(0.7)
     cos, sin = angle.cos(), angle.sin()
     roll = torch.tensor([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
     monkeypatch.setattr(
         "ase_geomol.models.est.messages.so2.edge_frames", lambda direction: roll @ edge_frames(direction)
     )
-    assert torch.allclose(message(x, edges), plain, atol=1e-12)
+    assert torch.allclose(message(x, edges)[0], plain, atol=1e-12)
 
 
 def test_frames_turn_edges_onto_the_polar_axis():
@@ -360,3 +364,21 @@ def test_shares_of_neighbours():
         weights = edges.envelope[of, None] * (logits[of] / 100).exp()
         assert torch.allclose(mild, weights / (1 + weights.sum(0)), atol=1e-12)
         assert (shares[of].sum(0) <= 1).all()
+
+
+def test_blocks_steer_harmonics_as_lists_do():
+    """Sums over edges as products of matrices, against one product for each edge."""
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+    atoms.rattle(0.1, seed=0)
+    graph = from_atoms(atoms, 4.2)
+    config = make_config(elements=(11, 17), cutoff=4.2)
+    types = torch.tensor([0 if z == 11 else 1 for z in graph.numbers.tolist()])
+    vectors = edge_vectors(graph, graph.positions, graph.cell)
+    radial = RadialFunctions(config)
+    in_lists = prepare_edges(config, radial, types, graph.edge_index, vectors)
+    blocks = make_blocks(graph.system, graph.edge_index)
+    in_slots = prepare_edges(config, radial, types, graph.edge_index, vectors, blocks)
+    filters = DegreeFilter(config)
+    listed, placed = (edges.steer(filters.by_degree(edges.radial)) for edges in (in_lists, in_slots))
+    assert listed.abs().max() > 0.1
+    assert torch.allclose(listed, placed, atol=1e-12)

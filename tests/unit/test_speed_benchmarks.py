@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from ase.neighborlist import neighbor_list
 from benchmarks import _clock, _operations, _peers, _structures, _timing
 
@@ -235,3 +236,16 @@ def test_an_interrupt_ends_a_benchmark_with_a_sentence(
     assert ("nothing new was kept" in capsys.readouterr().err) == (not rows)
     assert (tmp_path / "runs/speed/partial.json").exists() == bool(rows)
     assert not (tmp_path / "results").exists()
+
+
+def test_an_update_without_its_savings_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `layers` times as "without" computes what the code computes."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    layers = importlib.import_module("layers")
+    torch.manual_seed(0)
+    experts = layers._experts(layers.FEW, spherical_experts=4).double()
+    x, weights = torch.randn(3, 9, 64).double(), torch.rand(3, 4).double()
+    plain = experts(x, weights)
+    for at_points in (False, True):
+        assert torch.allclose(layers._one_by_one(experts, x, weights, at_points), plain, atol=1e-12)
+    assert plain.abs().max() > 0.1

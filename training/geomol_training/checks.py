@@ -138,12 +138,17 @@ def _foreign_state(row: Row, limits: Limits) -> tuple[str, str] | None:
     return None
 
 
+SEARCHED = 1.0
+"""Å; a list for a shorter distance divides a large cell into millions of boxes."""
+
+
 def _too_close(row: Row) -> tuple[str, str] | None:
     if len(row.numbers) == 1:
         return None
     if row.pbc.any():
-        cell, pbc = torch.from_numpy(np.array(row.cell)), torch.from_numpy(np.array(row.pbc))
-        pairs = neighbor_pairs(torch.from_numpy(row.positions), cell, pbc, COINCIDENT).edge_index.T.numpy()
+        positions, cell, pbc = (torch.from_numpy(np.array(a)) for a in (row.positions, row.cell, row.pbc))
+        near = neighbor_pairs(positions, cell, pbc, SEARCHED).within(COINCIDENT, positions, cell)
+        pairs = near.edge_index.T.numpy()
     else:
         pairs = KDTree(row.positions).query_pairs(COINCIDENT, output_type="ndarray")
     if not len(pairs):

@@ -181,9 +181,9 @@ def displacements(frames: Frames) -> np.ndarray:
 def pack(rows: Iterable[Row]) -> Frames:
     """Put rows into one container; rows are taken as they are (see `geomol_training.checks`)."""
     rows = list(rows)
-    group, group_names = _coded([row.group for row in rows])
-    split, split_names = _coded([row.split for row in rows])
-    source, source_names = _coded([row.source for row in rows])
+    group, group_names = coded([row.group for row in rows])
+    split, split_names = coded([row.split for row in rows])
+    source, source_names = coded([row.source for row in rows])
     sizes = [len(row.numbers) for row in rows]
     return Frames(
         numbers=_joined([row.numbers for row in rows], np.int64, ()),
@@ -224,7 +224,7 @@ def _joined(parts: Sequence[np.ndarray], dtype: type, shape: tuple[int, ...]) ->
     return np.concatenate([np.zeros((0, *shape)), *parts]).astype(dtype)
 
 
-def _coded(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def coded(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Index of each name among the different ones, and these in order of appearance."""
     codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
     return np.array([codes[name] for name in names], dtype=np.int64), np.array(list(codes), dtype=np.str_)

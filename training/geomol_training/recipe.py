@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ase_geomol.errors import ConfigError
-from ase_geomol.models import ARCHITECTURES, ModelConfig
+from ase_geomol.models import ENERGY_ARCHITECTURES, ModelConfig
 from ase_geomol.property import PropertyForm
 from ase_geomol.repulsion import REACH
 
@@ -93,12 +93,12 @@ class Model(Section):
     @property
     def built(self) -> ModelConfig:
         """The architecture's configuration; elements that are left to the data stand as hydrogen."""
-        return ARCHITECTURES[self.architecture][0].model_validate({"elements": (1,), **self.config})
+        return ENERGY_ARCHITECTURES[self.architecture][0].model_validate({"elements": (1,), **self.config})
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Model:
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture: this version knows {', '.join(ARCHITECTURES)}")
+        if self.architecture not in ENERGY_ARCHITECTURES:
+            raise ValueError(f"architecture: this version knows {', '.join(ENERGY_ARCHITECTURES)}")
         try:
             _ = self.built
         except ValidationError as error:

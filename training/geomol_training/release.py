@@ -29,15 +29,15 @@ CARD = """# {name}
 
 {counts}
 
-## Errors on molecules that it never saw
+## Errors on {held_out} that it never saw
 
-Measured by `{evaluation_command}`; split by molecule.
+Measured by `{evaluation_command}`.
 
 {errors}
 
 ![Labels against predictions, energies and forces]({parity})
 
-## At work on molecules that it never saw
+## At work
 
 {results}
 
@@ -52,9 +52,15 @@ Measured by `{evaluation_command}`; split by molecule.
 
 
 class Notes(BaseModel):
-    """The words of a card that no measurement gives: each a paragraph of Markdown."""
+    """The words of a card that no measurement gives: each a paragraph of Markdown, but for the first.
+
+    Attributes:
+        held_out: what was kept from the training as a whole, such as "molecules".
+    """
 
     model_config = ConfigDict(extra="forbid")
+
+    held_out: str
 
     intro: str
     data: str
@@ -114,7 +120,7 @@ def release(
 
     Args:
         checkpoint: what ``geomol-train fit`` exported.
-        notes: YAML with the card's words: ``intro``, ``data``, ``failures``, ``making``, ``evaluation_command``.
+        notes: YAML with the fields of `Notes`.
         evaluation: folder that ``geomol-train evaluate`` wrote on the test split.
         labels: each ``manifest.json`` of the labels.
         results: folder of the results of ``tests/benchmarks``; those of these weights go into the card.
@@ -181,7 +187,7 @@ def _counts(labels: Sequence[Path]) -> str:
     lines = [f"{sum(manifest.frames for manifest in manifests):,} frames:", "", "| source | frames |", "|---|---|"]
     lines += [f"| {name} | {count:,} |" for name, count in sorted(source.items())]
     listed = (", ".join(f"{name} {count:,}" for name, count in sorted(of.items())) for of in (split, rejected))
-    return "\n".join([*lines, "", "By molecule: {}. Rejected: {}.".format(*(text or "none" for text in listed))])
+    return "\n".join([*lines, "", "Split: {}. Rejected: {}.".format(*(text or "none" for text in listed))])
 
 
 def _results(folder: Path | None, fingerprint: str) -> str:

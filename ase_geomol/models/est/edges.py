@@ -54,6 +54,19 @@ class Edges(NamedTuple):
             return self.blocks.take_atoms(slots)
         return segment_sum(weighted, self.receiver, self.n_atoms)
 
+    def steer(self, filters: Tensor) -> Tensor:
+        """Sum harmonics of each receiver's edges, times filters (E, L+1, C) of their degrees and envelopes: (n, K, C).
+
+        In slots of blocks the sums are products of matrices, so that nothing is as large as (E, K, C).
+        """
+        lmax = filters.shape[1] - 1
+        if self.blocks is None:
+            return self.gather(filters.index_select(1, degrees(lmax).to(filters.device)) * self.harmonics[:, :, None])
+        weighted = (filters * self.envelope[:, None, None]).unflatten(0, (-1, self.blocks.senders))
+        around = self.harmonics.unflatten(0, (-1, self.blocks.senders)).mT
+        steered = [around[:, degree**2 : (degree + 1) ** 2] @ weighted[:, :, degree] for degree in range(lmax + 1)]
+        return self.blocks.take_atoms(torch.cat(steered, 1))
+
     def attend(self, shares: Tensor, values: Tensor) -> Tensor:
         """Sum values (E, K, C) of each receiver, their heads times shares (E, H); to (n, K, C)."""
         weighted = (values.unflatten(-1, (shares.shape[1], -1)) * shares[:, None, :, None]).flatten(2)
@@ -135,7 +148,7 @@ class Embedding(nn.Module):
 
     def forward(self, types: Tensor, edges: Edges) -> Tensor:
         """Features (n, K, C) of atoms of types (n,)."""
-        around = edges.gather(self.filter(edges.radial) * edges.harmonics[:, :, None]) * self.share
+        around = edges.steer(self.filter.by_degree(edges.radial)) * self.share
         return around + functional.pad(self.elements(types)[:, None], (0, 0, 0, around.shape[1] - 1))
 
 

@@ -26,8 +26,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, edges: Edges, system: Tensor) -> tuple[Tensor, Edges]:
         """Map features (n, K, C) and edges to the same, in structures (n,)."""
-        edges = self.message.renew(x, edges)
-        x = x + self._path(self.message(x, edges), system)
+        message, edges = self.message(x, edges)
+        x = x + self._path(message, system)
         return x + self._path(self.update(x), system), edges
 
     def _path(self, increment: Tensor, system: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="
 for _command in (
     labels.label,
     labels.crystals,
+    labels.conformers,
     labels.explore,
     training.fit,
     training.finetune,

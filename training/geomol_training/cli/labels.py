@@ -1,4 +1,4 @@
-"""Labels: ``geomol-train label``, ``crystals`` and ``explore``."""
+"""Labels: ``geomol-train label``, ``crystals``, ``conformers`` and ``explore``."""
 
 from __future__ import annotations
 
@@ -58,6 +58,30 @@ def crystals(
     settings = load_crystal_recipe(recipe, changes or ())
     with stoppable(out), Display(Console(), settings.name) as display:
         manifest = make_crystal_labels(settings, teacher, out, workers, budget, display.update, first)
+    display.summary(manifest, out)
+
+
+def conformers(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe of the sets of conformers.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    time_budget: Annotated[str | None, typer.Option(help="Stop after this time, e.g. 40min.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the shards; run again to resume.")] = Path("data/conformers"),
+    first: Annotated[int | None, typer.Option(min=1, help="Only the first jobs: a balanced part of all.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Find the conformers of molecules: minima of GFN2-xTB, their energies and Boltzmann weights, from SMILES alone.
+
+    Example: `geomol-train conformers training/recipes/shipped/ditmc_small_conformers.yaml --time-budget 2h`
+    """
+    with packages("labels", "Labelling"):
+        from ..conformers.recipe import load_conformer_recipe
+        from ..conformers.run import make_conformers
+        from ..labelling.report import Display
+
+    budget = None if time_budget is None else parse_duration(time_budget)
+    settings = load_conformer_recipe(recipe, changes or ())
+    with stoppable(out), Display(Console(), settings.name) as display:
+        manifest = make_conformers(settings, out, workers, budget, display.update, first)
     display.summary(manifest, out)
 
 

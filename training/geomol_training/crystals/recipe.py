@@ -38,6 +38,9 @@ class Starts(Section):
     element_repeats: Count = Field(description="how often each element in five simple lattices")
     binaries: Count = Field(description="rock salt, cesium chloride, zinc blende, wurtzite, fluorite of random pairs")
     dimers: Count = Field(description="random pairs of atoms in vacuum")
+    originals: Count = Field(default=0, description="how often each AFLOW prototype with the elements that it has")
+    ground_states: Count = Field(default=0, description="how often each element as in ASE's collection dcdft")
+    salts: Count = Field(default=0, description="like binaries, of a random metal and a random nonmetal")
 
 
 class Variants(Section):

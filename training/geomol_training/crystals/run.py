@@ -20,10 +20,24 @@ from ..labelling.plan import Job, Plan, fingerprint, interleaved
 from ..labelling.run import Progress, run_plan
 from .recipe import CrystalRecipe
 from .sampling import CrystalTray, make_dimer, make_variants
-from .structures import BINARIES, LATTICES, binary, known_crystals, prototype, simple_lattice, split_of_composition
+from .structures import (
+    BINARIES,
+    LATTICES,
+    binary,
+    ground_states,
+    known_crystals,
+    originals,
+    prototype,
+    salt,
+    simple_lattice,
+    split_of_composition,
+)
 from .teacher import Teacher
 
-JOB_SIZES = {"known": 4, "prototype": 4, "element": 5, "binary": 5, "dimer": 20}
+JOB_SIZES = {
+    **{"known": 4, "prototype": 4, "element": 5, "binary": 5, "dimer": 20},
+    **{"original": 4, "ground_state": 4, "salt": 5},
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,9 @@ def make_crystal_plan(recipe: CrystalRecipe) -> Plan:
             for first, second in (rng.choice(elements, 2, replace=False) for _ in range(starts.binaries))
         ],
         "dimer": [Atoms([atomic_numbers[s] for s in rng.choice(elements, 2)]) for _ in range(starts.dimers)],
+        "original": starts.originals * originals(elements, starts.prototype_atoms) if starts.originals else [],
+        "ground_state": starts.ground_states * ground_states(elements, starts.prototype_atoms),
+        "salt": [salt(elements, rng) for _ in range(starts.salts)],
     }
     jobs = []
     for order, (kind, structures) in enumerate(made.items()):

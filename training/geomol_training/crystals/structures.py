@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from ase.collections import dcdft
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from ase.io import iread
 from ase.neighborlist import neighbor_list
@@ -23,6 +24,7 @@ from ..labelling.molecules import split_of
 
 LATTICES = ("fcc", "bcc", "hcp", "sc", "diamond")
 BINARIES = ("rocksalt", "cesiumchloride", "zincblende", "wurtzite", "fluorite")
+NONMETALS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Ge", "As", "Se", "Br", "Sb", "Te", "I")
 CONTACT = 1.05
 """Sums of covalent radii between the closest atoms of a crystal that is built."""
 
@@ -75,6 +77,29 @@ def binary(first: str, second: str, lattice: str) -> Atoms:
     return at_contact(bulk(formula, lattice, a=5.0, c=5.0 * np.sqrt(8 / 3) if lattice == "wurtzite" else None))
 
 
+def salt(elements: tuple[str, ...], rng: np.random.Generator) -> Atoms:
+    """A metal and one of the `NONMETALS` in a random one of the `BINARIES`."""
+    metals = [symbol for symbol in elements if symbol not in NONMETALS]
+    others = [symbol for symbol in elements if symbol in NONMETALS]
+    return binary(str(rng.choice(metals)), str(rng.choice(others)), str(rng.choice(BINARIES)))
+
+
+def originals(elements: tuple[str, ...], largest: int) -> list[Atoms]:
+    """AFLOW prototypes as they are found in nature: their own elements and cell."""
+    known = {atomic_numbers[symbol] for symbol in elements}
+    crystals = [
+        Atoms(row["elements"], scaled_positions=row["places"], cell=row["cell"], pbc=True) for row in _prototypes()
+    ]
+    return [atoms for atoms in crystals if len(atoms) <= largest and set(atoms.numbers.tolist()) <= known]
+
+
+def ground_states(elements: tuple[str, ...], largest: int) -> list[Atoms]:
+    """Elements in their most stable form, as the collection dcdft of ASE has them."""
+    crystals = [dcdft[symbol] for symbol in dcdft.names if symbol in elements]
+    bare = [Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True) for atoms in crystals]
+    return [atoms for atoms in bare if len(atoms) <= largest]
+
+
 def prototype(elements: tuple[str, ...], largest: int, rng: np.random.Generator) -> Atoms:
     """A random AFLOW prototype whose elements are replaced by random ones."""
     choices = [row for row in _prototypes() if len(row["numbers"]) <= largest and row["kinds"] <= len(elements)]
@@ -96,10 +121,12 @@ def _prototypes() -> list[dict[str, Any]]:
         if not structure.is_ordered:
             continue
         kinds = {element: i for i, element in enumerate(structure.composition.elements)}
+        found = [getattr(site.specie, "element", site.specie).Z for site in structure]
         rows.append(
             {
                 "numbers": [kinds[site.specie] for site in structure],
                 "kinds": len(kinds),
+                "elements": found,
                 "places": structure.frac_coords,
                 "cell": structure.lattice.matrix,
             }

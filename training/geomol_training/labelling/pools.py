@@ -75,8 +75,8 @@ class Pools:
         rows = round(qm9 * (1.05 if split is None else 1.25)) + 5  # some are of another split or have no SMILES
         found = {
             "qm9": (molecule for molecule in sample_qm9(rows if qm9 else 0, rng) if wanted(molecule)),
-            "druglike": _druglike(recipe, wanted, rng),
-            "hetero": _druglike(recipe, hetero, rng),
+            "druglike": druglike_molecules(recipe, wanted, rng),
+            "hetero": druglike_molecules(recipe, hetero, rng),
         }
         self.of = {"small": [molecule for molecule in small_molecules() if molecule.key not in forbidden]}
         for kind, candidates in found.items():
@@ -120,7 +120,9 @@ def _sized(molecule: Molecule | None, recipe: Chemistry, rng: np.random.Generato
     return None if large and rng.random() < 0.5 else molecule
 
 
-def _druglike(recipe: Chemistry, wanted: Callable[[Molecule], bool], rng: np.random.Generator) -> Iterator[Molecule]:
+def druglike_molecules(
+    recipe: Chemistry, wanted: Callable[[Molecule], bool], rng: np.random.Generator
+) -> Iterator[Molecule]:
     """Molecules that are ``wanted``, endlessly; raises :class:`DataError` where there seem to be no more."""
     missed = 0
     while missed < ATTEMPTS:

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch._utils import _rebuild_tensor_v2
 
 from ase_geomol.errors import DataError, MissingExtraError
+
+from . import pickles
+from .pickles import Maker, Name
 
 
 @contextmanager
@@ -50,40 +52,15 @@ class Bag:
         return store.__dict__["_mapping"] if isinstance(store, Bag) else self.__dict__
 
 
-_BAGS = {
-    ("torch_geometric.data.data", "Data"),
-    ("torch_geometric.data.data", "DataEdgeAttr"),
-    ("torch_geometric.data.data", "DataTensorAttr"),
-    ("torch_geometric.data.storage", "GlobalStorage"),
-    ("torch_geometric.data.storage", "BaseStorage"),
+_TORCH: dict[Name, Maker] = {
+    ("torch_geometric.data.data", "Data"): lambda: type("Bag", (Bag,), {}),
+    ("torch_geometric.data.data", "DataEdgeAttr"): lambda: type("Bag", (Bag,), {}),
+    ("torch_geometric.data.data", "DataTensorAttr"): lambda: type("Bag", (Bag,), {}),
+    ("torch_geometric.data.storage", "GlobalStorage"): lambda: type("Bag", (Bag,), {}),
+    ("torch_geometric.data.storage", "BaseStorage"): lambda: type("Bag", (Bag,), {}),
+    ("torch._utils", "_rebuild_tensor_v2"): lambda: lambda *arguments: _tensor(*arguments),
+    ("torch.storage", "_load_from_bytes"): lambda: lambda content: torch.load(io.BytesIO(content), weights_only=True),
 }
-_NUMBERS = {"b1", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8"}
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Rebuilds tensors, NumPy's plain numbers and `Bag`, and refuses everything else: a pickle may name any function.
-
-    What it hands out are functions and classes made for this one call, which check what they are given, so that a
-    pickle can neither reach memory through them nor change them for others.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name in a pickle; raises `pickle.UnpicklingError` where it is not on the list."""
-        if (module, name) in _BAGS:
-            return type("Bag", (Bag,), {})
-        if (module, name) == ("collections", "OrderedDict"):
-            return type("OrderedDict", (OrderedDict,), {})
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda *arguments: _tensor(*arguments)
-        if (module, name) == ("torch.storage", "_load_from_bytes"):
-            return lambda content: torch.load(io.BytesIO(content), weights_only=True)
-        if (module, name) == ("_codecs", "encode"):  # how old protocols write bytes
-            return lambda text, encoding: text.encode("latin1")
-        if (module, name) == ("numpy", "dtype"):
-            return type("Number", (_Number,), {})
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
-            return lambda kind, content: kind.read(content)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not on the list of what is rebuilt")
 
 
 def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *rest: Any) -> torch.Tensor:
@@ -92,22 +69,6 @@ def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *rest: Any) -
     return _rebuild_tensor_v2(storage, int(offset), tuple(size), tuple(stride), False, OrderedDict())
 
 
-class _Number:
-    """Stands for a dtype of NumPy: plain numbers only."""
-
-    def __init__(self, code: str, *rest: Any) -> None:
-        if code not in _NUMBERS:
-            raise pickle.UnpicklingError(f"it holds NumPy's {code!r}, which is no plain number")
-        self.code = code
-
-    def __setstate__(self, state: tuple) -> None:
-        """Byte order; files are written where the smallest byte comes first."""
-
-    def read(self, content: bytes) -> Any:
-        """One number."""
-        return np.frombuffer(content, dtype=np.dtype(self.code).newbyteorder("<"))[0]
-
-
 def unpickle(content: bytes) -> Any:
-    """Tensors and plain values from a pickle; raises `pickle.UnpicklingError` where it names anything else."""
-    return _SafeUnpickler(io.BytesIO(content)).load()
+    """Tensors, plain values and `Bag` from a pickle; raises `pickle.UnpicklingError` where it names anything else."""
+    return pickles.unpickle(content, _TORCH)

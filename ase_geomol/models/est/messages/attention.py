@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear
+from ....nn.degrees import DegreeLinear
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import DegreeFilter, Edges
@@ -25,10 +24,9 @@ class AttentionMessage(Message):
     uses_blocks = True
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
-        super().__init__()
+        super().__init__(config, sphere)
         lmax, channels = config.lmax, config.channels
         self.lmax, self.heads, self.share = lmax, config.message_heads, config.average_neighbors**-0.5
-        self.norm = CoefficientNorm(lmax, channels, config.norm_floor)
         self.query_key = DegreeLinear(lmax, channels, 2 * channels)
         self.dropout = nn.Dropout(config.attention_dropout)
         self.bias = nn.Linear(config.radial_channels, self.heads)
@@ -39,25 +37,21 @@ class AttentionMessage(Message):
         self.filter = DegreeFilter(config)
         self.projection = DegreeLinear(lmax, channels, channels)
 
-    def forward(self, x: Tensor, edges: Edges) -> Tensor:
-        """Map features (n, K, C) to what arrives (n, K, C)."""
+    def arriving(self, x: Tensor, edges: Edges) -> Tensor:
+        """What arrives (n, K, C) of normed features (n, K, C)."""
         blocks = edges.blocks
         assert blocks is not None  # this message asks for them
-        x = blocks.place_atoms(self.norm(x))
+        x = blocks.place_atoms(x)
         shape = (blocks.count, blocks.receivers, blocks.senders)
         gates, sources = self.sources(x[:, 0]).unflatten(-1, (2, self.lmax + 1, -1)).unbind(1)
         values = self.value(x) * gates.index_select(1, self.filter.degrees)
         weights = self._attention(x, edges, shape)
         spread = _by_head(blocks.copy_to_senders(values), blocks.count, self.heads)
         carried = _together(weights @ spread, self.lmax)
-        filters = self.filter.by_degree(edges.radial) * edges.envelope[:, None, None]
-        filters = filters.view(*shape, self.lmax + 1, -1) * blocks.copy_to_senders(sources).view(
-            blocks.count, 1, blocks.senders, self.lmax + 1, -1
-        )
-        filters = filters.flatten(0, 1)  # (A, M, L+1, C)
-        around = edges.harmonics.view(len(x), blocks.senders, -1).mT  # (A, K, M)
-        steered = [around[:, degree**2 : (degree + 1) ** 2] @ filters[:, :, degree] for degree in range(self.lmax + 1)]
-        return blocks.take_atoms(self.projection((carried + torch.cat(steered, 1)) * self.share))
+        filters = self.filter.by_degree(edges.radial).view(*shape, self.lmax + 1, -1)
+        filters = filters * blocks.copy_to_senders(sources).view(blocks.count, 1, blocks.senders, self.lmax + 1, -1)
+        arriving = blocks.take_atoms(carried) + edges.steer(filters.flatten(0, 2))
+        return self.projection(arriving * self.share)
 
     def _attention(self, x: Tensor, edges: Edges, shape: tuple[int, int, int]) -> Tensor:
         """Weights (B, H, n, M) of senders in receivers' sums."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear
+from ....nn.degrees import DegreeLinear
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import Edges
@@ -22,11 +22,10 @@ class GataMessage(Message):
     """
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
-        super().__init__()
+        super().__init__(config, sphere)
         lmax, channels = config.lmax, config.channels
         self.lmax, self.heads, self.share = lmax, config.message_heads, config.average_neighbors**-0.5
         parts = 1 + 2 * lmax
-        self.norm = CoefficientNorm(lmax, channels, config.norm_floor)
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
         self.value = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, parts * channels))
@@ -40,11 +39,10 @@ class GataMessage(Message):
 
     def renew(self, x: Tensor, edges: Edges) -> Edges:
         """Add what the features of both atoms have in common to the channels of the edges."""
-        return edges._replace(radial=edges.radial + self.mix(self._products(self.norm(x), edges) * edges.radial))
+        return edges._replace(radial=edges.radial + self.mix(self._products(x, edges) * edges.radial))
 
-    def forward(self, x: Tensor, edges: Edges) -> Tensor:
-        """Map features (n, K, C) to what arrives (n, K, C)."""
-        x = self.norm(x)
+    def arriving(self, x: Tensor, edges: Edges) -> Tensor:
+        """What arrives (n, K, C) of normed features (n, K, C)."""
         h = x[:, 0]
         t = edges.radial
         q, k, g = edges.of_receivers(self.query(h)), edges.of_senders(self.key(h)), functional.silu(self.gate(t))

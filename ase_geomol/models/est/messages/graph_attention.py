@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear, Gate
+from ....nn.degrees import DegreeLinear, Gate
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import Edges, HeadLogits
@@ -63,9 +63,8 @@ class GraphAttentionMessage(Message):
     """
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
-        super().__init__()
+        super().__init__(config, sphere)
         lmax, channels = config.lmax, config.channels
-        self.norm = CoefficientNorm(lmax, channels, config.norm_floor)
         self.of_sender = DegreeLinear(lmax, channels, channels)
         self.of_receiver = DegreeLinear(lmax, channels, channels, bias=False)
         self.first = DepthwiseProduct(lmax, channels, config.radial_channels)
@@ -75,9 +74,8 @@ class GraphAttentionMessage(Message):
         self.dropout = nn.Dropout(config.attention_dropout)
         self.projection = DegreeLinear(lmax, channels, channels)
 
-    def forward(self, x: Tensor, edges: Edges) -> Tensor:
-        """Map features (n, K, C) to what arrives (n, K, C)."""
-        x = self.norm(x)
+    def arriving(self, x: Tensor, edges: Edges) -> Tensor:
+        """What arrives (n, K, C) of normed features (n, K, C)."""
         both = edges.of_receivers(self.of_receiver(x)) + edges.of_senders(self.of_sender(x))
         met = self.first(both, edges.harmonics, edges.radial)
         shares = self.dropout(edges.attention(self.logits(met[:, 0])))

@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear, Gate, SphereActivation, wigner
+from ....nn.degrees import DegreeLinear, Gate, SphereActivation, wigner
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import DegreeFilter, Edges, HeadLogits
@@ -59,10 +59,9 @@ class SO2Message(Message):
     """
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
-        super().__init__()
+        super().__init__(config, sphere)
         lmax, channels, mmax = config.lmax, config.channels, min(config.mmax, config.lmax)
         self.lmax = lmax
-        self.norm = CoefficientNorm(lmax, channels, config.norm_floor)
         self.filter = DegreeFilter(config, 2)
         mirror = config.mirror_symmetric
         self.first = SO2Linear(lmax, mmax, 2 * channels, channels, mirror_symmetric=mirror)
@@ -73,9 +72,8 @@ class SO2Message(Message):
         self.logits = HeadLogits(channels, config.message_heads)
         self.projection = DegreeLinear(lmax, channels, channels)
 
-    def forward(self, x: Tensor, edges: Edges) -> Tensor:
-        """Map features (n, K, C) to what arrives (n, K, C)."""
-        x = self.norm(x)
+    def arriving(self, x: Tensor, edges: Edges) -> Tensor:
+        """What arrives (n, K, C) of normed features (n, K, C)."""
         turn = wigner(edge_frames(edges.direction), self.lmax)
         both = turn @ torch.cat([edges.of_receivers(x), edges.of_senders(x)], -1) * self.filter(edges.radial)
         met = self.first(both)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ....nn.degrees import CoefficientNorm, DegreeLinear
+from ....nn.degrees import DegreeLinear
 from ....nn.exact import ExactConstants
 from ....nn.sphere import Sphere
 from ..attention import Lift, PointLinear, unit
@@ -31,10 +31,9 @@ class ZonalMessage(Message, ExactConstants):
     zonal: Tensor
 
     def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
-        super().__init__()
+        super().__init__(config, sphere)
         channels = config.channels
-        self.sphere, self.heads, self.share = sphere, config.heads, config.average_neighbors**-0.5
-        self.norm = CoefficientNorm(config.lmax, channels, config.norm_floor)
+        self.heads, self.share = config.heads, config.average_neighbors**-0.5
         self.of_receiver = DegreeLinear(config.lmax, channels, channels)
         self.of_sender = DegreeLinear(config.lmax, channels, channels, bias=False)
         self.filter = DegreeFilter(config)
@@ -49,9 +48,8 @@ class ZonalMessage(Message, ExactConstants):
         nodes, weights = np.polynomial.legendre.leggauss(config.zonal_nodes)
         self.keep(nodes=torch.tensor(nodes), node_weights=torch.tensor(weights), zonal=_zonal(nodes, config.lmax))
 
-    def forward(self, x: Tensor, edges: Edges) -> Tensor:
-        """Map features (n, K, C) to what arrives (n, K, C)."""
-        x = self.norm(x)
+    def arriving(self, x: Tensor, edges: Edges) -> Tensor:
+        """What arrives (n, K, C) of normed features (n, K, C)."""
         both = edges.of_receivers(self.of_receiver(x)) + edges.of_senders(self.of_sender(x))
         both = both * self.filter(edges.radial)
         attended = self._attend(self.query(both), edges)

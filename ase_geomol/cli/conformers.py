@@ -1,0 +1,216 @@
+"""``ase-geomol conformers``."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..files import make_folder
+from . import common
+
+if TYPE_CHECKING:
+    from ..providers.base import Ensemble, Provider
+
+EPILOG = common.examples(
+    ("50 conformers of aspirin, relaxed and ranked", 'ase-geomol conformers "CC(=O)Oc1ccccc1C(=O)O" -n 50 --relax'),
+    ("with bonds, for other programs", "ase-geomol conformers CCCO --out propanol.sdf"),
+    ("of every line of a file", "ase-geomol conformers molecules.smi -n 10 --relax --out all.sdf"),
+    ("go on after Ctrl-C", "ase-geomol conformers molecules.smi -n 10 --relax --out all.sdf --resume"),
+)
+FAMILY = 0.75
+"""Å; conformers whose heavy atoms are nearer than that are of one family in the table."""
+MOST_ROWS = 20
+LISTS = (".smi", ".smiles", ".txt", ".csv")
+
+
+def conformers(
+    molecules: Annotated[
+        str, typer.Argument(metavar="SMILES", help="A SMILES string, or a file of them.", show_default=False)
+    ],
+    number: Annotated[int, typer.Option("--number", "-n", help="Conformers of each molecule.")] = 10,
+    provider: Annotated[str, typer.Option(help="What makes them: rdkit.")] = "rdkit",
+    seed: Annotated[int, typer.Option(help="Of the conformers.")] = 0,
+    relax: Annotated[bool, typer.Option("--relax", help="Relax them, and sort them by energy.")] = False,
+    model: common.ModelOption = common.DEFAULT_MODEL,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Of relaxation, at most; 0: only energies (default: until --fmax).", show_default=False),
+    ] = None,
+    fmax: Annotated[float, typer.Option(help="eV/Å; stop when no force is larger.")] = 0.02,
+    unique: Annotated[float, typer.Option(help="Å; nearer ones are duplicates and left out. 0: keep all.")] = 0.125,
+    time_limit: Annotated[float, typer.Option(help="Seconds for each molecule.")] = 600.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder (default: NAME-conformers), or a file ending in .extxyz, .sdf or .db.", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted file of molecules.")] = False,
+    overwrite: common.OverwriteOption = False,
+    dtype: common.DtypeOption = "float32",
+    device: common.DeviceOption = None,
+    skin: common.SkinOption = 0.5,
+) -> None:
+    """Make conformers of a molecule, or of each line of a file of SMILES strings.
+
+    Writes conformers.extxyz, conformers.png and conformers.html, a page to turn them with the mouse. Of a file of
+    molecules: conformers.extxyz and conformers.csv, which says of each line what it gave.
+    """
+    from .. import simulate
+
+    many = os.path.isfile(molecules)
+    path = _target(molecules, out, many)
+    if not resume:
+        simulate.see_free(path, overwrite=overwrite)
+    maker = _provider(provider)
+    calculator = common.calculator(model, dtype, device, skin) if relax else None
+    settings = {
+        "n": number,
+        "seed": seed,
+        "relax_steps": steps,
+        "fmax": fmax,
+        "unique": unique or None,
+        "time_limit": time_limit,
+    }
+
+    def sample(smiles: str, on_structure: Callable[[int], object] | None = None) -> Ensemble:
+        return maker.sample(smiles, relax=calculator, rank=relax, on_structure=on_structure, **settings)
+
+    try:
+        if many:
+            about = {"provider": maker.name, "version": maker.version, **settings}
+            about["calculator"] = calculator.identity if calculator else None
+            _run_file(Path(molecules), sample, path, about, resume)
+        else:
+            _run_one(molecules, sample, path, number, calculator.name if calculator else None)
+    except KeyboardInterrupt:
+        kept = f"finished molecules are in {path}; go on with the same command and --resume"
+        common.errors.print(f"Interrupted: {escape(kept) if many else 'nothing was written'}.", soft_wrap=True)
+        raise
+
+
+def _provider(name: str) -> Provider:
+    from .. import RDKitProvider
+    from ..errors import ConfigError
+
+    makers: dict[str, Callable[[], Provider]] = {"rdkit": RDKitProvider}
+    if name not in makers:
+        raise ConfigError(f"There is no provider '{name}'; there are: {', '.join(makers)}.")
+    return makers[name]()
+
+
+def _target(molecules: str, out: Path | None, many: bool) -> Path:
+    """The file of structures, in a folder that exists."""
+    from ..errors import InputError, OutputError
+    from ..providers.molecules import parse
+    from ..providers.stores import FORMATS
+
+    if not many and Path(molecules).suffix in LISTS:
+        raise InputError(f"There is no file '{molecules}'.")
+    name = Path(molecules).stem if many else parse(molecules).formula
+    path = out or Path(f"{name}-conformers")
+    if path.suffix not in FORMATS or path.is_dir():
+        if path.suffix and out and not path.is_dir():
+            raise OutputError(f"Conformers are written to {', '.join(FORMATS)}, not to '{path.suffix}' files.")
+        path = path / "conformers.extxyz"
+    make_folder(path.parent)
+    return path
+
+
+def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: int, model: str | None) -> None:
+    from ..errors import ProviderWarning
+    from ..providers.pictures import ensemble_picture
+    from ..providers.stores import write_structures
+    from ..providers.viewer import write_viewer
+
+    begin = time.perf_counter()
+    with common.progress("rate") as bar, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ProviderWarning)  # said below
+        task = bar.add_task("Relaxing" if model else "Embedding", total=number, rate="")
+        ensemble = sample(
+            smiles, lambda done: bar.update(task, completed=done, rate=_rate(done, time.perf_counter() - begin))
+        )
+    seconds = time.perf_counter() - begin
+    write_structures(path, ensemble)
+    title = f"{ensemble[0].get_chemical_formula()}: {len(ensemble)} conformers" + (f", {model}" if model else "")
+    picture, page = path.with_suffix(".png"), path.with_suffix(".html")
+    ensemble_picture(picture, ensemble, title=title)
+    write_viewer(page, ensemble, title=title)
+    _print_table(ensemble)
+    if ensemble.shortage:
+        common.errors.print(f"[yellow]{escape(ensemble.shortage)}[/yellow]", soft_wrap=True)
+    first = ensemble[0]
+    lost = ", ".join(f"{reason}: {count}" for reason, count in ensemble.failures.items())
+    common.summary(
+        f"Conformers of {first.get_chemical_formula()}",
+        [
+            ("provider", f"{first.info['provider']} ({first.info['model_version']})"),
+            *([("model", model)] if model else []),
+            ("made", f"{len(ensemble)} of {number} in {seconds:.1f} s" + (f" ({lost})" if lost else "")),
+            ("results", f"{path}, {picture.name}, {page.name}"),
+        ],
+    )
+
+
+def _run_file(
+    source: Path, sample: Callable[..., Ensemble], path: Path, settings: dict[str, Any], resume: bool
+) -> None:
+    from ..providers.batch import Outcome, run_lines
+    from ..providers.smiles_files import read_lines
+
+    lines = read_lines(source)
+    begin, done, outcomes = time.perf_counter(), 0, list[Outcome]()
+    with common.progress("rate", "live") as bar:
+        task = bar.add_task("Molecules", total=len(lines), rate="", live="")
+        for outcome in run_lines(lines, sample, path, settings, resume=resume):
+            outcomes.append(outcome)
+            done += not outcome.earlier
+            rate = _rate(done, time.perf_counter() - begin, "molecules")
+            bar.update(task, completed=len(outcomes), rate=rate, live=escape(outcome.smiles[:30]))
+    failed = [outcome for outcome in outcomes if not outcome.structures]
+    for outcome in failed[:MOST_ROWS]:
+        common.console.print(f"[yellow]line {outcome.line}[/yellow] {escape(outcome.message)}", soft_wrap=True)
+    common.summary(
+        f"Conformers of {len(outcomes)} molecules",
+        [
+            ("conformers", str(sum(outcome.structures for outcome in outcomes))),
+            ("without any", f"{len(failed)} molecules" if failed else "none"),
+            ("time", f"{sum(outcome.seconds for outcome in outcomes):.1f} s"),
+            ("results", f"{path}, {path.with_suffix('.csv').name}"),
+        ],
+    )
+
+
+def _print_table(ensemble: Ensemble) -> None:
+    from ase import units
+
+    from ..providers.refine import families
+
+    ranked = "relative_energy" in ensemble[0].info
+    table = Table(box=None, header_style="dim")
+    for column in ("", "index", *(("meV", "kcal/mol", "weight") if ranked else ()), "family"):
+        table.add_column(column, justify="right")
+    for place, (atoms, family) in enumerate(zip(ensemble, families(ensemble, FAMILY), strict=True), start=1):
+        if place > MOST_ROWS:
+            break
+        cells = [str(place), str(atoms.info["index"])]
+        if ranked:
+            energy, weight = atoms.info["relative_energy"], atoms.info["boltzmann_weight"]
+            cells += [f"{1000 * energy:.1f}", f"{energy * units.mol / units.kcal:.2f}", f"{100 * weight:.1f} %"]
+        table.add_row(*cells, str(family + 1))
+    common.console.print(table)
+    if len(ensemble) > MOST_ROWS:
+        common.console.print(f"[dim]and {len(ensemble) - MOST_ROWS} more[/dim]")
+
+
+def _rate(done: int, seconds: float, what: str = "conformers") -> str:
+    per_second = done / max(seconds, 1e-9)
+    return f"{per_second:.1f} {what}/s" if per_second >= 1 else f"{60 * per_second:.1f} {what}/min"

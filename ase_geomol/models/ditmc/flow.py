@@ -1,0 +1,133 @@
+"""Flow matching: what the network learns, and how conformers are drawn with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from .geometry import align, centre, exactly, random_rotations
+from .graph import MoleculeBatch
+from .network import DiTMC
+from .sampling import Sampler
+
+Prior = Literal["harmonic", "gaussian"]
+LATEST_WEIGHT = 0.9
+"""Time after which the weight of the loss does not grow."""
+
+
+class FlowForm(BaseModel):
+    """How the network was trained, and how it samples best.
+
+    Attributes:
+        prior: distribution of positions at time 0: "harmonic", where springs along bonds hold atoms together, see
+            `ase_geomol.models.ditmc.graph.harmonic_root`, or "gaussian", 1 Å in each direction.
+        noise: Å, standard deviation of what is added to the path in training.
+        sampler: unless another is asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prior: Prior = "harmonic"
+    noise: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    sampler: Sampler = Sampler()
+
+
+class ConformerFlow(nn.Module):
+    """A distribution of a molecule's conformers, given its graph.
+
+    Args:
+        model: the network.
+        form: its flow.
+    """
+
+    def __init__(self, model: DiTMC, form: FlowForm) -> None:
+        super().__init__()
+        self.model, self.form = model, form
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that it knows."""
+        return self.model.elements
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        return self.model.embedding.weight.dtype
+
+    def set_dtype(self, dtype: torch.dtype) -> Self:
+        """Set the network's precision in place."""
+        self.model.to(dtype)
+        return self
+
+    def start(self, molecules: MoleculeBatch, noise: Tensor) -> Tensor:
+        """Positions (G, S, N, 3) at time 0, centred, of standard normal numbers of this shape."""
+        if self.form.prior == "harmonic":
+            noise = molecules.root.to(noise.dtype).unsqueeze(1) @ noise
+        return centre(noise, molecules.atoms)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        molecules: MoleculeBatch,
+        noise: Tensor,
+        sampler: Sampler | None = None,
+        on_evaluation: Callable[[], object] = lambda: None,
+    ) -> Tensor:
+        """Draw conformers.
+
+        Args:
+            molecules: G graphs, on the network's device.
+            noise: (G, S, N, 3), for S conformers of each; see `ase_geomol.models.ditmc.sampling.sample_noise`.
+            sampler: default: the form's.
+            on_evaluation: called before each evaluation of the network; what it raises ends the sampling.
+
+        Returns:
+            (G, S, N, 3) Å, centred; zeros where there are no atoms.
+        """
+        conditioning = self.model.encode(molecules)
+
+        def denoise(positions: Tensor, time: float) -> Tensor:
+            on_evaluation()
+            return self.model.denoise(conditioning, positions, positions.new_full((1, 1), time))
+
+        start = self.start(molecules, noise).to(self.dtype)
+        return (sampler or self.form.sampler).integrate(denoise, start)
+
+
+def interpolate(start: Tensor, end: Tensor, time: Tensor, noise: Tensor, atoms: Tensor) -> Tensor:
+    """Positions on the path, ``(1 - t) x0 + t x1 + noise``, centred; all (G, S, N, 3), time (G, S), atoms (G, N)."""
+    t = time[..., None, None]
+    return centre((1 - t) * start + t * end + noise, atoms)
+
+
+def loss_weight(time: Tensor) -> Tensor:
+    """``1 / (1 - t)²``, which makes errors of positions those of velocities; constant after `LATEST_WEIGHT`."""
+    return (1 - time.clamp(max=LATEST_WEIGHT)) ** -2
+
+
+def flow_loss(flow: ConformerFlow, molecules: MoleculeBatch, positions: Tensor, generator: torch.Generator) -> Tensor:
+    """Weighted squared error (G, S) in Å² of the positions that the network predicts on random paths to conformers.
+
+    Conformers are turned at random and positions of the prior turned onto them. All atoms of a molecule count alike,
+    and all molecules, whatever their size: the mean of this is the loss.
+
+    Args:
+        flow: what is trained; its network's precision is that of the arithmetic.
+        molecules: G graphs.
+        positions: (G, S, N, 3) Å, of S conformers of each, anything where there are no atoms.
+        generator: of rotations, times and noise, on the molecules' device.
+    """
+    atoms, shape = molecules.atoms, positions.shape
+    options = {"generator": generator, "device": positions.device, "dtype": positions.dtype}
+    with exactly(positions):
+        end = centre(positions, atoms) @ random_rotations(shape[:2], generator, positions.dtype)
+        start = align(flow.start(molecules, torch.randn(shape, **options)), end)
+    time = torch.rand(shape[:2], **options)
+    path = interpolate(start, end, time, flow.form.noise * torch.randn(shape, **options), atoms)
+    predicted = flow.model.denoise(flow.model.encode(molecules), path, time)
+    error = (predicted - end).square().sum((-2, -1)) / (3 * atoms.sum(-1, keepdim=True))
+    return loss_weight(time) * error

@@ -1,0 +1,1 @@
+"""Structure providers: a request in, Atoms out."""

@@ -1,0 +1,228 @@
+"""What all structure providers share: a request in, checked Atoms out, within a time limit.
+
+A provider implements one method, `Provider.draw`: positions of one molecule from seeds. Structure k of a request
+depends on the request, the seed and k alone, however many are asked for and in whatever batches they are drawn.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.data import chemical_symbols
+
+from ..errors import ConfigError, InputError
+from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble
+from .molecules import Molecule, Request, parse
+from .refine import CHECKS, FEW_MATCHES, clusters, refusal, relaxed, representatives, weigh
+from .rmsd import symmetry
+
+__all__ = ["TIME", "Candidate", "Drawing", "Ensemble", "Limits", "Provider"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a provider can make.
+
+    Attributes:
+        atoms: at most this many, hydrogens included.
+        elements: atomic numbers that it knows; None: all.
+        neighbors: at most this many bonds of an atom; None: any.
+    """
+
+    atoms: int
+    elements: Collection[int] | None = None
+    neighbors: int | None = None
+
+    def check(self, molecule: Molecule) -> None:
+        """Refuse a molecule that is beyond the limits.
+
+        Raises:
+            InputError: with what is too much, and where.
+        """
+        if len(molecule) > self.atoms:
+            raise InputError(f"This molecule has {len(molecule)} atoms; this provider makes up to {self.atoms}.")
+        symbols = [chemical_symbols[number] for number in molecule.numbers]
+        if self.elements is not None:
+            for index, number in enumerate(molecule.numbers):
+                if number not in self.elements:
+                    known = " ".join(chemical_symbols[z] for z in sorted(self.elements))
+                    raise InputError(f"Atom {index} is {symbols[index]}, which this provider does not know: {known}.")
+        degrees = np.bincount(molecule.bonds[:, :2].ravel(), minlength=len(molecule))
+        most = int(degrees.argmax())
+        if self.neighbors is not None and degrees[most] > self.neighbors:
+            raise InputError(
+                f"Atom {most} ({symbols[most]}) has {degrees[most]} neighbours; this provider makes atoms with up to "
+                f"{self.neighbors}."
+            )
+
+
+class Provider(ABC):
+    """Makes structures of molecules.
+
+    Attributes:
+        name: written into ``info["provider"]``.
+        limits: which molecules it takes.
+        batch: how many structures are best drawn at once.
+    """
+
+    name: ClassVar[str]
+    limits: Limits
+    batch: int = 1
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """What decides the structures beside the request and the seed; written into ``info["model_version"]``."""
+
+    @abstractmethod
+    def draw(self, molecule: Molecule, seeds: Sequence[int], deadline: float) -> Iterable[Candidate | str]:
+        """Draw one candidate for each seed, or say in a few words why there is none.
+
+        Args:
+            molecule: within `limits`.
+            seeds: whole numbers from 0 to 2^63 - 1; a candidate depends on the molecule and its own seed alone.
+            deadline: of ``time.monotonic``; what is not drawn by then is "time limit".
+        """
+
+    def sample(
+        self,
+        request: Request,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        checks: Sequence[str] = tuple(CHECKS),
+        attempts: int = 4,
+        oversample: int = 1,
+        relax: Calculator | None = None,
+        relax_steps: int | None = None,
+        fmax: float = 0.02,
+        rank: bool = False,
+        unique: float | None = None,
+        time_limit: float | None = 600.0,
+        on_structure: Callable[[int], object] | None = None,
+    ) -> Ensemble:
+        """Make structures of one molecule.
+
+        Each structure carries in ``info``: ``smiles``, ``seed``, ``index`` (its k), ``charge``, ``spin``
+        (multiplicity), ``provider``, ``model_version`` and ``bonds`` (M, 3), rows of two atoms and an order code; in
+        ``arrays``: ``formal_charge`` (N,). With ``relax`` it carries its energy and forces, and
+        ``info["converged"]``; with ``rank`` also ``relative_energy`` (eV) and ``boltzmann_weight`` at 298.15 K.
+
+        Args:
+            request: SMILES string, RDKit molecule, or Atoms with ``info["bonds"]`` or ``info["smiles"]``.
+            n: how many.
+            seed: structure k depends on it and on k alone.
+            checks: which of "stereo", "bonds", "clashes" a structure must pass, before and after ``relax``.
+            attempts: how many candidates are drawn, at most, for a structure whose candidates fail.
+            oversample: draw this many times ``n``, and keep ``n`` that represent them by their shapes.
+            relax: relax each structure with this calculator.
+            relax_steps: at most this many; default: until ``fmax`` is reached; 0: only energies and forces.
+            fmax: eV/Å.
+            rank: sort by energy.
+            unique: Å; leave out structures that are nearer than that to an earlier (with ``rank``: lower) one, by
+                the symmetry-aware distance of heavy atoms and of hydrogens that are not on carbon.
+            time_limit: seconds for everything; what is made by then is given. None: no limit.
+            on_structure: called with how many structures are ready (before duplicates are left out).
+
+        Returns:
+            At most ``n`` structures. Where some are missing, ``failures`` says why, and so does a `ProviderWarning`
+            unless they are all duplicates.
+
+        Raises:
+            InputError: the request is no molecule that this provider makes, or none that the calculator knows.
+            ConfigError: an argument makes no sense.
+            ProviderError: there is no structure at all; its ``failures`` say why.
+        """
+        if rank and relax is None:
+            raise ConfigError("Ranking needs energies: give a calculator as relax (with relax_steps=0, no relaxation).")
+        if oversample < 1 or (unique is not None and not unique > 0):
+            raise ConfigError(f"oversample ({oversample}) must be 1 or more, and unique ({unique}) a length in Å.")
+        if not fmax > 0 or (relax_steps or 0) < 0:
+            raise ConfigError(f"fmax ({fmax} eV/Å) must be positive, and relax_steps ({relax_steps}) not negative.")
+        drawing = self.iterate(
+            request, n * oversample, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit
+        )
+        structures: Iterable[Atoms] = drawing.structures()
+        if oversample > 1:
+            structures = _representatives(drawing.molecule, list(structures), n)
+        if relax is not None:
+            structures = _relaxed(drawing, structures, relax, relax_steps, fmax, checks)
+        made = []
+        for atoms in structures:
+            made.append(atoms)
+            if on_structure is not None:
+                on_structure(len(made))
+        if rank:
+            made.sort(key=Atoms.get_potential_energy)
+        if unique is not None:
+            made = _unique(drawing, made, unique)
+        drawing.report(len(made), n)
+        if rank:
+            weigh(made)
+        return Ensemble(made, drawing.molecule.smiles, n, drawing.failures)
+
+    def iterate(
+        self,
+        request: Request,
+        n: int,
+        *,
+        seed: int = 0,
+        checks: Sequence[str] = tuple(CHECKS),
+        attempts: int = 4,
+        time_limit: float | None = 600.0,
+    ) -> Drawing:
+        """Make structures one after the other, for numbers that need not be in memory together.
+
+        Arguments and errors are those of `sample`; what is missing is told when the iterator ends.
+        """
+        molecule = parse(request)
+        self.limits.check(molecule)
+        return Drawing(self, molecule, n, seed, checks, attempts, time_limit)
+
+
+def _representatives(molecule: Molecule, structures: list[Atoms], n: int) -> list[Atoms]:
+    if len(structures) <= n:
+        return structures
+    chosen = representatives(symmetry(molecule, most=FEW_MATCHES), _positions(structures), n)
+    return [structures[index] for index in chosen]
+
+
+def _relaxed(
+    drawing: Drawing,
+    structures: Iterable[Atoms],
+    calculator: Calculator,
+    steps: int | None,
+    fmax: float,
+    checks: Sequence[str],
+) -> Iterator[Atoms]:
+    """The structures, relaxed as they come; those that fail or come too late are counted."""
+    for atoms in structures:
+        result = TIME if drawing.is_late() else relaxed(atoms, calculator, steps, fmax, drawing.deadline)
+        if isinstance(result, Atoms):
+            reason = refusal(drawing.molecule, result.positions, checks)
+            result = f"{reason} after relaxation" if reason else result
+        if isinstance(result, str):
+            drawing.failures[result] += 1
+        else:
+            yield result
+
+
+def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> list[Atoms]:
+    if not structures:
+        return structures
+    symmetric = symmetry(drawing.molecule, polar=True, most=FEW_MATCHES)
+    labels = clusters(symmetric, _positions(structures), threshold, drawing.deadline)
+    own = labels == np.arange(len(structures))
+    drawing.failures[TIME] += int((labels < 0).sum())
+    drawing.failures[DUPLICATE] += int(((labels >= 0) & ~own).sum())
+    return [structures[index] for index in np.flatnonzero(own)]
+
+
+def _positions(structures: Sequence[Atoms]) -> np.ndarray:
+    return np.array([atoms.positions for atoms in structures])

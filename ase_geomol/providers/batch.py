@@ -1,0 +1,155 @@
+"""Conformers of many molecules: each line of a file ends as structures or as a sentence, and none is done twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, GeoMolError, OutputError, ProviderWarning
+from ..files import write_atomically
+from ..simulate.files import GrowingFile
+from .drawing import Ensemble
+from .smiles_files import Line
+from .stores import Store, open_store
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one line; a row of the table.
+
+    Attributes:
+        line: its number in the file.
+        smiles: what it asks for.
+        name: what it calls it.
+        structures: how many were made.
+        lowest_energy_eV: of these, or nothing where they have none.
+        seconds: of wall time.
+        message: why there are fewer than asked for, or nothing.
+        mark: state of the structures' file after this line.
+        earlier: whether an earlier run did it; no column of the table.
+    """
+
+    line: int
+    smiles: str
+    name: str
+    structures: int
+    lowest_energy_eV: float | str
+    seconds: float
+    message: str
+    mark: int
+    earlier: bool = False
+
+
+COLUMNS = tuple(field.name for field in fields(Outcome))[:-1]
+
+
+def run_lines(
+    lines: Sequence[Line],
+    sample: Callable[[str], Ensemble],
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool = False,
+) -> Iterator[Outcome]:
+    """Make conformers line by line, and give what became of each, also of those that an earlier run did.
+
+    The structures go to ``out``, a row for each line to a table beside it (``.csv``), the settings to ``.json``. The
+    files are consistent whenever this stops: on Ctrl-C, on a full disk, or when it is killed.
+
+    Args:
+        lines: the molecules.
+        sample: makes the structures of a SMILES string.
+        out: as of `open_store`.
+        settings: what decides the result; a run with others cannot be resumed.
+        resume: go on with an earlier run.
+
+    Raises:
+        OutputError: a file cannot be written, there is an earlier run with other settings, or none to resume.
+        DataError: the earlier run's table is damaged, or of other molecules.
+    """
+    table, about = out.with_suffix(".csv"), out.with_suffix(".json")
+    wanted = json.dumps(dict(settings), indent=1)
+    done, size = _earlier(table, about, wanted, lines) if resume else ([], 0)
+    if not resume:
+        write_atomically(about, wanted.encode())
+    rows = GrowingFile(table, size)
+    store = open_store(out, done[-1].mark if done else 0)
+    try:
+        if size == 0:
+            rows.write(_row(COLUMNS))
+        yield from done
+        finished = {outcome.line for outcome in done}
+        for line in lines:
+            if line.number not in finished:
+                outcome = _outcome(line, sample, store)
+                rows.write(_row(astuple(outcome)[:-1]))
+                yield outcome
+    finally:
+        store.close()
+        rows.close()
+
+
+def _outcome(line: Line, sample: Callable[[str], Ensemble], store: Store) -> Outcome:
+    begin = time.perf_counter()
+    structures: Sequence[Any] = ()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ProviderWarning)  # the row says it
+            ensemble = sample(line.smiles)
+        structures, message = ensemble, ensemble.shortage
+    except GeoMolError as error:
+        message = str(error)
+    except Exception as error:  # what happens to one line is not the end of all
+        message = f"{type(error).__name__}: {error}"
+    for atoms in structures:
+        atoms.info.update(line=line.number, **({"name": line.name} if line.name else {}))
+    energies = [atoms.get_potential_energy() for atoms in structures if atoms.calc is not None]
+    store.append(structures)
+    seconds = round(time.perf_counter() - begin, 3)
+    lowest = float(min(energies)) if energies else ""
+    return Outcome(line.number, line.smiles, line.name, len(structures), lowest, seconds, message, store.mark)
+
+
+def _earlier(table: Path, about: Path, wanted: str, lines: Sequence[Line]) -> tuple[list[Outcome], int]:
+    """The outcomes of a run that is to be resumed, and how many bytes of its table they are."""
+    if not (table.is_file() and about.is_file()):
+        raise OutputError(f"There is no run to resume at {table}.")
+    if about.read_text() != wanted:
+        raise OutputError(f"The run at {table} has other settings (see {about}): repeat them, or use --overwrite.")
+    smiles = {line.number: line.smiles for line in lines}
+    try:
+        text = table.read_text()
+        whole = text[: text.rfind("\n") + 1]  # what was cut off is done again
+        outcomes = [
+            Outcome(
+                line=int(row["line"]),
+                smiles=row["smiles"],
+                name=row["name"],
+                structures=int(row["structures"]),
+                lowest_energy_eV=float(row["lowest_energy_eV"]) if row["lowest_energy_eV"] else "",
+                seconds=float(row["seconds"]),
+                message=row["message"],
+                mark=int(row["mark"]),
+                earlier=True,
+            )
+            for row in csv.DictReader(io.StringIO(whole))
+        ]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{table} is damaged ({type(error).__name__}: {error}): use --overwrite.") from error
+    for outcome in outcomes:
+        if smiles.get(outcome.line) != outcome.smiles:
+            raise DataError(f"Line {outcome.line} was '{outcome.smiles}' in the run at {table}: use --overwrite.")
+    return outcomes, len(whole.encode())
+
+
+def _row(values: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow([str(value).replace("\n", " ") for value in values])
+    return text.getvalue()

@@ -1,0 +1,116 @@
+"""Conformers drawn by a trained network (DiTMC, `ase_geomol.models.ditmc`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from ..checkpoint import choose_device, load_conformers
+from ..errors import ConfigError
+from ..models.ditmc import MoleculeBatch, Sampler, collate_molecules, sample_noise
+from .base import TIME, Candidate, Limits, Provider
+from .features import graph_of
+from .molecules import Molecule
+from .stereo import stereo_errors
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+PAIRS = {"cpu": 2**14, "cuda": 2**19}
+"""Pairs of atoms that are computed at once: few stay in a processor's cache, many keep a GPU busy."""
+LARGEST = 300
+"""Atoms; the tensors of pairs take about a gigabyte then."""
+MIRROR = np.array([1.0, 1.0, -1.0])
+
+
+class ConformerProvider(Provider):
+    """Conformers from nothing but the molecule's graph, by flow matching with a diffusion transformer.
+
+    They are samples of the distribution that the network was trained on, not minima of an energy: relax them where
+    that matters. Stereochemistry is part of the graph. A structure that is the mirror image of what was asked for is
+    reflected (``info["mirrored"]``); any other with wrong stereochemistry is drawn again, up to ``attempts``.
+
+    Args:
+        model: a shipped name or a path.
+        device: "cpu", "cuda", …; default: CUDA if there is one.
+        dtype: precision of the network, "float32" or "float64".
+        steps: of the sampler: fewer are faster and less accurate. Default, as of the next two: what suits the weights.
+        schedule: "uniform", or "logarithmic" with ever shorter steps towards the end.
+        solver: "euler", or "heun", which evaluates the network twice in a step.
+
+    Attributes:
+        metadata: about the weights.
+        sampler: how they are sampled.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded, or draw no conformers.
+        ConfigError: unknown device or dtype, or an option of the sampler that makes no sense.
+    """
+
+    name = "ditmc"
+    batch = 32
+
+    def __init__(
+        self,
+        model: str | Path = "ditmc-small",
+        *,
+        device: str | None = None,
+        dtype: Literal["float32", "float64"] = "float32",
+        steps: int | None = None,
+        schedule: Literal["uniform", "logarithmic"] | None = None,
+        solver: Literal["euler", "heun"] | None = None,
+    ) -> None:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise ConfigError(f"dtype is {dtype!r}; it can be 'float32' or 'float64'.")
+        self.device, self.dtype = choose_device(device), dtype
+        self._flow, self.metadata, self.path, self.fingerprint = load_conformers(model, self.device)
+        self._flow.set_dtype(DTYPES[dtype])
+        self.sampler = _changed(self._flow.form.sampler, steps=steps, schedule=schedule, solver=solver)
+        self.limits = Limits(atoms=LARGEST, elements=self._flow.elements)
+
+    @property
+    def version(self) -> str:
+        """The weights' name and fingerprint, their precision, and how they are sampled."""
+        sampler = f"{self.sampler.steps} {self.sampler.schedule} {self.sampler.solver} steps"
+        return f"{self.metadata.name} {self.fingerprint[:12]}, {self.dtype}, {sampler}"
+
+    def draw(self, molecule: Molecule, seeds: Sequence[int], deadline: float) -> Iterator[Candidate | str]:
+        """Sample the molecule once for each seed; see `Provider.draw`."""
+        graph = collate_molecules([graph_of(molecule, self._flow.elements)]).to(self.device)
+        at_once = max(1, PAIRS.get(self.device.type, PAIRS["cpu"]) // len(molecule) ** 2)
+        for start in range(0, len(seeds), at_once):
+            try:
+                drawn = self._positions(graph, seeds[start : start + at_once], deadline)
+            except TimeoutError:
+                yield from [TIME] * (len(seeds) - start)
+                return
+            yield from (self._candidate(molecule, positions) for positions in drawn)
+
+    def _positions(self, graph: MoleculeBatch, seeds: Sequence[int], deadline: float) -> np.ndarray:
+        """Positions (S, N, 3) in Å; raises TimeoutError when the deadline passes."""
+
+        def check_time() -> None:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+
+        noise = sample_noise(seeds, graph.numbers.shape[1])[None].to(self.device)
+        return self._flow.sample(graph, noise, self.sampler, check_time)[0].double().cpu().numpy()
+
+    def _candidate(self, molecule: Molecule, positions: np.ndarray) -> Candidate:
+        """The structure, or its mirror image where that is what was asked for."""
+        mirrored = bool(stereo_errors(molecule, positions)) and not stereo_errors(molecule, positions * MIRROR)
+        info = {"evaluations": self.sampler.evaluations, "mirrored": mirrored}
+        return Candidate(positions * MIRROR if mirrored else positions, info)
+
+
+def _changed(sampler: Sampler, **options: object) -> Sampler:
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Sampler.model_validate({**sampler.model_dump(), **given})
+    except ValidationError as error:
+        problems = "; ".join(f"{e['loc'][0]} is {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"The sampler cannot be set so: {problems}.") from error

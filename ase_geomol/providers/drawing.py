@@ -1,0 +1,171 @@
+"""Structures of one request as they are drawn: seeds, checks, further attempts, the time limit, what went wrong."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from ..errors import ConfigError, ProviderError, ProviderWarning
+from .molecules import Molecule, quoted
+from .refine import CHECKS, refusal
+
+if TYPE_CHECKING:
+    from .base import Provider
+
+TIME, DUPLICATE = "time limit", "duplicate"
+"""Reasons for which there is no structure, beside those of `CHECKS` and of providers."""
+HOPELESS = 10
+"""After this many structures without a single success, no more are tried."""
+
+
+class Candidate(NamedTuple):
+    """What a provider draws.
+
+    Attributes:
+        positions: (N, 3) Å.
+        info: what else is to be said of the structure, in values that ASE's files keep.
+    """
+
+    positions: np.ndarray
+    info: Mapping[str, Any] = {}
+
+
+class Ensemble(list[Atoms]):
+    """Structures of one request, and what became of those that are missing.
+
+    Attributes:
+        smiles: the molecule.
+        requested: how many were asked for.
+        failures: how many candidates were lost, by reason; also those that another attempt replaced.
+    """
+
+    def __init__(self, structures: Iterable[Atoms], smiles: str, requested: int, failures: Mapping[str, int]) -> None:
+        super().__init__(structures)
+        self.smiles, self.requested = smiles, requested
+        self.failures = {reason: count for reason, count in failures.items() if count}
+
+    @property
+    def shortage(self) -> str:
+        """A sentence on how many are missing and why; empty if none are, but for duplicates."""
+        return shortage(len(self), self.requested, self.smiles, self.failures)
+
+
+def shortage(made: int, requested: int, smiles: str, failures: Mapping[str, int]) -> str:
+    """A sentence on missing structures, or nothing where none are missing but duplicates."""
+    if made + failures.get(DUPLICATE, 0) >= requested:
+        return ""
+    reasons = "; ".join(f"{reason}: {count}" for reason, count in failures.items() if count)
+    some = f"Only {made} of {requested} structures of {quoted(smiles)} were made"
+    return f"{some if made else f'There is no structure of {quoted(smiles)}'} ({reasons})."
+
+
+class Drawing(Iterator[Atoms]):
+    """Structures of one request, one after the other; nothing that was given is kept.
+
+    Attributes:
+        molecule: what was asked for.
+        requested: how many.
+        failures: how many candidates were lost so far, by reason.
+        deadline: of ``time.monotonic``.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        molecule: Molecule,
+        n: int,
+        seed: int,
+        checks: Sequence[str],
+        attempts: int,
+        time_limit: float | None,
+    ) -> None:
+        for name, value, least in (("n", n, 1), ("seed", seed, 0), ("attempts", attempts, 1)):
+            if not (isinstance(value, int | np.integer) and value >= least):
+                raise ConfigError(f"{name} is {value!r}; it is a whole number, {least} or larger.")
+        if isinstance(checks, str) or not set(checks) <= set(CHECKS):
+            raise ConfigError(f"checks is {checks!r}; it is a list of {', '.join(CHECKS)}, or empty.")
+        if time_limit is not None and not time_limit > 0:
+            raise ConfigError(f"time_limit is {time_limit!r}; it is a positive number of seconds, or None.")
+        self.molecule, self.requested = molecule, int(n)
+        self.failures: Counter[str] = Counter()
+        self.deadline = np.inf if time_limit is None else time.monotonic() + time_limit
+        self._provider, self._seed, self._checks, self._attempts = provider, int(seed), tuple(checks), attempts
+        self._made, self._stream = 0, self.structures()
+
+    def __next__(self) -> Atoms:
+        structure = next(self._stream, None)
+        if structure is None:
+            self.report(self._made, self.requested)
+            raise StopIteration
+        self._made += 1
+        return structure
+
+    def is_late(self) -> bool:
+        """Whether the time limit has passed."""
+        return time.monotonic() > self.deadline
+
+    def report(self, made: int, requested: int) -> None:
+        """Warn if fewer than ``requested`` structures were ``made``; duplicates are no reason to.
+
+        Raises:
+            ProviderError: none was.
+        """
+        sentence = shortage(made, requested, self.molecule.smiles, self.failures)
+        if sentence and not made:
+            raise ProviderError(sentence, self.failures)
+        if sentence:
+            warnings.warn(sentence, ProviderWarning, stacklevel=3)
+
+    def structures(self) -> Iterator[Atoms]:
+        """Draw them, without a word on what is missing."""
+        size, hopeless = self._provider.batch, True
+        for start in range(0, self.requested, size):
+            if self.is_late():
+                self.failures[TIME] += self.requested - start
+                return
+            structures = self._drawn(range(start, min(start + size, self.requested)))
+            yield from structures
+            hopeless &= not structures
+            if hopeless and start + size >= HOPELESS:
+                return
+
+    def _drawn(self, indices: Sequence[int]) -> list[Atoms]:
+        """The structures of these indices, as far as attempts and time suffice."""
+        made: dict[int, Atoms] = {}
+        for attempt in range(self._attempts):
+            missing = [index for index in indices if index not in made]
+            if not missing or self.is_late():
+                break
+            seeds = [_seed(self._seed, index, attempt) for index in missing]
+            candidates = self._provider.draw(self.molecule, seeds, self.deadline)
+            for index, candidate in zip(missing, candidates, strict=True):
+                reason = candidate if isinstance(candidate, str) else self._refusal(candidate)
+                if isinstance(candidate, str) or reason:
+                    self.failures[str(reason)] += 1
+                else:
+                    made[index] = self._atoms(index, candidate)
+        return [made[index] for index in sorted(made)]
+
+    def _refusal(self, candidate: Candidate) -> str | None:
+        return refusal(self.molecule, candidate.positions, self._checks)
+
+    def _atoms(self, index: int, candidate: Candidate) -> Atoms:
+        about = {
+            "seed": self._seed,
+            "index": index,
+            "provider": self._provider.name,
+            "model_version": self._provider.version,
+        }
+        return self.molecule.atoms(candidate.positions, {**about, **candidate.info})
+
+
+def _seed(seed: int, index: int, attempt: int) -> int:
+    """A number from 0 to 2^63 - 1 that belongs to one attempt at one structure."""
+    high, low = np.random.SeedSequence((seed, index, attempt)).generate_state(2)
+    return (int(high) << 32 | int(low)) >> 1

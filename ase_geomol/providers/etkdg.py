@@ -1,0 +1,76 @@
+"""RDKit's conformer generator as a provider: the baseline, and the fallback where a network knows no answer."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import rdkit
+
+from ..errors import ConfigError
+from .base import TIME, Candidate, Limits, Provider
+from .molecules import Molecule
+from .worker import Worker
+
+FORCE_FIELDS = ("MMFF94s", "MMFF94")
+
+
+class RDKitProvider(Provider):
+    """Conformers by distance geometry with torsion preferences (ETKDGv3; Wang et al., J. Chem. Inf. Model. 60, 2044).
+
+    Stereochemistry is built in. Molecules that resist are started from random coordinates, then without torsion
+    preferences; ``info["method"]`` says what made each structure. With ``sample(…, oversample=10)`` many are made and
+    the representative ones kept (Zhou et al., arXiv 2302.07061).
+
+    Embedding runs in a process of its own, since it may take any time or crash; it is started with the first
+    request and ended with this object.
+
+    Args:
+        force_field: what to relax each structure with: "MMFF94s", "MMFF94", or None. UFF takes its place for
+            molecules of which it lacks parameters.
+
+    Raises:
+        ConfigError: an unknown force field.
+    """
+
+    name = "rdkit"
+
+    def __init__(self, force_field: Literal["MMFF94s", "MMFF94"] | None = "MMFF94s") -> None:
+        if force_field is not None and force_field not in FORCE_FIELDS:
+            raise ConfigError(f"force_field is {force_field!r}; it can be {', '.join(FORCE_FIELDS)} or None.")
+        self.force_field = force_field
+        self.limits = Limits(atoms=1000)
+        self._worker = Worker(Path(__file__).with_name("_embed.py"))
+
+    @property
+    def version(self) -> str:
+        """RDKit's version and the force field."""
+        return f"RDKit {rdkit.__version__}, {self.force_field or 'no force field'}"
+
+    def draw(self, molecule: Molecule, seeds: Sequence[int], deadline: float) -> Iterator[Candidate | str]:
+        """Embed the molecule once for each seed; see `Provider.draw`."""
+        encoded = base64.b64encode(molecule.mol.ToBinary()).decode()
+        for seed in seeds:
+            seconds = deadline - time.monotonic()
+            question = {
+                "molecule": encoded,
+                "seed": seed % (2**31 - 1),
+                "force_field": self.force_field,
+                "seconds": seconds if np.isfinite(seconds) else None,
+            }
+            yield self._answer(question, deadline)
+
+    def _answer(self, question: dict[str, object], deadline: float) -> Candidate | str:
+        try:
+            answer = self._worker.ask(question, deadline)
+        except TimeoutError:
+            return TIME
+        except ChildProcessError:
+            return "crash of RDKit"
+        if "reason" in answer:
+            return answer["reason"]
+        return Candidate(np.array(answer["positions"]), {"method": answer["method"]})

@@ -1,0 +1,118 @@
+"""What a conformer model is told of a molecule: its graph as tensors.
+
+Features are those of a `Molecule`: there is one way to it, whatever comes in, so that they do not depend on how the
+molecule came about, nor on the order of its atoms and bonds. Two of the paper's features would break this. The implicit
+valence is left out, as it is zero here. RDKit's chiral tag refers to the order of bonds, which a network cannot see;
+instead four atoms about each stereocentre are named whose volume has to be positive. In the same way, which the paper
+leaves out, double bonds say which of their substituents are on one side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import torch
+from rdkit import Chem
+
+from ..errors import InputError
+from ..models.ditmc import MolecularGraph, molecular_graph
+from ..models.ditmc.graph import CIS, TRANS
+from .base import Limits
+from .molecules import Molecule
+
+COUNTS = range(5)
+CHARGES = range(-5, 6)
+RING_SIZES = range(3, 9)
+RING_COUNTS = range(4)
+HYBRIDISATIONS = tuple(getattr(Chem.HybridizationType, name) for name in ("SP", "SP2", "SP3", "SP3D", "SP3D2"))
+BOND_TYPES = tuple(getattr(Chem.BondType, name) for name in ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"))
+SAME_SIDE = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
+OPPOSITE_SIDES = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
+CLOCKWISE = Chem.ChiralType.CHI_TETRAHEDRAL_CW
+TETRAHEDRAL = (CLOCKWISE, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+
+
+def graph_of(molecule: Molecule, elements: Collection[int]) -> MolecularGraph:
+    """The graph of a molecule, atoms in its order, stereochemistry as it is specified there.
+
+    Args:
+        molecule: see `ase_geomol.providers.molecules.parse`.
+        elements: atomic numbers that the model knows.
+
+    Raises:
+        InputError: an element that the model does not know, or a dative bond.
+    """
+    Limits(atoms=len(molecule), elements=elements).check(molecule)
+    mol = molecule.mol
+    bonds, bond_features = [], []
+    for bond in mol.GetBonds():
+        first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if bond.GetBondType() not in BOND_TYPES:
+            raise InputError(f"The bond between atoms {first} and {second} is dative: no conformer model knows those.")
+        for receiver, sender in ((first, second), (second, first)):
+            bonds.append((receiver, sender))
+            bond_features.append(_one_of(bond.GetBondType(), BOND_TYPES))
+    return molecular_graph(
+        numbers=torch.tensor(molecule.numbers),
+        atom_features=torch.tensor([_atom_features(atom) for atom in mol.GetAtoms()], dtype=torch.float32),
+        bonds=bonds,
+        bond_features=bond_features,
+        centres=_centres(mol),
+        sides=_sides(mol),
+    )
+
+
+def _one_of(value: object, choices: Iterable[object]) -> list[bool]:
+    return [value == choice for choice in choices]
+
+
+def _one_or_none_of(value: object, choices: Collection[object]) -> list[bool]:
+    return [*_one_of(value, choices), value not in choices]
+
+
+def _atom_features(atom: Chem.Atom) -> list[bool]:
+    rings, index = atom.GetOwningMol().GetRingInfo(), atom.GetIdx()
+    return [
+        *_one_or_none_of(sum(neighbor.GetAtomicNum() == 1 for neighbor in atom.GetNeighbors()), COUNTS),
+        *_one_or_none_of(atom.GetNumRadicalElectrons(), COUNTS),
+        atom.GetIsAromatic(),
+        *_one_or_none_of(atom.GetDegree(), COUNTS),
+        *_one_or_none_of(atom.GetHybridization(), HYBRIDISATIONS),
+        *_one_or_none_of(atom.GetFormalCharge(), CHARGES),
+        *(rings.IsAtomInRingOfSize(index, size) for size in RING_SIZES),
+        *_one_or_none_of(rings.NumAtomRings(index), RING_COUNTS),
+    ]
+
+
+def _centres(mol: Chem.Mol) -> list[list[int]]:
+    """Four atoms of each stereocentre: its neighbours, of which the centre takes the place of a lone pair.
+
+    RDKit's sense is counter-clockwise, seen from the first neighbour, if not clockwise.
+    """
+    centres = []
+    for atom in mol.GetAtoms():
+        if atom.GetChiralTag() in TETRAHEDRAL:
+            around = [neighbor.GetIdx() for neighbor in atom.GetNeighbors()]
+            if atom.GetChiralTag() == CLOCKWISE:
+                around[:2] = reversed(around[:2])
+            centres.append([*around, atom.GetIdx()][:4])
+    return centres
+
+
+def _sides(mol: Chem.Mol) -> list[tuple[int, int, int]]:
+    """Substituents (atom, atom, `CIS` or `TRANS`) at the two ends of double bonds of which it is known."""
+    sides = []
+    for bond in mol.GetBonds():
+        if bond.GetStereo() not in (*SAME_SIDE, *OPPOSITE_SIDES):
+            continue
+        marked = tuple(bond.GetStereoAtoms())
+        ends = (bond.GetBeginAtom(), bond.GetEndAtom())
+        first, second = (
+            [n.GetIdx() for n in end.GetNeighbors() if n.GetIdx() != other.GetIdx()]
+            for end, other in (ends, reversed(ends))
+        )
+        for a in first:
+            for b in second:
+                together = (bond.GetStereo() in SAME_SIDE) ^ (a not in marked) ^ (b not in marked)
+                sides += [(a, b, CIS if together else TRANS), (b, a, CIS if together else TRANS)]
+    return sides

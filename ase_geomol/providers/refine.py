@@ -1,0 +1,135 @@
+"""What is done with drawn structures: checks, relaxation, ranking, removal of duplicates, choice of representatives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.optimize import BFGS
+from scipy.cluster.hierarchy import cut_tree, ward
+
+from .geometry import bond_errors, clashes
+from .molecules import Molecule, parse
+from .rmsd import Symmetry, aligned, rmsd, symmetry
+from .stereo import stereo_errors
+
+CHECKS: dict[str, tuple[str, Callable[[Molecule, np.ndarray], list[str]]]] = {
+    "stereo": ("wrong stereochemistry", stereo_errors),
+    "bonds": ("broken or new bonds", bond_errors),
+    "clashes": ("clashing atoms", clashes),
+}
+"""The reason for which a structure is refused, and the function that finds it."""
+TEMPERATURE = 298.15
+"""K, of Boltzmann weights."""
+FEW_MATCHES = 1000
+"""Relabellings that are tried for each pair of conformers, so that no pair takes long."""
+
+
+def refusal(molecule: Molecule, positions: np.ndarray, checks: Sequence[str]) -> str | None:
+    """The reason for which positions (N, 3) are no structure of the molecule, or None."""
+    if not np.isfinite(positions).all():
+        return "positions that are not finite"
+    for name in checks:
+        reason, find = CHECKS[name]
+        if find(molecule, positions):
+            return reason
+    return None
+
+
+def relaxed(atoms: Atoms, calculator: Calculator, steps: int | None, fmax: float, deadline: float) -> Atoms | str:
+    """A relaxed copy with its energy (eV) and forces (eV/Å) and ``info["converged"]``, or why there is none.
+
+    Args:
+        atoms: the structure.
+        calculator: any of ASE's.
+        steps: at most this many; None: 1000; 0: only energy and forces.
+        fmax: eV/Å, the goal.
+        deadline: of ``time.monotonic``, when it ends where it is.
+
+    What the calculator raises for the structure as it comes is raised here too.
+    """
+    moving = atoms.copy()
+    moving.calc = calculator
+    moving.get_forces()
+    converged = False
+    try:
+        for state in BFGS(moving, logfile=None).irun(fmax=fmax, steps=1000 if steps is None else steps):
+            converged = bool(state)
+            if time.monotonic() > deadline:
+                break
+    except Exception as error:  # every calculator has its own
+        return f"failed relaxation ({type(error).__name__}: {error})"
+    moving.info["converged"] = converged
+    energy, forces = moving.get_potential_energy(), moving.get_forces()
+    moving.calc = SinglePointCalculator(moving, energy=float(energy), forces=forces)
+    return moving
+
+
+def weigh(structures: Sequence[Atoms]) -> None:
+    """Write ``info["relative_energy"]`` (eV) and ``info["boltzmann_weight"]`` at 298.15 K, which sum to 1."""
+    energies = np.array([atoms.get_potential_energy() for atoms in structures])
+    energies -= energies.min()
+    weights = np.exp(-energies / (units.kB * TEMPERATURE))
+    weights /= weights.sum()
+    for atoms, energy, weight in zip(structures, energies, weights, strict=True):
+        atoms.info.update(relative_energy=float(energy), boltzmann_weight=float(weight))
+
+
+def clusters(symmetric: Symmetry, positions: np.ndarray, threshold: float, deadline: float = np.inf) -> np.ndarray:
+    """Number (P,) of the first conformer that each of ``positions`` (P, N, 3) is nearer to than ``threshold`` (Å).
+
+    Each conformer is compared with those that began a cluster before it. What the deadline leaves out gets -1.
+    """
+    labels = np.full(len(positions), -1)
+    shapes = np.array([_shape(conformer[symmetric.atoms]) for conformer in positions])
+    leaders: list[int] = []
+    for index, conformer in enumerate(positions):
+        if time.monotonic() > deadline:
+            break
+        bounds = np.linalg.norm(shapes[leaders] - shapes[index], axis=1)
+        near = [leaders[place] for place in np.argsort(bounds) if bounds[place] < threshold]
+        same = (leader for leader in near if rmsd(symmetric, conformer, positions[leader]) < threshold)
+        labels[index] = next(same, index)
+        if labels[index] == index:
+            leaders.append(index)
+    return labels
+
+
+def representatives(symmetric: Symmetry, positions: np.ndarray, count: int) -> np.ndarray:
+    """Indices (count,) of conformers that stand for ``positions`` (P, N, 3), in their order.
+
+    Ward's clustering of the compared atoms, laid onto the first conformer; of each cluster the one nearest its mean.
+    """
+    if count >= len(positions):
+        return np.arange(len(positions))
+    points = aligned(symmetric, positions, positions[0])[:, symmetric.atoms].reshape(len(positions), -1)
+    labels = cut_tree(ward(points), n_clusters=count)[:, 0]
+    chosen = []
+    for label in range(count):
+        members = np.flatnonzero(labels == label)
+        away = np.linalg.norm(points[members] - points[members].mean(0), axis=1)
+        chosen.append(members[away.argmin()])
+    return np.sort(chosen)
+
+
+def _shape(points: np.ndarray) -> np.ndarray:
+    """Singular values (3,) of centred points (A, 3) over √A: their distance is a lower bound of the RMSD."""
+    values = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return np.pad(values, (0, 3 - len(values))) / np.sqrt(len(points))
+
+
+def superimposed(structures: Sequence[Atoms]) -> np.ndarray:
+    """Positions (P, N, 3) of conformers with ``info["bonds"]``, laid onto the first of them by their heavy atoms."""
+    positions = np.array([atoms.positions for atoms in structures])
+    return aligned(symmetry(parse(structures[0]), most=FEW_MATCHES), positions, positions[0])
+
+
+def families(structures: Sequence[Atoms], threshold: float) -> np.ndarray:
+    """Number (P,) from 0 of the family of each conformer: nearer than ``threshold`` (Å, heavy atoms) to its first."""
+    positions = np.array([atoms.positions for atoms in structures])
+    labels = clusters(symmetry(parse(structures[0]), most=FEW_MATCHES), positions, threshold)
+    return np.unique(labels, return_inverse=True)[1]

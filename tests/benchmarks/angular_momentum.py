@@ -1,0 +1,103 @@
+"""How well does molecular dynamics on EST keep the angular momentum of an isolated cluster, on which points?
+
+Points on a sphere break the symmetry of rotations a little, and a cluster in vacuum is turned by what they break. A
+cluster of 13 atoms (cuboctahedral copper; for a network that does not know copper, ethanol) moves for 10 ps at constant
+energy (velocity Verlet, 1 fs, double precision) from velocities of 300 K without momentum or angular momentum, with the
+same weights on exact rules and on Fibonacci lattices. "Angular momentum": its largest size on the way, over that of one
+degree of freedom in equipartition, the root of ``kT I`` with the mean moment of inertia I. A potential with all
+symmetries leaves only rounding. "Drift": of the total energy, which all points conserve, since forces are gradients.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from _frame import Answer, Row, answer, progress
+from _measures import drift
+from _sphere import Variant, use_points
+from ase import Atoms, units
+from ase.build import molecule
+from ase.calculators.calculator import Calculator, all_changes
+from ase.cluster import Octahedron
+from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+from rotations_trained import variants
+
+from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.errors import ConfigError
+from ase_geomol.graph import from_atoms
+from ase_geomol.models.est import EST
+from ase_geomol.potential import Potential
+
+MODEL = "est-crystal"
+SETTINGS = {"seed": 0, "temperature K": 300, "time ps": 10, "time step fs": 1.0, "fmax eV/Å": 0.02}
+
+
+class Forces(Calculator):
+    """A potential in double precision, whose points can be changed."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012  (ASE's own interface)
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+        """Fill ``results``."""
+        super().calculate(atoms, properties, system_changes)
+        assert isinstance(self.atoms, Atoms)
+        found = self.potential(from_atoms(self.atoms, self.potential.cutoff))
+        assert found.forces is not None
+        self.results = {"energy": float(found.energy[0].detach()), "forces": found.forces.detach().numpy()}
+
+
+def run(smoke: bool, model: str) -> Answer:
+    """One row for each set of points."""
+    potential = load_checkpoint(model).potential.double()
+    if not isinstance(potential.model, EST):
+        raise ConfigError(f"{model} is no EST: it has no points on a sphere.")
+    own, lmax = potential.model.config.points, potential.model.config.lmax
+    start = Octahedron("Cu", 3, 1) if 29 in potential.elements else molecule("CH3CH2OH")
+    start.calc = Forces(potential)
+    BFGS(start, logfile=None).run(fmax=SETTINGS["fmax eV/Å"], steps=2 if smoke else 200)
+    rows = []
+    for variant in progress(variants(own)[: 1 if smoke else None], "points"):
+        use_points(potential.model, variant, lmax)
+        rows.append(_row(potential, start, variant, steps=5 if smoke else 10_000))
+    by_points = {row["points"]: row["largest angular momentum / thermal"] for row in rows}
+    exact = by_points[f"{own}, its own"]
+    count = rows[0]["count"]
+    lattice = by_points.get(f"fibonacci-{count}, quadrature")
+    ratio = lattice / exact if lattice is not None and exact else None
+    return Answer(rows, {f"angular momentum, fibonacci-{count} by quadrature / {own}": ratio})
+
+
+def _row(potential: Potential, start: Atoms, variant: Variant, steps: int) -> Row:
+    atoms = start.copy()
+    atoms.calc = Forces(potential)
+    random, kelvin = np.random.default_rng(SETTINGS["seed"]), SETTINGS["temperature K"]
+    thermalize_momenta(atoms, temperature_K=2 * kelvin, rng=random)
+    Stationary(atoms)
+    ZeroRotation(atoms)
+    thermal = float(np.sqrt(kelvin * units.kB * np.mean(atoms.get_moments_of_inertia())))
+    times, energies, momenta = [], [], []
+
+    def look() -> None:
+        times.append(dynamics.get_time() / units.fs / 1e3)
+        energies.append(1e3 * atoms.get_total_energy() / len(atoms))
+        momenta.append(float(np.linalg.norm(atoms.get_angular_momentum())))
+
+    dynamics = VelocityVerlet(atoms, SETTINGS["time step fs"] * units.fs)
+    dynamics.attach(look, interval=5)
+    dynamics.run(steps)
+    slope, _ = drift(np.array(times), np.array(energies))
+    return {
+        "points": variant.name,
+        "count": len(variant.rule.points),
+        "largest angular momentum / thermal": max(momenta) / thermal,
+        "drift of the energy meV/atom/ps": slope,
+    }
+
+
+if __name__ == "__main__":
+    answer(__doc__ or "", run, packages=["e3nn"], model=MODEL, on_card=True, settings=SETTINGS)

@@ -1,0 +1,196 @@
+"""How far is the crystal potential from its teacher on compositions it has not seen, and how far are both from DFT?
+
+"Labels": frames of the labels whose compositions were held out of the training, by how they were made, against the
+teacher's labels. The rest: frames of MPtrj (held-out compositions only) and of the element sets of Zuo et al. (elements
+were in the training), where both potentials are compared with DFT (PBE and PBE+U), and ours with the teacher. Against
+DFT, energies are compared after a least-squares fit of one constant for each element of a set, since corrections and
+pseudopotentials differ. The teacher, SevenNet-0, was itself trained on MPtrj. Stresses of the element sets are not
+compared: their unit is not told.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import lzma
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _frame import Answer, Row, answer
+from _peers import Package, PeerError, Peers
+from _work import computed, each, work_folder
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_numbers
+from ase.io import iread
+from geomol_training.crystals.recipe import load_crystal_recipe
+from geomol_training.crystals.structures import split_of_composition
+from geomol_training.crystals.teacher import Teacher
+from pymatgen.core import Structure
+
+from ase_geomol import GeoMolCalculator
+from ase_geomol.errors import DataError, GeoMolError
+
+MODEL = "est-crystal"
+TEACHER = Package("SevenNet-0", "_peer_sevennet.py", "sevenn==0.13.0")
+LABELS = Path("data/crystals")
+DFT = Path("../shared/data/crystals")
+RECIPE = Path("training/recipes/shipped/est_crystal_labels.yaml")
+SETTINGS = {
+    "labels": "frames of the test split in data/crystals",
+    "MPtrj": "frames of the test compositions",
+    "Zuo et al.": "test frames",
+    "largest force eV/Å": 30.0,
+    "most atoms": 120,
+}
+ELEMENTS = ("Li", "Mo", "Si", "Ge")
+ENERGY, FORCES, STRESS = "energy meV/atom", "forces meV/Å", "stress meV/Å³"
+
+
+def run(smoke: bool, model: str, peers: Peers) -> Answer:
+    """One row for each set of frames and each pair that is compared."""
+    python: Path | None = None
+    try:
+        python = Path(peers.python(TEACHER))
+    except PeerError as error:
+        peers.leave_out(TEACHER.name, error)
+    sets = _smoke_sets() if smoke else _sets()
+    with work_folder("crystals", SETTINGS, smoke) as reference, work_folder("crystals", SETTINGS, smoke, model) as own:
+        theirs = each(sets if python else {}, partial(_answers, python=python), reference) if python else []
+        ours = each(sets, partial(_answers, model=model), own)
+    taught = {row["name"]: row for row in theirs}
+    rows = [row for found in ours for row in _compared(found, taught.get(found["name"], {}), sets[found["name"]])]
+    labels = [row for row in rows if row["frames of"].startswith("labels") and "error" not in row]
+    weights = [row["frames"] for row in labels]
+    summary: dict[str, float | None] = {
+        f"{what} MAE to the teacher, all held-out labels": float(
+            np.average([row[f"{what} MAE"] for row in labels], weights=weights)
+        )
+        for what in (ENERGY, FORCES, STRESS)
+        if labels and all(row[f"{what} MAE"] is not None for row in labels)
+    }
+    return Answer(rows, summary, computed([*ours, *theirs]))
+
+
+def _sets() -> dict[str, list[Atoms]]:
+    """Frames by name of their set, each with what it is compared with as its calculator."""
+    held_out: dict[str, list[Atoms]] = {}
+    for path in sorted(LABELS.glob("*.extxyz")):
+        for atoms in iread(path):
+            if atoms.info["split"] == "test":
+                held_out.setdefault(f"labels: {atoms.info['source']}", []).append(atoms)
+    if not held_out:
+        raise DataError(f"There are no labels in {LABELS}: make them with geomol-train crystals, or run --smoke.")
+    for kind in ("random", "highest-stress"):
+        path = DFT / f"mptrj-{kind}-1k.extxyz.xz"
+        if not path.exists():
+            raise DataError(f"There is no {path}: run from the repository's root with the data beside it, or --smoke.")
+        frames = iread(io.StringIO(lzma.decompress(path.read_bytes()).decode()), format="extxyz")
+        held_out[f"MPtrj, {kind.replace('-', ' ')}"] = [
+            atoms for atoms in frames if split_of_composition(atoms) == "test" and _fits(atoms)
+        ]
+    for element in ELEMENTS:
+        held_out[f"{element} of Zuo et al."] = [
+            atoms for atoms in _zuo(DFT / "mlearn" / f"{element}_test.json.xz") if _fits(atoms)
+        ]
+    return held_out
+
+
+def _smoke_sets() -> dict[str, list[Atoms]]:
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=-16.0, forces=np.zeros((4, 3)), stress=np.zeros(6))
+    return {"labels: copper": [atoms]}
+
+
+def _fits(atoms: Atoms) -> bool:
+    known = {atomic_numbers[symbol] for symbol in load_crystal_recipe(RECIPE).elements}
+    strongest = np.linalg.norm(atoms.get_forces(), axis=1).max()
+    return (
+        len(atoms) <= SETTINGS["most atoms"]
+        and set(atoms.numbers.tolist()) <= known
+        and strongest <= SETTINGS["largest force eV/Å"]
+    )
+
+
+def _zuo(path: Path) -> Iterator[Atoms]:
+    for row in json.loads(lzma.decompress(path.read_bytes())):
+        structure, outputs = (
+            value if isinstance(value, dict) else ast.literal_eval(value)
+            for value in (row["structure"], row["outputs"])
+        )
+        atoms = Structure.from_dict(structure).to_ase_atoms()
+        bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+        bare.calc = SinglePointCalculator(bare, energy=outputs["energy"], forces=np.array(outputs["forces"]))
+        yield bare
+
+
+def _answers(frames: list[Atoms], model: str | None = None, python: Path | None = None) -> Row:
+    """Energies, forces and stresses of all frames by one potential; None for a frame that it refuses."""
+    calculator = _teacher(python) if python is not None else GeoMolCalculator(str(model))
+    answers: list[dict[str, Any] | None] = []
+    for atoms in frames:
+        bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, calculator=calculator)
+        try:
+            found = {"energy": bare.get_potential_energy(), "forces": bare.get_forces().tolist()}
+            answers.append(found | ({"stress": bare.get_stress().tolist()} if bare.pbc.all() else {}))
+        except GeoMolError as error:
+            answers.append({"refused": str(error)})
+    return {"answers": answers}
+
+
+@cache
+def _teacher(python: Path) -> Calculator:
+    """One for each process."""
+    return Teacher(python, "sevenn.calculator:SevenNetCalculator", {"model": "7net-0", "device": "cpu"})
+
+
+def _compared(ours: Row, theirs: Row, frames: list[Atoms]) -> list[Row]:
+    """Rows of one set: ours and the teacher against its labels, and ours against the teacher where labels are DFT."""
+    if ours["error"] or theirs.get("error"):
+        return [{"frames of": ours["name"], "compared": "", "frames": 0, "error": ours["error"] or theirs["error"]}]
+    labels = [dict(atoms.calc.results) for atoms in frames]  # pyright: ignore[reportOptionalMemberAccess]
+    if ours["name"].startswith("labels"):
+        return [_errors(ours["name"], "ours, teacher", frames, ours["answers"], labels, fit=False)]
+    pairs = [("ours, DFT", ours["answers"], labels, True)]
+    if theirs:
+        pairs.append(("teacher, DFT", theirs["answers"], labels, True))
+        pairs.append(("ours, teacher", ours["answers"], theirs["answers"], False))
+    return [_errors(ours["name"], title, frames, found, true, fit) for title, found, true, fit in pairs]
+
+
+def _errors(name: str, title: str, frames: list[Atoms], found: Sequence[Row], true: Sequence[Row], fit: bool) -> Row:
+    kept = [i for i in range(len(frames)) if "refused" not in found[i] and "refused" not in true[i]]
+    sizes = np.array([len(frames[i]) for i in kept])
+    energy = np.array([found[i]["energy"] - true[i]["energy"] for i in kept])
+    if fit:
+        counts = np.array([np.bincount(frames[i].numbers, minlength=119) for i in kept])
+        shares = counts[:, counts.any(0)] / sizes[:, None]
+        energy -= sizes * (shares @ np.linalg.lstsq(shares, energy / sizes, rcond=None)[0])
+    forces = np.concatenate([np.ravel(np.subtract(found[i]["forces"], true[i]["forces"])) for i in kept])
+    stress = [
+        np.subtract(found[i]["stress"], true[i]["stress"])
+        for i in kept
+        if {"stress"} <= found[i].keys() & true[i].keys()
+    ]
+    size = np.concatenate([np.ravel(true[i]["forces"]) for i in kept])
+    return {
+        "frames of": name,
+        "compared": title,
+        "frames": len(kept),
+        "refused": len(frames) - len(kept),
+        "atoms": int(sizes.sum()),
+        f"{ENERGY} MAE": 1e3 * float(np.abs(energy / sizes).mean()),
+        f"{FORCES} MAE": 1e3 * float(np.abs(forces).mean()),
+        f"mean {FORCES}": 1e3 * float(np.abs(size).mean()),
+        f"{STRESS} MAE": 1e3 * float(np.abs(stress).mean()) if stress else None,
+    }
+
+
+if __name__ == "__main__":
+    answer(__doc__ or "", run, packages=["pymatgen"], model=MODEL, on_card=True, settings=SETTINGS, with_peers=True)

@@ -1,0 +1,210 @@
+"""Where does the time of a layer of EST go, and what do exact points and the order of linear maps save?
+
+One layer of the shipped potential's shape (a cubic cell of 64 Na and Cl), forward and backward, in turns. "With": as
+the code is. "Without": the same mathematics on 256 Fibonacci points, which have no smaller error than 72 icosahedral
+ones (the specification predicts 12 times less attention and 3.5 times less at each point), with linear maps after
+synthesis and before analysis, on points and not on coefficients, and with one expert after the other. Rows with one
+saving compare all else equal. Even and odd parts of functions are not kept apart: that would save half of "transform".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from _frame import Answer, Row, answer, progress
+from _timing import time_in_turns, timed
+from ase.build import bulk
+from torch import Tensor
+from torch.nn import functional
+
+from ase_geomol.graph import edge_vectors, from_atoms
+from ase_geomol.models.est import ESTConfig
+from ase_geomol.models.est.edges import RadialFunctions, make_edges
+from ase_geomol.models.est.messages import MESSAGES
+from ase_geomol.models.est.update import SphericalExperts, Update
+from ase_geomol.nn import make_blocks
+from ase_geomol.nn.sphere import Sphere, point_rule
+
+ROUNDS, ATOMS = 7, 64
+FEW, MANY = "icosahedral-72", "fibonacci-256"
+OPTIONS = {
+    "elements": (11, 17),
+    "cutoff": 5.0,
+    "channels": 64,
+    "heads": 2,
+    "lmax": 2,
+    "message": "attention",
+    "message_heads": 8,
+    "expert_channels": 64,
+    "radial_channels": 64,
+    "average_neighbors": 40.0,
+}
+Call = Callable[[], Tensor]
+
+
+def run(smoke: bool) -> Answer:
+    """One row for each part of the layer, then one for each saving."""
+    torch.manual_seed(0)
+    works = [*_parts(), *_savings()]
+    rows = []
+    for part, saved, with_it, without in progress(works[: 2 if smoke else None], "parts"):
+        turns = {"with": partial(timed, with_it), **({"without": partial(timed, without)} if without else {})}
+        seconds = time_in_turns(turns, 1 if smoke else ROUNDS)
+        rows.append(_row(part, saved, seconds["with"], seconds.get("without")))
+    if smoke:
+        return Answer(rows, {})
+    ratios = {row["part"]: row["without / with"] for row in rows}
+    return Answer(
+        rows,
+        {
+            "attention, 256 points / 72 points (predicted: 12)": ratios["attention"],
+            "maps of channels at points, 256 points / 72 points (predicted: 3.5)": ratios["first map of the expert"],
+            "whole update, without all savings / with": ratios["update, whole"],
+        },
+    )
+
+
+def _row(part: str, saved: str, with_it: float, without: float | None) -> Row:
+    return {
+        "part": part,
+        "saved by": saved,
+        "with (ms)": 1e3 * with_it,
+        "without (ms)": None if without is None else 1e3 * without,
+        "without / with": None if without is None else without / with_it,
+    }
+
+
+def _parts() -> Iterator[tuple[str, str, Call, Call | None]]:
+    """The parts of a layer, on few points with all savings, and on many without."""
+    few, many = _experts(FEW), _experts(MANY)
+    fewer = "fewer points"
+    x = _random(9, 64)
+    values, more_values = (_random(len(e.sphere.points), 64) for e in (few, many))
+    there = partial(_both_ways, few.sphere.to_points, x), partial(_both_ways, many.sphere.to_points, x)
+    back = (partial(_both_ways, e.sphere.to_coefficients, v) for e, v in ((few, values), (many, more_values)))
+    yield "transform to the points", fewer, *there
+    yield "transform from the points", fewer, *back
+    lifts = (partial(_both_ways, few.lift, x), partial(_both_ways, partial(_lift_at_points, many), x))
+    yield "queries, keys and values", "fewer points, maps on coefficients", *lifts
+    thirds = [[_random(len(e.sphere.points), 64) for _ in range(3)] for e in (few, many)]
+    yield (
+        "attention",
+        fewer,
+        *(partial(_both_ways, e.attention, *qkv) for e, qkv in zip((few, many), thirds, strict=True)),
+    )
+    firsts = (partial(_both_ways, e.first, v) for e, v in ((few, values), (many, more_values)))
+    yield "first map of the expert", fewer, *firsts
+    lasts = (
+        partial(_both_ways, lambda v: few.last.on_coefficients(few.sphere.to_coefficients(v)), values),
+        partial(_both_ways, lambda v: many.sphere.to_coefficients(many.last(v)), more_values),
+    )
+    yield "last map of the expert, and back", "fewer points, map on coefficients", *lasts
+    yield "update, whole", "all", partial(_both_ways, _update(FEW), x), partial(_both_ways, _unsaved(MANY), x)
+    yield "message, whole", "", _message(), None
+
+
+def _savings() -> Iterator[tuple[str, str, Call, Call]]:
+    """Each saving by itself, on the same points."""
+    experts, x = _experts(FEW), _random(9, 64)
+    values = _random(72, 64)
+    yield (
+        "queries, keys and values, 72 points",
+        "maps on coefficients",
+        partial(_both_ways, experts.lift, x),
+        partial(_both_ways, partial(_lift_at_points, experts), x),
+    )
+    yield (
+        "last map of the expert, 72 points",
+        "map on coefficients",
+        partial(_both_ways, lambda v: experts.last.on_coefficients(experts.sphere.to_coefficients(v)), values),
+        partial(_both_ways, lambda v: experts.sphere.to_coefficients(experts.last(v)), values),
+    )
+    several, weights = _experts(FEW, spherical_experts=4), torch.rand(ATOMS, 4)
+    yield (
+        "four experts, 72 points",
+        "one wide network",
+        partial(_both_ways, lambda x: several(x, weights), x),
+        partial(_both_ways, lambda x: _one_by_one(several, x, weights), x),
+    )
+
+
+def _both_ways(call: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Forward, and backward to the inputs, as forces need it."""
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    return torch.autograd.grad(call(*leaves).sum(), leaves)[0]
+
+
+def _random(rows: int, channels: int) -> Tensor:
+    return torch.randn(ATOMS, rows, channels)
+
+
+def _config(points: str, **options: object) -> ESTConfig:
+    return ESTConfig.model_validate({**OPTIONS, "points": points, **options})
+
+
+def _experts(points: str, **options: object) -> SphericalExperts:
+    config = _config(points, **options)
+    return SphericalExperts(config, Sphere(point_rule(points), config.lmax)).requires_grad_(False)
+
+
+def _update(points: str) -> Update:
+    config = _config(points)
+    return Update(config, Sphere(point_rule(points), config.lmax)).requires_grad_(False)
+
+
+def _unsaved(points: str) -> Callable[[Tensor], Tensor]:
+    """The update with its maps at the points."""
+    update = _update(points)
+    assert update.spherical is not None
+    assert update.steerable is not None
+
+    def call(x: Tensor) -> Tensor:
+        weights = torch.softmax(update.gate(x[:, 0]), -1)
+        steered = update.steerable(update.norm(x), weights[:, :1])  # pyright: ignore[reportOptionalCall]
+        assert update.spherical is not None
+        return steered + _one_by_one(update.spherical, x, weights[:, 1:], at_points=True)
+
+    return call
+
+
+def _lift_at_points(experts: SphericalExperts, x: Tensor) -> Tensor:
+    return experts.lift.linear(experts.sphere.to_points(experts.lift.norm(x)))
+
+
+def _one_by_one(experts: SphericalExperts, x: Tensor, weights: Tensor, at_points: bool = False) -> Tensor:
+    """What `SphericalExperts` computes, one expert after the other, its last map at the points."""
+    lifted = _lift_at_points(experts, x) if at_points else experts.lift(x)
+    attended = experts.attention(*lifted.chunk(3, -1))
+    f = experts._norm(experts.sphere.to_points(x) + attended)
+    increment, width = attended, experts.expert_channels
+    for expert in range(weights.shape[1]):
+        part = slice(expert * width, (expert + 1) * width)
+        hidden = functional.silu(functional.linear(f, experts.first.weight[part], experts.first.bias[part]))
+        shared = experts.last.bias / weights.shape[1]
+        increment = increment + functional.linear(
+            hidden * weights[:, expert, None, None], experts.last.weight[:, part], shared
+        )
+    found = experts.sphere.to_coefficients(increment)
+    if experts.bypass is None:
+        return found
+    return torch.cat([experts.bypass(x[:, :1]), found[:, 1:]], dim=1)
+
+
+def _message() -> Call:
+    config = _config(FEW)
+    atoms = bulk("NaCl", "rocksalt", a=5.69, cubic=True) * (2, 2, 2)
+    graph = from_atoms(atoms, config.cutoff)
+    types = (graph.numbers == 17).long()
+    vectors = edge_vectors(graph, graph.positions, graph.cell).float()
+    edges = make_edges(
+        config, RadialFunctions(config), types, graph.edge_index, vectors, make_blocks(graph.system, graph.edge_index)
+    )
+    edges = edges._replace(radial=edges.radial.detach())
+    message = MESSAGES[config.message](config, Sphere(point_rule(FEW), config.lmax)).requires_grad_(False)
+    return partial(_both_ways, lambda x: message(x, edges)[0], _random(9, 64))
+
+
+if __name__ == "__main__":
+    answer(__doc__ or "", run, packages=["e3nn"], settings={"atoms": ATOMS, **OPTIONS})

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from ase.io import read
+from rdkit import Chem
+
+import ase_geomol
+from ase_geomol.cli import common, conformers
+
+
+def test_one_molecule(cli, here):
+    result = cli("conformers", "CCCC", "-n", "6", "--seed", "2")
+    assert result.exit_code == 0, result.output
+    folder = here / "C4H10-conformers"
+    assert {path.name for path in folder.iterdir()} == {f"conformers.{x}" for x in ("extxyz", "png", "html")}
+    frames = read(folder / "conformers.extxyz", ":")
+    assert 1 <= len(frames) <= 3
+    assert frames[0].info["seed"] == 2
+    assert "duplicate" in result.stdout
+    assert "family" in result.stdout
+    assert "meV" not in result.stdout
+    again = cli("conformers", "CCCC", "-n", "6")
+    assert again.exit_code == 1
+    assert "--overwrite" in again.stderr
+    assert cli("conformers", "CCCC", "-n", "2", "--unique", "0", "--overwrite").exit_code == 0
+    assert len(read(folder / "conformers.extxyz", ":")) == 2
+
+
+@pytest.mark.parametrize("suffix", ["sdf", "extxyz", "db"])
+def test_relaxed_into_a_file(cli, here, weights, suffix):
+    result = cli(
+        "conformers", "CO", "-n", "2", "--relax", "-m", weights, "--steps", "2", "--unique", "0", "--out", f"x.{suffix}"
+    )
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in here.iterdir()} == {f"x.{suffix}", "x.png", "x.html"}
+    assert "tiny" in result.stdout
+    assert "kcal/mol" in result.stdout
+    if suffix != "sdf":
+        assert len(read(f"x.{suffix}", ":")) == 2
+    else:
+        first, second = Chem.SDMolSupplier("x.sdf")
+        assert float(first.GetProp("energy_eV")) <= float(second.GetProp("energy_eV"))
+
+
+def test_what_cannot_be_made_is_one_sentence(cli, here):
+    for words, message in (
+        (("C.C",), "2 separate molecules"),
+        (("missing.smi",), "There is no file 'missing.smi'."),
+        (("nonsense",), "cannot be understood"),
+        (("C", "--out", "x.pdb"), "not to '.pdb' files"),
+        (("C", "--provider", "other"), "There is no provider 'other'; there are: rdkit."),
+        (("C", "--relax", "-m", "none"), "none"),
+        (("[SiH4]", "--relax"), "Si"),
+    ):
+        result = cli("conformers", *words)
+        assert result.exit_code == 1, words
+        assert message in result.stderr
+        assert result.stderr.startswith("Error: ")
+    assert not [path for path in here.rglob("*") if path.is_file()]
+
+
+def test_a_shortage_is_told(cli, here, monkeypatch):
+    from ase_geomol.providers import etkdg
+    from ase_geomol.providers.drawing import TIME
+
+    drawn = etkdg.RDKitProvider.draw
+
+    def draw(self, molecule, seeds, deadline):
+        for candidate in drawn(self, molecule, seeds, deadline):
+            yield candidate if seeds[0] % 2 else TIME
+
+    monkeypatch.setattr(etkdg.RDKitProvider, "draw", draw)
+    result = cli("conformers", "C", "-n", "12", "--unique", "0", "--out", "x.sdf")
+    assert result.exit_code == 0, result.output
+    assert "time limit" in result.output
+
+
+def test_a_file_of_molecules_is_resumed(cli, here):
+    (here / "in.smi").write_text("CCO ethanol\nC.C two\nO\n")
+    result = cli("conformers", "in.smi", "-n", "2")
+    assert result.exit_code == 0, result.output
+    folder = here / "in-conformers"
+    assert {path.name for path in folder.iterdir()} == {f"conformers.{x}" for x in ("extxyz", "csv", "json")}
+    assert "line 2 'C.C' is 2 separate molecules" in result.stdout
+    assert "1 molecules" in result.stdout
+    rows = list(csv.DictReader((folder / "conformers.csv").open()))
+    assert [row["name"] for row in rows] == ["ethanol", "two", ""]
+    assert json.loads((folder / "conformers.json").read_text())["calculator"] is None
+    (here / "in.smi").write_text("CCO ethanol\nC.C two\nO\nN\n")
+    assert cli("conformers", "in.smi", "-n", "2").exit_code == 1
+    assert "other settings" in cli("conformers", "in.smi", "-n", "3", "--resume").stderr
+    again = cli("conformers", "in.smi", "-n", "2", "--resume")
+    assert again.exit_code == 0, again.output
+    assert "of 4 molecules" in again.stdout
+    assert read(folder / "conformers.extxyz").get_chemical_formula() == "H3N"
+
+
+def test_ctrl_c_keeps_finished_molecules(here):
+    (here / "in.smi").write_text("O\nN\n" + "C" * 300 + "\n")
+    words = ["conformers", "in.smi", "-n", "1", "--out", "all.sdf"]
+    program = "import sys; from ase_geomol.cli import main; sys.argv = ['ase-geomol', *sys.argv[1:]]; main()"
+    root = str(common.Path(ase_geomol.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": root}
+    )
+    table = here / "all.csv"
+    for _ in range(600):
+        if table.exists() and table.read_text().count("\n") == 3:
+            break
+        time.sleep(0.1)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert "finished molecules are in all.sdf" in errors.replace("\n", " ")
+    assert "--resume" in errors
+    assert len(Chem.SDMolSupplier("all.sdf")) == 2
+
+
+def test_help(cli):
+    result = cli("conformers", "--help")
+    assert "Examples" in result.stdout
+    assert conformers.FAMILY == 0.75

@@ -1,0 +1,124 @@
+"""Sets of conformers: complete for molecules whose conformers are known, true to stereochemistry, resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import read
+
+pytest.importorskip("rdkit", reason="conformers need the extra 'labels'")
+pytest.importorskip("tblite", reason="conformers need the extra 'labels'")
+pytest.importorskip("yaml", reason="recipes need the extra 'train'")
+
+import yaml
+from geomol_training.conformers.recipe import ConformerRecipe, Search, load_conformer_recipe
+from geomol_training.conformers.run import is_wanted, make_conformer_plan, make_conformers
+from geomol_training.conformers.search import find_conformers
+from geomol_training.labelling.engine import GFN2
+
+from ase_geomol.errors import ConfigError
+from ase_geomol.providers.molecules import parse
+from ase_geomol.providers.rmsd import rmsd_matrix, symmetry
+from ase_geomol.providers.stereo import stereo_errors
+
+SHIPPED = Path(__file__).parents[2] / "training/recipes/shipped/ditmc_small_conformers.yaml"
+SEARCH = Search.model_validate(yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["search"])
+
+
+def tiny_recipe(**search) -> ConformerRecipe:
+    """Two drug-like molecules."""
+    fields = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    fields |= {"exclude": None, "druglike_atoms": [8, 16]}
+    fields["molecules"] |= {"qm9": 0, "druglike": 2}
+    fields["search"] |= {"seeds": 2, "seeds_per_bond": 1, **search}
+    return ConformerRecipe.model_validate(fields)
+
+
+def torsion(atoms) -> float:
+    return abs(atoms.get_dihedral(0, 1, 2, 3) - 180)
+
+
+def test_butane_has_an_anti_and_two_gauche_conformers():
+    found = find_conformers("CCCC", SEARCH, np.random.default_rng(0))
+    anti, *gauche = found.conformers
+    assert torsion(anti) < 2
+    assert [110 < torsion(atoms) < 120 for atoms in gauche] == [True, True]
+    signs = [np.sign(atoms.get_dihedral(0, 1, 2, 3) - 180) for atoms in gauche]
+    assert sorted(signs) == [-1, 1]
+    energies = np.array([atoms.get_potential_energy() for atoms in found.conformers])
+    assert 0.01 < energies[1] - energies[0] < 0.05  # eV
+    weights = [atoms.info["boltzmann_weight"] for atoms in found.conformers]
+    assert sum(weights) == pytest.approx(1)
+    assert weights[0] > weights[1] == pytest.approx(weights[2])
+    assert not found.rejected
+
+
+def test_conformers_are_minima_of_the_isomer_and_apart():
+    smiles = "C[C@H](O)[C@@H](F)C=O"
+    found = find_conformers(smiles, SEARCH, np.random.default_rng(1))
+    molecule = parse(found.conformers[0].info["smiles"])
+    assert parse(smiles).smiles == molecule.smiles
+    for atoms in found.conformers:
+        assert np.array_equal(atoms.numbers, molecule.numbers)
+        assert not stereo_errors(molecule, atoms.positions)
+        energy, forces = GFN2().evaluate(atoms, 1.0)
+        assert energy == pytest.approx(atoms.get_potential_energy(), abs=1e-5)
+        assert np.linalg.norm(forces, axis=1).max() < 2 * SEARCH.fmax
+    energies = [atoms.get_potential_energy() for atoms in found.conformers]
+    assert energies == sorted(energies)
+    assert len(energies) > 3
+    positions = np.array([atoms.positions for atoms in found.conformers])
+    apart = rmsd_matrix(symmetry(molecule), positions, positions)
+    assert apart[~np.eye(len(apart), dtype=bool)].min() >= SEARCH.apart
+
+
+def test_an_open_centre_gets_one_configuration():
+    seen = set()
+    for seed in range(6):
+        found = find_conformers("CC(F)Cl", SEARCH, np.random.default_rng(seed))
+        assert len({atoms.info["smiles"] for atoms in found.conformers}) == 1
+        seen.add(found.conformers[0].info["smiles"])
+    assert seen == {"C[C@H](F)Cl", "C[C@@H](F)Cl"}
+
+
+def test_a_narrow_window_keeps_the_lowest():
+    search = SEARCH.model_copy(update={"window": 0.1})
+    found = find_conformers("CCCC", search, np.random.default_rng(0))
+    assert len(found.conformers) == 1
+    assert torsion(found.conformers[0]) < 2
+
+
+def test_a_run_is_resumed_and_its_frames_say_what_they_are(tmp_path):
+    recipe = tiny_recipe()
+    manifest = make_conformers(recipe, tmp_path)
+    shards = sorted(tmp_path.glob("*.extxyz"))
+    before = {shard: shard.read_bytes() for shard in shards}
+    frames = [atoms for shard in shards for atoms in read(shard, ":")]
+    assert len(frames) == manifest["frames"] > 1
+    for atoms in frames:
+        assert atoms.info["source"] == "druglike"
+        assert atoms.info["split"] in ("train", "valid", "test")
+        assert np.array_equal(parse(atoms.info["smiles"]).numbers, atoms.numbers)
+        assert 0 < atoms.info["boltzmann_weight"] <= 1
+    shards[0].unlink()
+    shards[0].with_suffix(".json").unlink()
+    assert make_conformers(recipe, tmp_path)["frames"] == manifest["frames"]
+    assert {shard: shard.read_bytes() for shard in shards} == before
+
+
+def test_molecules_are_small_and_flexible():
+    recipe = tiny_recipe()
+    plan = make_conformer_plan(recipe)
+    assert plan.fingerprint == make_conformer_plan(recipe).fingerprint
+    assert all(is_wanted(task.molecules[0].smiles, recipe) for job in plan.jobs for task in job.tasks)
+    assert is_wanted("CCCC", recipe)
+    assert not is_wanted("c1ccccc1", recipe)
+    assert not is_wanted("CCCCCCCCCCCCC", recipe)
+
+
+def test_wrong_recipes(tmp_path):
+    (tmp_path / "a.yaml").write_text(SHIPPED.read_text(encoding="utf-8").replace("seeds: 10", "seeds: 0"))
+    with pytest.raises(ConfigError, match=r"search.seeds: Input should be greater than or equal to 1"):
+        load_conformer_recipe(tmp_path / "a.yaml")

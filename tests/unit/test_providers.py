@@ -1,0 +1,298 @@
+"""What all providers share: seeds, further attempts, checks, time limits, what is said of missing structures."""
+
+from __future__ import annotations
+
+import pickle
+import time
+import warnings
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.calculator import CalculationFailed, Calculator, all_changes
+from ase.calculators.lj import LennardJones
+
+from ase_geomol import GeoMolCalculator, RDKitProvider
+from ase_geomol.errors import ConfigError, InputError, ProviderError, ProviderWarning
+from ase_geomol.providers.base import TIME, Candidate, Limits, Provider
+from ase_geomol.providers.drawing import HOPELESS
+from ase_geomol.providers.molecules import parse
+from ase_geomol.providers.refine import clusters, representatives
+from ase_geomol.providers.rmsd import rmsd_matrix, symmetry
+
+WATER = np.array([[0.0, 0.0, 0.119], [0.0, 0.763, -0.477], [0.0, -0.763, -0.477]])
+
+
+class Shaker(Provider):
+    """Water, shaken; some candidates are torn, more the larger ``torn``."""
+
+    name = "shaker"
+    version = "1"
+
+    def __init__(self, torn: float = 0.0, batch: int = 1, seconds: float = 0.0) -> None:
+        self.limits = Limits(atoms=3, elements=(1, 8), neighbors=2)
+        self.torn, self.batch, self.seconds = torn, batch, seconds
+        self.drawn = 0
+
+    def draw(self, molecule, seeds, deadline):
+        for seed in seeds:
+            time.sleep(self.seconds)
+            rng = np.random.default_rng(seed)
+            self.drawn += 1
+            positions = WATER + rng.normal(0, 0.02, (3, 3))
+            positions[1] *= 5 if rng.random() < self.torn else 1
+            yield Candidate(positions, {"method": "shaken"})
+
+
+@pytest.fixture(scope="module")
+def rdkit() -> RDKitProvider:
+    return RDKitProvider()
+
+
+@pytest.mark.parametrize("torn", [0.0, 0.4])
+def test_a_structure_depends_on_its_number_and_the_seed_alone(torn):
+    few = Shaker(torn).sample("O", 3, seed=5, attempts=50)
+    many = Shaker(torn, batch=4).sample("O", 11, seed=5, attempts=50)
+    assert [atoms.info["index"] for atoms in many] == list(range(11))
+    for first, second in zip(few, many[:3], strict=True):
+        np.testing.assert_array_equal(first.positions, second.positions)
+    other = Shaker(torn).sample("O", 3, seed=6, attempts=50)
+    assert np.abs(few[0].positions - other[0].positions).max() > 1e-3
+    assert len({atoms.positions.tobytes() for atoms in many}) == 11
+
+
+def test_failed_candidates_are_replaced_and_counted():
+    provider = Shaker(torn=0.5)
+    ensemble = provider.sample("O", 20, attempts=50)
+    assert len(ensemble) == ensemble.requested == 20
+    assert not ensemble.shortage
+    assert ensemble.failures == {"broken or new bonds": provider.drawn - 20}
+    assert provider.drawn > 25
+
+
+def test_missing_structures_are_told():
+    with pytest.warns(
+        ProviderWarning, match=r"Only \d+ of 20 structures of 'O' were made \(broken or new bonds: \d+\)"
+    ):
+        ensemble = Shaker(torn=0.5).sample("O", 20, attempts=1)
+    assert 0 < len(ensemble) < 20
+    assert ensemble.failures["broken or new bonds"] == 20 - len(ensemble)
+    assert ensemble.shortage.startswith("Only")
+    copied = pickle.loads(pickle.dumps(ensemble))
+    assert (copied.failures, copied.requested, len(copied)) == (ensemble.failures, 20, len(ensemble))
+
+
+def test_nothing_at_all_is_an_error_that_counts():
+    provider = Shaker(torn=1.0)
+    with pytest.raises(ProviderError, match="There is no structure of 'O'") as caught:
+        provider.sample("O", 1000)
+    assert provider.drawn == 4 * HOPELESS  # it gives up early
+    assert caught.value.failures == {"broken or new bonds": provider.drawn}
+    assert pickle.loads(pickle.dumps(caught.value)).failures == caught.value.failures
+
+
+def test_an_iterator_draws_as_it_is_read():
+    provider = Shaker(batch=4)
+    drawing = provider.iterate("O", 10**6)
+    first = [next(drawing) for _ in range(6)]
+    assert provider.drawn == 8
+    assert [atoms.info["index"] for atoms in first] == list(range(6))
+    with pytest.warns(ProviderWarning, match="Only"):
+        assert 0 < len(list(Shaker(torn=0.5).iterate("O", 20, attempts=1))) < 20
+    drawing = Shaker(torn=1.0).iterate("O", 3)
+    with pytest.raises(ProviderError):
+        next(drawing)
+    assert drawing.failures == {"broken or new bonds": 12}
+
+
+def test_checks_can_be_left_out():
+    assert len(Shaker(torn=1.0).sample("O", 3, checks=())) == 3
+
+
+def test_time_limit_between_candidates():
+    begin = time.monotonic()
+    with pytest.warns(ProviderWarning, match=f"{TIME}: "):
+        ensemble = Shaker(seconds=0.05).sample("O", 1000, time_limit=0.3)
+    assert time.monotonic() - begin < 1
+    assert 1 < len(ensemble) < 10
+    assert ensemble.failures == {TIME: 1000 - len(ensemble)}
+
+
+def test_what_a_structure_carries():
+    (atoms,) = Shaker().sample("O", seed=7)
+    np.testing.assert_array_equal(atoms.info.pop("bonds"), [[0, 1, 1], [0, 2, 1]])
+    np.testing.assert_array_equal(atoms.arrays["formal_charge"], [0, 0, 0])
+    assert atoms.info == {
+        "smiles": "O",
+        "charge": 0,
+        "spin": 1,
+        "seed": 7,
+        "index": 0,
+        "provider": "shaker",
+        "model_version": "1",
+        "method": "shaken",
+    }
+
+
+@pytest.mark.parametrize(
+    ("smiles", "message"),
+    [
+        ("OO", "has 4 atoms; this provider makes up to 3"),
+        ("S", r"Atom 0 is S, which this provider does not know: H O\."),
+        ("[OH3+]", r"has 4 atoms"),
+    ],
+)
+def test_limits(smiles, message):
+    with pytest.raises(InputError, match=message):
+        Shaker().sample(smiles)
+
+
+def test_limit_of_neighbours():
+    with pytest.raises(InputError, match=r"Atom 1 \(S\) has 6 neighbours; .* up to 4"):
+        Limits(atoms=10, neighbors=4).check(parse("FS(F)(F)(F)(F)F"))
+    Limits(atoms=10, neighbors=4).check(parse("C"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n": 0},
+        {"n": 2.5},
+        {"seed": -1},
+        {"seed": "0"},
+        {"attempts": 0},
+        {"checks": ("beauty",)},
+        {"checks": "stereo"},
+        {"time_limit": 0},
+        {"rank": True},
+        {"unique": 0},
+        {"oversample": 0},
+        {"fmax": 0},
+        {"relax_steps": -1},
+    ],
+)
+def test_arguments_that_make_no_sense(options):
+    with pytest.raises(ConfigError):
+        Shaker().sample("O", **{"n": 1, **options})
+
+
+def test_duplicates_are_left_out_and_no_reason_to_warn(rdkit):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        water = rdkit.sample("O", 5, unique=0.1)
+        xylene = rdkit.sample("Cc1ccc(C)cc1", 6, unique=0.1)
+        butane = rdkit.sample("CCCC", 30, unique=0.1)
+    assert (len(water), water.failures) == (1, {"duplicate": 4})
+    assert len(xylene) == 1
+    assert len(butane) == 3  # anti, and gauche in both hands
+    assert [atoms.info["index"] for atoms in butane] == sorted(atoms.info["index"] for atoms in butane)
+
+
+def test_representatives_are_far_from_each_other(rdkit):
+    molecule = parse("CCCCCC")
+    many = list(rdkit.iterate("CCCCCC", 24))
+    chosen = rdkit.sample("CCCCCC", 6, oversample=4)
+    assert len(chosen) == 6
+    drawn = {atoms.positions.tobytes() for atoms in many}
+    assert {atoms.positions.tobytes() for atoms in chosen} <= drawn
+
+    def nearest(structures: list[Atoms]) -> float:
+        """Mean distance from each of the many to the nearest of the chosen."""
+        matrix = rmsd_matrix(symmetry(molecule), *(np.array([a.positions for a in s]) for s in (many, structures)))
+        return float(matrix.min(1).mean())
+
+    assert nearest(chosen) < nearest(many[:6])
+    assert representatives(symmetry(molecule), np.array([a.positions for a in many[:2]]), 5).tolist() == [0, 1]
+
+
+def test_clusters_have_first_members_that_are_apart(rdkit):
+    molecule = parse("CCCCCC")
+    symmetric = symmetry(molecule)
+    positions = np.array([atoms.positions for atoms in rdkit.iterate("CCCCCC", 20)])
+    labels = clusters(symmetric, positions, 0.4)
+    matrix = rmsd_matrix(symmetric, positions, positions)
+    leaders = np.unique(labels)
+    assert 1 < len(leaders) < 20
+    assert matrix[np.ix_(leaders, leaders)][~np.eye(len(leaders), dtype=bool)].min() >= 0.4
+    assert all(matrix[index, label] < 0.4 for index, label in enumerate(labels))
+    assert (clusters(symmetric, positions, 0.4, deadline=time.monotonic() - 1) == -1).all()
+
+
+def test_relaxed_and_ranked(rdkit):
+    calculator = GeoMolCalculator("geomformer-organic")
+    seen: list[int] = []
+    ensemble = rdkit.sample(
+        "CCCC", 4, relax=calculator, relax_steps=3, rank=True, unique=0.2, seed=1, on_structure=seen.append
+    )
+    assert seen == [1, 2, 3, 4]
+    assert 2 <= len(ensemble) < 4
+    energies = [atoms.get_potential_energy() for atoms in ensemble]
+    assert energies == sorted(energies)
+    assert [atoms.info["relative_energy"] for atoms in ensemble] == pytest.approx(np.array(energies) - energies[0])
+    weights = np.array([atoms.info["boltzmann_weight"] for atoms in ensemble])
+    assert weights.sum() == pytest.approx(1)
+    expected = np.exp(-(np.array(energies) - energies[0]) / (8.617333e-5 * 298.15))
+    np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-4)
+    for atoms in ensemble:
+        assert atoms.info["converged"] is False
+        again = atoms.copy()
+        again.calc = calculator
+        assert again.get_potential_energy() == pytest.approx(atoms.get_potential_energy())
+    start = rdkit.sample("CCCC", 1, seed=1, relax=calculator, relax_steps=0)[0]
+    moved = rdkit.sample("CCCC", 1, seed=1, relax=calculator, fmax=0.1)[0]
+    np.testing.assert_array_equal(start.positions, rdkit.sample("CCCC", 1, seed=1)[0].positions)
+    assert moved.info["converged"] is True
+    assert np.linalg.norm(moved.get_forces(), axis=1).max() < 0.1
+    assert moved.get_potential_energy() < start.get_potential_energy()
+
+
+def test_a_calculator_that_does_not_know_the_molecule_says_so(rdkit):
+    calculator = GeoMolCalculator("geomformer-organic")
+    with pytest.raises(InputError, match="Si"):
+        rdkit.sample("C[SiH3]", relax=calculator)
+    with pytest.raises(InputError, match=r"charge.*1"):
+        rdkit.sample("C[NH3+]", relax=calculator)
+    with pytest.raises(InputError, match=r"spin.*2"):
+        rdkit.sample("[CH3]", relax=calculator)
+
+
+class Tearing(Calculator):
+    """Pulls the last atom away."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE's class attribute)
+    fails = False
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        if self.fails and atoms.positions[-1, 1] < -2:
+            raise CalculationFailed("no convergence")
+        away = atoms.positions[-1, 1] + 30
+        forces = np.zeros((len(atoms), 3))
+        forces[-1, 1] = -away
+        self.results = {"energy": away**2 / 2, "forces": forces}
+
+
+def test_a_relaxation_that_breaks_the_molecule_is_no_structure():
+    with pytest.raises(ProviderError) as caught:
+        Shaker().sample("O", 2, relax=Tearing(), relax_steps=20)
+    assert caught.value.failures == {"broken or new bonds after relaxation": 2}
+    failing = Tearing()
+    failing.fails = True
+    with pytest.raises(ProviderError, match=r"failed relaxation \(CalculationFailed: no convergence\)"):
+        Shaker().sample("O", 2, relax=failing)
+
+
+def test_time_limit_of_relaxation():
+    class Slow(LennardJones):
+        def calculate(self, *args, **kwargs):
+            time.sleep(0.05)
+            super().calculate(*args, **kwargs)
+
+    begin = time.monotonic()
+    with pytest.warns(ProviderWarning, match=TIME):
+        ensemble = Shaker().sample(
+            "O", 50, relax=Slow(sigma=1.2, epsilon=1e-3), relax_steps=5, fmax=1e-9, time_limit=0.5
+        )
+    assert time.monotonic() - begin < 1.5
+    assert 0 < len(ensemble) < 50
+    assert ensemble.failures[TIME] == 50 - len(ensemble)

@@ -1,0 +1,180 @@
+"""RDKit's conformers, and the process that makes them: it can be stopped, it can crash, it never hangs."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+import ase_geomol
+from ase_geomol import RDKitProvider
+from ase_geomol.errors import ConfigError, InputError, ProviderError
+from ase_geomol.providers.worker import Worker
+
+MADE = {
+    "charged": "C[N+](C)(C)CC(=O)[O-]",
+    "radical": "C[CH]C",
+    "isotopes": "[13CH3]C([2H])O",
+    "one atom": "[Na+]",
+    "proton": "[H+]",
+    "hydrogen": "[H][H]",
+    "cubane": "C12C3C4C1C5C2C3C45",
+    "propellane": "C123C(C1)(C2)C3",
+    "cyclopropyne": "C1#CC1",
+    "hypervalent": "FS(F)(F)(F)(F)F",
+    "metal": "[CH3][Zn][CH3]",
+    "ring of 14": "C1CCCCCCCCCCCCC1",
+    "resists most starts": "CC1CN2C3CC12C=C3",
+}
+REFUSED = {
+    "salt": ("CC(=O)[O-].[Na+]", "2 separate molecules"),
+    "dummy": ("*CC", "place holder"),
+    "unknown element": ("[Xx]", "cannot be understood"),
+    "garbage": ("garbage", "cannot be understood"),
+    "1202 atoms": ("C" * 400, "has 1202 atoms; this provider makes up to 1000"),
+    "strained cage": ("C1CC23CC4(COC24)N13", "There is no structure of .* .(no embedding found|time limit): "),
+}
+
+
+@pytest.fixture(scope="module")
+def rdkit() -> RDKitProvider:
+    return RDKitProvider()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_nasty_molecules_that_are_made(name, rdkit):
+    (atoms,) = rdkit.sample(MADE[name], checks=("stereo",), time_limit=20)
+    assert np.isfinite(atoms.positions).all()
+    assert atoms.info["smiles"] == MADE[name]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_nasty_molecules_that_end_as_a_sentence(name, rdkit):
+    smiles, message = REFUSED[name]
+    begin = time.monotonic()
+    with pytest.raises((InputError, ProviderError), match=message) as caught:
+        rdkit.sample(smiles, time_limit=2)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - begin < 4
+
+
+def test_force_field_is_named():
+    assert RDKitProvider().sample("CCO")[0].info["method"] == "ETKDGv3, MMFF94s"
+    assert RDKitProvider(None).sample("CCO")[0].info["method"] == "ETKDGv3, no force field"
+    boron = RDKitProvider("MMFF94").sample("CB(O)O")[0].info
+    assert boron["method"] == "ETKDGv3, UFF (MMFF94 lacks parameters)"
+    assert boron["model_version"].endswith("MMFF94")
+    with pytest.raises(ConfigError, match="MMFF95"):
+        RDKitProvider("MMFF95")  # type: ignore[arg-type]
+
+
+def test_the_time_limit_holds_inside_rdkit(rdkit):
+    rdkit.sample("C")  # the process runs
+    begin = time.monotonic()
+    with pytest.raises(ProviderError, match="time limit: 3") as caught:
+        rdkit.sample("C" * 300, 3, time_limit=0.5)  # takes minutes
+    assert time.monotonic() - begin < 1.5
+    assert caught.value.failures == {"time limit": 3}
+    assert len(rdkit.sample("CC", 2)) == 2
+
+
+def test_two_providers_make_the_same(rdkit):
+    copied = pickle.loads(pickle.dumps(RDKitProvider()))
+    for first, second in zip(rdkit.sample("CCCO", 3, seed=4), copied.sample("CCCO", 3, seed=4), strict=True):
+        np.testing.assert_array_equal(first.positions, second.positions)
+
+
+def test_an_rdkit_molecule_is_not_changed(rdkit):
+    mol = Chem.MolFromSmiles("C[C@H](N)C(=O)O")
+    before = mol.ToBinary()
+    rdkit.sample(mol)
+    assert mol.ToBinary() == before
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, sys, time\n"
+        "for line in sys.stdin:\n"
+        "    asked = json.loads(line)\n"
+        "    time.sleep(asked.get('sleep', 0))\n"
+        "    if asked.get('crash'):\n"
+        "        os.abort()\n"
+        "    print(json.dumps({'answer': asked.get('value'), 'pid': os.getpid()}), flush=True)\n"
+    )
+    return Worker(script)
+
+
+def test_a_worker_is_killed_at_the_deadline(worker):
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError):
+        worker.ask({"sleep": 60}, begin + 0.3)
+    assert time.monotonic() - begin < 1.5
+    assert worker.ask({"value": 7}, np.inf)["answer"] == 7
+
+
+def test_a_worker_survives_a_crash_of_its_process(worker):
+    first = worker.ask({}, np.inf)["pid"]
+    assert worker.ask({}, np.inf)["pid"] == first
+    with pytest.raises(ChildProcessError, match="status -6"):
+        worker.ask({"crash": True}, np.inf)
+    assert worker.ask({}, np.inf)["pid"] != first
+
+
+def test_an_interrupted_worker_gives_no_stale_answer(worker):
+    worker.ask({}, np.inf)
+    threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        worker.ask({"sleep": 60, "value": "late"}, np.inf)
+    assert time.monotonic() - begin < 2
+    assert worker.ask({"value": "new"}, np.inf)["answer"] == "new"
+
+
+def test_the_process_ends_with_its_owner():
+    """Also when the owner is killed while the process works."""
+    program = (
+        "import sys, threading, time; from ase_geomol import RDKitProvider; p = RDKitProvider(); p.sample('C');"
+        "print(p._worker._process.pid, flush=True);"
+        "{}"
+    )
+    hang = "p.sample('C' * 300, time_limit=1)"
+    for last, kill in (("pass", False), (hang, True)):
+        owner = subprocess.Popen(
+            [sys.executable, "-c", program.format(last)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+        )
+        assert owner.stdout is not None
+        child = int(owner.stdout.readline())
+        if kill:
+            time.sleep(0.3)
+            owner.kill()
+        owner.wait()
+        owner.stdout.close()
+        assert _ends(child, seconds=6)
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(Path(ase_geomol.__file__).parents[1])}
+
+
+def _ends(process: int, seconds: float) -> bool:
+    for _ in range(int(10 * seconds)):
+        status = Path(f"/proc/{process}/stat")
+        if not status.exists() or status.read_text().split(") ")[1][0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False

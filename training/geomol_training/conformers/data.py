@@ -1,0 +1,135 @@
+"""From names of files and folders to packed sets of conformers, with a cache of what was read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ase import units
+
+from ase_geomol.errors import DataError, InputError
+from ase_geomol.providers.molecules import parse
+from ase_geomol.providers.refine import TEMPERATURE
+
+from ..readers import Keys, read_rows
+from ..sources import find_files
+from .geom import read_geom, read_references
+from .sets import ConformerSets, MoleculeSet, pack_sets, read_packed_sets, save_sets
+
+FORMAT = 1
+"""Part of a cache's key; raised when sets are packed differently."""
+
+
+class LoadedSets(NamedTuple):
+    """Sets of conformers, what was left out for which reason, and a short name of what was read."""
+
+    sets: ConformerSets
+    skipped: Counter[str]
+    key: str
+
+
+def load_sets(
+    sources: str | Sequence[str],
+    geom_splits: str | None = None,
+    *,
+    cache: Path | None = None,
+    report: Callable[[int], None] = lambda molecules: None,
+) -> LoadedSets:
+    """Read and pack all conformers that ``sources`` mean.
+
+    Args:
+        sources: one or more of: a folder or files that ``geomol-train conformers`` wrote; a folder of GEOM's pickles;
+            a ``test_mols.pkl``. See `geomol_training.conformers.geom`.
+        geom_splits: the ``split0.npy`` of a folder of GEOM's; only its molecules are read.
+        cache: folder where the packed sets are kept, and found again while no file has changed.
+        report: told the number of molecules so far.
+
+    Raises:
+        DataError: no such file, a damaged one, or nothing left.
+    """
+    named = [sources] if isinstance(sources, str) else list(sources)
+    splits = None if geom_splits is None else Path(geom_splits)
+    key = _fingerprint([*(file for source in named for file in files_of(source)), *([splits] if splits else [])])
+    stored = None if cache is None else cache / f"conformers-{key}.npz"
+    if stored is not None and stored.exists():
+        return LoadedSets(*read_packed_sets(stored), key)
+    skipped: Counter[str] = Counter()
+    sets = pack_sets(_reported((item for source in named for item in _read(source, splits, skipped)), report))
+    skipped = +skipped
+    if not len(sets):
+        raise DataError(f"{' '.join(named)} has no conformers that can be used: {dict(skipped) or 'it is empty'}.")
+    if stored is not None:
+        save_sets(stored, sets, skipped)
+    return LoadedSets(sets, skipped, key)
+
+
+def files_of(source: str) -> list[Path]:
+    """Files that a name means; raises :class:`DataError` where there are none."""
+    path = Path(source)
+    if path.suffix == ".pkl" and path.is_file():
+        return [path]
+    pickles = sorted(path.glob("*.pickle")) if path.is_dir() else []
+    return pickles or find_files(source)
+
+
+def _read(source: str, splits: Path | None, skipped: Counter[str]) -> Iterator[MoleculeSet]:
+    files = files_of(source)
+    if files[0].suffix == ".pickle":
+        yield from read_geom(Path(source), splits, skipped)
+    elif files[0].suffix == ".pkl":
+        yield from read_references(files[0], skipped)
+    else:
+        for file in files:
+            yield from _read_frames(file)
+
+
+def _read_frames(file: Path) -> Iterator[MoleculeSet]:
+    """Frames of one molecule follow each other; ``smiles`` says in which order its atoms are."""
+    for smiles, rows in groupby(read_rows(file, Keys(name="smiles")), key=lambda row: row.name):
+        frames = list(rows)
+        try:
+            molecule = parse(smiles)
+        except InputError as error:
+            raise DataError(f"{file} has a molecule that is none: {error}") from error
+        for row in frames:
+            if not np.array_equal(row.numbers, molecule.numbers):
+                raise DataError(f"{file} has conformers of {smiles} whose atoms are in another order than its own.")
+        energies = np.array([np.nan if row.energy is None else row.energy for row in frames])
+        yield MoleculeSet(
+            molecule=molecule,
+            positions=np.array([row.positions for row in frames]),
+            weights=boltzmann_weights(energies),
+            energies=energies,
+            group=frames[0].group,
+            split=frames[0].split,
+            source=frames[0].source,
+        )
+
+
+def boltzmann_weights(energies: np.ndarray) -> np.ndarray:
+    """Shares (K,) of conformers with ``energies`` (K,) in eV at 298.15 K; equal ones where an energy is unknown."""
+    if not np.isfinite(energies).all():
+        return np.full(len(energies), 1 / len(energies))
+    weights = np.exp((energies.min() - energies) / (units.kB * TEMPERATURE))
+    return weights / weights.sum()
+
+
+def _reported(sets: Iterator[MoleculeSet], report: Callable[[int], None]) -> Iterator[MoleculeSet]:
+    for count, item in enumerate(sets, start=1):
+        yield item
+        report(count)
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    """A short name of what would be read: files by name, size and time."""
+    try:
+        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror or error}.") from error
+    return hashlib.sha256(json.dumps([FORMAT, stats]).encode()).hexdigest()[:16]

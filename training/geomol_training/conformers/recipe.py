@@ -1,0 +1,47 @@
+"""Which molecules get a set of conformers, and how those are looked for: the validated recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from ..config import read_yaml, validated
+from ..labelling.recipe import Chemistry, Count, Length, Positive, Section
+
+
+class Molecules(Section):
+    """Molecules that are drawn at random; each gets one random stereoisomer."""
+
+    qm9: Count = Field(description="of QM9")
+    druglike: Count = Field(description="joined from scaffolds and substituents")
+    heavy_atoms: Positive = Field(description="at most so many in a molecule")
+    rotatable_bonds: Count = Field(description="at least so many")
+
+
+class Search(Section):
+    """How the conformers of a molecule are looked for: ETKDGv3, then MMFF94s, then GFN2-xTB."""
+
+    seeds: Positive = Field(description="of a molecule without a rotatable bond")
+    seeds_per_bond: Count = Field(description="more for each rotatable bond")
+    most_seeds: Positive
+    force_field_window: Length = Field(description="kcal/mol above the lowest minimum of MMFF94s")
+    window: Length = Field(description="kcal/mol above the lowest minimum of GFN2-xTB")
+    apart: Length = Field(description="Å: RMSD of heavy atoms above which conformers are two")
+    most: Positive = Field(description="of the lowest are kept")
+    fmax: Length = Field(description="eV/Å: largest force in a minimum of GFN2-xTB")
+    steps: Positive = Field(description="of a minimisation, at most")
+    temperature: Length = Field(default=298.15, description="K, of the Boltzmann weights")
+
+
+class ConformerRecipe(Chemistry):
+    """All that decides which conformers are found; the same recipe gives the same ones."""
+
+    molecules: Molecules
+    search: Search
+
+
+def load_conformer_recipe(path: Path, changes: Sequence[str] = ()) -> ConformerRecipe:
+    """Read and validate a YAML recipe with ``changes`` (``key.path=value``); raises :class:`ConfigError`."""
+    return validated(ConformerRecipe, read_yaml(path, changes), path)
