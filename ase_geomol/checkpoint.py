@@ -337,6 +337,12 @@ def _add_rigidity(predictor: AnyPredictor, whitening: torch.Tensor | None, form:
     predictor.rigidity = Rigidity(whitening, form)
 
 
+def held_by(model: str | Path) -> type[AnyPredictor]:
+    """What kind of predictor a file holds, without making it; raises :class:`CheckpointError` as `load_checkpoint`."""
+    path, _ = _locate(model, KINDS[Potential].name)
+    return _predicted(_parse(path, _read(path))[0])
+
+
 def shipped_models() -> dict[str, Listed]:
     """The potentials and other predictors that come with the package, by name."""
     models = {}

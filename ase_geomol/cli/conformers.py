@@ -36,7 +36,9 @@ def conformers(
         str, typer.Argument(metavar="SMILES", help="A SMILES string, or a file of them.", show_default=False)
     ],
     number: Annotated[int, typer.Option("--number", "-n", help="Conformers of each molecule.")] = 10,
-    provider: Annotated[str, typer.Option(help="What makes them: rdkit.")] = "rdkit",
+    provider: Annotated[
+        str, typer.Option(help="What makes them: rdkit, or the name or the file of a conformer model.")
+    ] = "rdkit",
     seed: Annotated[int, typer.Option(help="Of the conformers.")] = 0,
     relax: Annotated[bool, typer.Option("--relax", help="Relax them, and sort them by energy.")] = False,
     model: common.ModelOption = common.DEFAULT_MODEL,
@@ -70,7 +72,7 @@ def conformers(
     path = _target(molecules, out, many)
     if not resume:
         simulate.see_free(path, overwrite=overwrite)
-    maker = _provider(provider)
+    maker = _provider(provider, device)
     calculator = common.calculator(model, dtype, device, skin) if relax else None
     settings = {
         "n": number,
@@ -97,14 +99,10 @@ def conformers(
         raise
 
 
-def _provider(name: str) -> Provider:
-    from .. import RDKitProvider
-    from ..errors import ConfigError
+def _provider(name: str, device: str | None) -> Provider:
+    from .. import ConformerProvider, RDKitProvider
 
-    makers: dict[str, Callable[[], Provider]] = {"rdkit": RDKitProvider}
-    if name not in makers:
-        raise ConfigError(f"There is no provider '{name}'; there are: {', '.join(makers)}.")
-    return makers[name]()
+    return RDKitProvider() if name == "rdkit" else ConformerProvider(name, device=device)
 
 
 def _target(molecules: str, out: Path | None, many: bool) -> Path:

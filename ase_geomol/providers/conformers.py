@@ -20,7 +20,7 @@ from .molecules import Molecule
 from .stereo import stereo_errors
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-PAIRS = {"cpu": 2**14, "cuda": 2**19}
+PAIRS = {"cpu": 2**12, "cuda": 2**19}
 """Pairs of atoms that are computed at once: few stay in a processor's cache, many keep a GPU busy."""
 LARGEST = 300
 """Atoms; the tensors of pairs take about a gigabyte then."""

@@ -27,10 +27,11 @@ from _frame import RESULTS, Answer, Option, Row, answer
 from _rmd17 import MOLECULES, ORIGINAL, REVISED, molecules_in, split_file
 from _training import MEV, write_stand_in
 from _work import FOLDER
-from geomol_training.fit import STOPPED, fit
+from geomol_training.fit import fit
 from geomol_training.keeper import LAST
 from geomol_training.recipe import load_recipe
 from geomol_training.result import RESULT, read_results
+from geomol_training.runs import STOPPED
 from rich.console import Console
 
 from ase_geomol.errors import ConfigError, DataError

@@ -27,6 +27,7 @@ def test_basin_hopping(calculator, tmp_path):
         optimizer=BFGS,
         fmax=0.3,
         trajectory=str(tmp_path / "lowest.traj"),
+        local_minima_trajectory=str(tmp_path / "minima.traj"),
         logfile=None,
     )
     hopping.run(2)

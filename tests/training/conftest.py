@@ -46,6 +46,29 @@ def xyz(structures: list[Atoms], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
+def own_conformers() -> Callable[..., list[Atoms]]:
+    """A function that gives conformers of a molecule as ``geomol-train conformers`` does, by RDKit alone."""
+    pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
+    from rdkit import Chem
+    from rdkit.Chem import rdDistGeom
+
+    from ase_geomol.providers.molecules import parse
+
+    def make(smiles: str, count: int, split: str) -> list[Atoms]:
+        molecule = parse(smiles)
+        mol, frames = Chem.Mol(molecule.mol), []
+        rdDistGeom.EmbedMultipleConfs(mol, count, randomSeed=1)
+        for place, conformer in enumerate(mol.GetConformers()):
+            atoms = Atoms(molecule.numbers, conformer.GetPositions())
+            atoms.info = {"smiles": molecule.smiles, "molecule": f"key-{smiles}", "split": split, "source": "own"}
+            atoms.calc = SinglePointCalculator(atoms, energy=-100 + 0.02 * place)
+            frames.append(atoms)
+        return frames
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_recipe(xyz: Path) -> Callable[..., Recipe]:
     """A function that makes recipes on ``xyz``; arguments replace fields of the sections."""
 

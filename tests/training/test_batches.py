@@ -14,7 +14,7 @@ from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.frames import Frames, pack
 from geomol_training.readers import Keys, row_of_atoms
-from geomol_training.recipe import Split
+from geomol_training.sections import Split
 from geomol_training.splits import split_frames
 
 from ase_geomol.errors import DataError

@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
 
 from geomol_training.conformers.data import boltzmann_weights, load_sets
 from geomol_training.conformers.geom import MOST_CONFORMERS, read_geom
-from geomol_training.recipe import Split
+from geomol_training.sections import Split
 from geomol_training.splits import split_frames
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
@@ -178,18 +176,8 @@ def test_splits_of_other_files(tmp_path):
         load_sets(str(folder), str(folder / "0.pickle"))
 
 
-def own_frames(smiles: str, count: int, split: str) -> list[Atoms]:
-    molecule, frames = parse(smiles), []
-    for place, mol in enumerate(embedded(smiles, count)):
-        atoms = Atoms(molecule.numbers, mol.GetConformer().GetPositions())
-        atoms.info = {"smiles": molecule.smiles, "molecule": f"key-{smiles}", "split": split, "source": "own"}
-        atoms.calc = SinglePointCalculator(atoms, energy=-100 + 0.02 * place)
-        frames.append(atoms)
-    return frames
-
-
-def test_our_own_files(tmp_path):
-    frames = own_frames("CCCO", 3, "train") + own_frames("C[C@H](F)C=O", 2, "valid")
+def test_our_own_files(own_conformers, tmp_path):
+    frames = own_conformers("CCCO", 3, "train") + own_conformers("C[C@H](F)C=O", 2, "valid")
     write(tmp_path / "a.extxyz", frames)
     sets, skipped, key = load_sets(str(tmp_path / "a.extxyz"), cache=tmp_path)
     assert not skipped
@@ -211,8 +199,8 @@ def test_our_own_files(tmp_path):
         load_sets(str(tmp_path))
 
 
-def test_molecules_survive_packing_and_choosing(tmp_path):
-    write(tmp_path / "a.extxyz", [atoms for smiles in MOLECULES for atoms in own_frames(smiles, 2, "train")])
+def test_molecules_survive_packing_and_choosing(own_conformers, tmp_path):
+    write(tmp_path / "a.extxyz", [atoms for smiles in MOLECULES for atoms in own_conformers(smiles, 2, "train")])
     sets = load_sets(str(tmp_path)).sets
     chosen = sets.take(np.array([5, 1, 6, 2]))
     assert len(chosen) == 4

@@ -25,7 +25,7 @@ from ase_geomol.potential import Potential
 
 CONFIGS = {
     "geomformer": {"layers": 2, "channels": 32, "ffn_channels": 32, "heads": 4},
-    "est": {"layers": 1, "channels": 16, "expert_channels": 16, "kernels": 16, "radial_channels": 16},
+    "est": {"layers": 1, "lmax": 1, "channels": 16, "expert_channels": 16, "kernels": 16, "radial_channels": 16},
 }
 ROUNDING = 2.0**-8
 """Of bfloat16."""

@@ -18,9 +18,10 @@ from geomol_training.frames import pack
 from geomol_training.loss import total_loss
 from geomol_training.metrics import Part, Predicted, gather
 from geomol_training.readers import Keys, row_of_atoms
-from geomol_training.recipe import Loss, Optimiser, Schedule
+from geomol_training.recipe import Loss
 from geomol_training.references import fit_references, force_scale
 from geomol_training.schedule import Extent, Standing, learning_rate, note_score
+from geomol_training.sections import Optimiser, Schedule
 from geomol_training.tasks import PotentialTask
 
 from ase_geomol.models import build_model

@@ -41,8 +41,8 @@ def two(recipe, tmp_path_factory):
     """A run of 20 steps by two processes; its checkpoint of step 11 is kept."""
     out, save = tmp_path_factory.mktemp("runs") / "two", Keeper.save
 
-    def save_and_copy(keeper, fitting, **given):
-        save(keeper, fitting, **given)
+    def save_and_copy(keeper, fitting, **options):
+        save(keeper, fitting, **options)
         if fitting.standing.step == 11:
             shutil.copytree(out, out.with_name("killed"), dirs_exist_ok=True)
 

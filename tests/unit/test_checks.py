@@ -248,4 +248,4 @@ def test_every_error_is_a_geomol_error() -> None:
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert len(kinds) > 5
-    assert all(issubclass(kind, GeoMolError) for kind in kinds)
+    assert all(issubclass(kind, GeoMolError | Warning) for kind in kinds)

@@ -130,7 +130,15 @@ def test_a_worker_survives_a_crash_of_its_process(worker):
     assert worker.ask({}, np.inf)["pid"] != first
 
 
-def test_an_interrupted_worker_gives_no_stale_answer(worker):
+@pytest.fixture
+def ctrl_c():
+    """SIGINT raises KeyboardInterrupt, even where the tests run in the background and ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_worker_gives_no_stale_answer(worker, ctrl_c):
     worker.ask({}, np.inf)
     threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
     begin = time.monotonic()

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -50,8 +50,34 @@ class Counts(NamedTuple):
     free_atoms_with_ends: int
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, kw_only=True)
+class AnyBatch:
+    """What the loop of a training knows of a batch, or of the share of it that one process learns.
+
+    Attributes:
+        frame: (S,) position of each of its examples in the data.
+        whole: counts of the whole batch, whatever this share of it is; ``atoms`` is one of them.
+        part: which of the parts of a step this is, whose gradients are added up.
+        last: whether it is the last of them.
+    """
+
+    frame: Tensor
+    whole: Any
+    part: int = 0
+    last: bool = True
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        there = {name: value.to(device) for name, value in fields.items() if hasattr(value, "to")}
+        return dataclasses.replace(self, **there)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(AnyBatch):
     """S structures with N atoms and their labels: a whole batch, or the share of it that one process learns.
 
     Attributes:
@@ -64,10 +90,7 @@ class Batch:
         free: (N,) bool, atoms that are not fixed.
         displacement: (N, 3) Å, to where a relaxation ends.
         has_relaxed: (S,) bool.
-        frame: (S,) position of each structure in its `Frames`.
-        whole: counts of the whole batch, whatever this share of it is.
-        part: which of the parts of a step this is, whose gradients are added up.
-        last: whether it is the last of them.
+        whole: `Counts`.
     """
 
     graph: AtomGraph
@@ -79,16 +102,7 @@ class Batch:
     free: Tensor
     displacement: Tensor
     has_relaxed: Tensor
-    frame: Tensor
     whole: Counts
-    part: int = 0
-    last: bool = True
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        there = {name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor | AtomGraph)}
-        return dataclasses.replace(self, **there)
 
 
 class Survey(NamedTuple):
@@ -279,12 +293,40 @@ class Plan:
             yield from self.epoch(epoch)
 
 
-class TrainingStream(IterableDataset):
+class Stream(IterableDataset):
     """Batches from the current step to the next validation; each ``iter`` asks for the step again.
 
     Of each batch only the share of the process ``rank`` of ``processes`` is made, in ``parts`` one after the other.
-    ``disturb`` is given the random numbers of the step and the share.
     """
+
+    def __init__(
+        self, plan: Plan, interval: int, step: Callable[[], int], rank: int = 0, processes: int = 1, parts: int = 1
+    ) -> None:
+        super().__init__()
+        self.plan, self.interval, self.step = plan, interval, step
+        self.rank, self.processes, self.parts = rank, processes, parts
+
+    def make(self, share: np.ndarray, whole: np.ndarray, random: np.random.Generator) -> AnyBatch:
+        """The ``share`` of the batch ``whole`` (places in the data), with the random numbers of the step and share."""
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Arrange the pass that comes next here, and not in each worker anew."""
+        self.plan.epoch(self.plan.epoch_of(self.step()))
+
+    def __iter__(self) -> Iterator[AnyBatch]:
+        step = self.step()
+        places = range(step, step - step % self.interval + self.interval)
+        steps = zip(places, self.plan.from_step(step), strict=False)
+        for (place, batch), part in own((step, part) for step in steps for part in range(self.parts)):
+            number = self.rank * self.parts + part
+            share = self.plan.share(batch, number, self.processes * self.parts)
+            made = self.make(share, batch, np.random.default_rng((self.plan.seed, place, number)))
+            yield dataclasses.replace(made, part=part, last=part == self.parts - 1)
+
+
+class TrainingStream(Stream):
+    """A stream of `Batch`; ``disturb`` is given the random numbers of the step and the share."""
 
     def __init__(
         self,
@@ -298,24 +340,46 @@ class TrainingStream(IterableDataset):
         disturb: Callable[[Frames, np.random.Generator], Frames] = lambda frames, random: frames,
         parts: int = 1,
     ) -> None:
-        super().__init__()
-        self.frames, self.plan, self.cutoff, self.interval, self.step = frames, plan, cutoff, interval, step
-        self.rank, self.processes, self.disturb, self.parts = rank, processes, disturb, parts
+        super().__init__(plan, interval, step, rank, processes, parts)
+        self.frames, self.cutoff, self.disturb = frames, cutoff, disturb
 
-    def prepare(self) -> None:
-        """Arrange the pass that comes next here, and not in each worker anew."""
-        self.plan.epoch(self.plan.epoch_of(self.step()))
+    def make(self, share: np.ndarray, whole: np.ndarray, random: np.random.Generator) -> Batch:
+        """Frames, moved by ``disturb``."""
+        return make_batch(self.frames, share, self.cutoff, whole, lambda frames: self.disturb(frames, random))
 
-    def __iter__(self) -> Iterator[Batch]:
-        step = self.step()
-        places = range(step, step - step % self.interval + self.interval)
-        steps = zip(places, self.plan.from_step(step), strict=False)
-        for (place, batch), part in _own((step, part) for step in steps for part in range(self.parts)):
-            number = self.rank * self.parts + part
-            share = self.plan.share(batch, number, self.processes * self.parts)
-            random = np.random.default_rng((self.plan.seed, place, number))
-            made = make_batch(self.frames, share, self.cutoff, batch, lambda frames, r=random: self.disturb(frames, r))
-            yield dataclasses.replace(made, part=part, last=part == self.parts - 1)
+
+@dataclass(frozen=True)
+class FrameSupply:
+    """Batches of frames for the loop of a training.
+
+    Attributes:
+        train: what is learned.
+        valid: what chooses the best weights.
+        plan: which frames make up which step.
+        cutoff: Å, of the neighbours.
+        disturb: see `TrainingStream`.
+        interval: steps between validations.
+        parts: of a batch.
+    """
+
+    train: Frames
+    valid: Frames
+    plan: Plan
+    cutoff: float | None
+    disturb: Callable[[Frames, np.random.Generator], Frames]
+    interval: int
+    parts: int
+
+    def training(self, step: Callable[[], int], rank: int, processes: int) -> IterableDataset:
+        """Shares of one process, from the current ``step`` on."""
+        return TrainingStream(
+            self.train, self.plan, self.cutoff, self.interval, step, rank, processes, self.disturb, self.parts
+        )
+
+    def validation(self, rank: int, processes: int) -> IterableDataset:
+        """Shares of one process."""
+        batches = fill_batches(np.arange(len(self.valid)), self.valid.n_atoms, 512)[rank::processes]
+        return FixedBatches(self.valid, batches, self.cutoff)
 
 
 class FixedBatches(IterableDataset):
@@ -326,14 +390,14 @@ class FixedBatches(IterableDataset):
         self.frames, self.batches, self.cutoff = frames, batches, cutoff
 
     def __iter__(self) -> Iterator[Batch]:
-        for index in _own(self.batches):
+        for index in own(self.batches):
             yield make_batch(self.frames, index, self.cutoff)
 
 
 T = TypeVar("T")
 
 
-def _own(batches: Iterable[T]) -> Iterator[T]:
+def own(batches: Iterable[T]) -> Iterator[T]:
     """All batches; in a worker those that are its own, so that all workers in turn give the batches in their order."""
     worker = get_worker_info()
     return iter(batches) if worker is None else islice(batches, worker.id, None, worker.num_workers)
@@ -342,8 +406,8 @@ def _own(batches: Iterable[T]) -> Iterator[T]:
 class _Loader(DataLoader):
     """Prepares a training's stream before it forks workers, which know then what is known here."""
 
-    def __iter__(self) -> Iterator[Batch]:
-        if isinstance(self.dataset, TrainingStream):
+    def __iter__(self) -> Iterator[AnyBatch]:
+        if isinstance(self.dataset, Stream):
             self.dataset.prepare()
         return super().__iter__()
 

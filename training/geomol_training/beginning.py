@@ -14,6 +14,7 @@ from ase_geomol.models import build_model
 
 from .batches import Plan, Survey, survey
 from .frames import Frames, joined
+from .low_rank import freeze
 from .parts import Parts
 from .recipe import Recipe
 from .tasks import PotentialTask, Predictor, Task, task_of
@@ -92,6 +93,9 @@ def prepare(
     elif state is None:
         assert of_few is not None
         console.print(task.fit_units(predictor, few, of_few), highlight=False, soft_wrap=True)
+    if recipe.finetune is not None:
+        freeze(predictor, recipe.finetune)
+    predictor.model.recompute = recipe.training.recompute
     return predictor, _sizes(recipe, learned, seen)
 
 

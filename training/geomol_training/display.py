@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -90,7 +91,7 @@ class Display(lightning.Callback):
         assert isinstance(pl_module, Fitting)
         found, now = pl_module.errors, time.monotonic()
         words = [self._describe(pl_module), f"rate {pl_module.recent.get('learning_rate', 0.0):.1e}"]
-        words += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items() if "MAE" in name]
+        words += [f"{name.replace('_', ' ')} {value:.2f}" for name, value in found.items() if "RMSE" not in name]
         best = " [green]best[/]" if pl_module.score <= pl_module.standing.best else ""
         left = self._left(_done(pl_module), now)
         self.console.print(f"{', '.join(words)}, {left} left{best}", highlight=False, soft_wrap=True)
@@ -188,4 +189,20 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
                 cells.append("-")
         cells += [f"{row[name]:.1f}" if name in row else "-" for name in shares]
         table.add_row(escape(title_of_row), *cells)
+    return table
+
+
+def conformers_table(title: str, methods: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """A row for each method and stage of `geomol_training.conformers.evaluate`; means over molecules."""
+    table = Table(title=escape(title))
+    table.add_column("")
+    names = dict.fromkeys(
+        name for stages in methods.values() for found in stages.values() for name in found if "median" not in name
+    )
+    for name in names:
+        table.add_column(name.replace(" mean", ""), justify="right")
+    for method, stages in methods.items():
+        for stage, found in stages.items():
+            shown = (found.get(name) for name in names)
+            table.add_row(f"{method}\n{stage}", *("-" if value is None else f"{value:.3g}" for value in shown))
     return table

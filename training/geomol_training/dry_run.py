@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from rich.table import Table
 
 from ase_geomol.errors import DataError, GeoMolError, MissingExtraError
 
 from .beginning import read_start, untrained
+from .conformers.flow_recipe import FlowRecipe
 from .packed import packed_identity
 from .recipe import Recipe
+from .sections import TrainingRecipe
 from .sources import find_files
 from .tasks import PotentialTask, PropertyTask, RelaxationTask, task_of
 
@@ -17,9 +22,16 @@ COPIES = {"adam": 5, "adamw": 5, "muon": 5}
 KINDS = {PotentialTask: "a potential", PropertyTask: "a property", RelaxationTask: "ends of relaxations"}
 
 
-def describe(recipe: Recipe, time_budget: float | None) -> tuple[Table, bool]:
+def describe(recipe: Recipe | FlowRecipe, time_budget: float | None) -> tuple[Table, bool]:
     """A table of what would run, and whether all data, and weights where it begins, are there."""
     table = Table(title=recipe.name, show_header=False)
+    complete = _describe_flow(table, recipe) if isinstance(recipe, FlowRecipe) else _describe_frames(table, recipe)
+    table.add_row("batches", _batches(recipe))
+    table.add_row("ends", _end(recipe, time_budget))
+    return table, complete
+
+
+def _describe_frames(table: Table, recipe: Recipe) -> bool:
     complete = True
     replay = None if recipe.finetune is None else recipe.finetune.replay
     data = {"train": recipe.data.train, "valid": recipe.data.valid, "test": recipe.data.test, "replay": replay}
@@ -38,18 +50,42 @@ def describe(recipe: Recipe, time_budget: float | None) -> tuple[Table, bool]:
     count = sum(parameter.numel() for parameter in predictor.parameters())
     of_data = "" if recipe.elements else ", for ten elements: those of the data are taken"
     table.add_row("network", f"{recipe.model.architecture}, {count:,} parameters{of_data}")
-    megabytes = COPIES[recipe.optimiser.name] * recipe.training.dtype.itemsize * count / 1e6
-    table.add_row("memory", f"{megabytes:,.0f} MB for weights, gradients, optimiser and mean; activations come on top")
-    table.add_row("batches", _batches(recipe))
-    table.add_row("ends", _end(recipe, time_budget))
-    return table, complete
+    table.add_row("memory", _memory(recipe, count))
+    return complete
 
 
-def _found(sources: str | tuple[str, ...]) -> tuple[str, bool]:
+def _describe_flow(table: Table, recipe: FlowRecipe) -> bool:
+    from .conformers.data import files_of  # needs RDKit
+    from .conformers.fit import untrained_flow
+
+    def files(sources: str | tuple[str, ...]) -> list[Path]:
+        return [file for source in ([sources] if isinstance(sources, str) else sources) for file in files_of(source)]
+
+    complete = True
+    for part, sources in {"train": recipe.data.train, "valid": recipe.data.valid}.items():
+        if sources is not None:
+            words, found = _found(sources, files)
+            complete &= found
+            table.add_row(f"data to {part}", words)
+    count = sum(parameter.numel() for parameter in untrained_flow(recipe).parameters())
+    table.add_row("learns", "conformers")
+    table.add_row("network", f"{recipe.model.architecture}, {count:,} parameters")
+    table.add_row("memory", _memory(recipe, count))
+    return complete
+
+
+def _memory(recipe: TrainingRecipe, parameters: int) -> str:
+    megabytes = COPIES[recipe.optimiser.name] * recipe.training.dtype.itemsize * parameters / 1e6
+    return f"{megabytes:,.0f} MB for weights, gradients, optimiser and mean; activations come on top"
+
+
+def _found(
+    sources: str | tuple[str, ...], find: Callable[[str | tuple[str, ...]], list[Path]] = find_files
+) -> tuple[str, bool]:
     try:
         if packed_identity(sources) is not None:
             return f"{sources}: packed", True
-        files = find_files(sources)
+        files = find(sources)
     except (DataError, MissingExtraError) as error:
         return f"missing: {error}", False
     megabytes = sum(file.stat().st_size for file in files) / 1e6
@@ -64,14 +100,14 @@ def _start(name: str, recipe: Recipe) -> tuple[str, bool]:
     return f"{start.metadata.name}, {start.path}", True
 
 
-def _batches(recipe: Recipe) -> str:
+def _batches(recipe: TrainingRecipe) -> str:
     training = recipe.training
     sizes = {"pairs": training.batch_edges, "atoms": training.batch_atoms, "structures": training.batch_frames}
     words = next(f"{size:,} {unit}" for unit, size in sizes.items() if size is not None)
     return words if training.parts == 1 else f"{words}, in {training.parts} parts"
 
 
-def _end(recipe: Recipe, time_budget: float | None) -> str:
+def _end(recipe: TrainingRecipe, time_budget: float | None) -> str:
     training = recipe.training
     ends = [f"{training.max_steps:,} steps"] if training.max_steps is not None else []
     ends += [f"{training.max_epochs:,} epochs"] if training.max_epochs is not None else []

@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ase_geomol.checkpoint import AnyPredictor
 from ase_geomol.errors import ConfigError, DataError
 
-from .batches import Batch
-from .frames import Frames
-from .low_rank import freeze
-from .metrics import Part, gather
+from .batches import AnyBatch
+from .metrics import Part
 from .mixed import use_mixed_precision
 from .optimiser import make_optimiser
-from .recipe import Recipe
 from .schedule import Extent, Standing, learning_rate
-from .tasks import Predictor, task_of
+from .sections import TrainingRecipe
+from .tasks import Goal
 
 LOG_EVERY = 50
 TOO_MANY_SKIPPED = 50
@@ -37,18 +36,29 @@ class Fitting(lightning.LightningModule):
     Args:
         recipe: the training.
         predictor: what is fitted, in the recipe's precision.
-        valid: frames of the validation.
+        goal: what it learns.
+        valid: data of the validation.
         extent: how long the training lasts.
         standing: where it stands.
+        rank: of changes of linear maps, where only such are learned.
+        validate_first: begin with a validation, so that the weights at hand are the first to be the best.
     """
 
-    def __init__(self, recipe: Recipe, predictor: Predictor, valid: Frames, extent: Extent, standing: Standing) -> None:
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        predictor: AnyPredictor,
+        goal: Goal,
+        valid: Any,
+        extent: Extent,
+        standing: Standing,
+        *,
+        rank: int | None = None,
+        validate_first: bool = False,
+    ) -> None:
         super().__init__()
-        if recipe.finetune is not None:
-            freeze(predictor, recipe.finetune)
         self.recipe, self.extent, self.standing = recipe, extent, standing
-        self.predictor, self.task = predictor, task_of(recipe)
-        predictor.model.recompute = recipe.training.recompute
+        self.predictor, self.goal, self.rank, self.validate_first = predictor, goal, rank, validate_first
         self.averaged = copy.deepcopy(predictor).requires_grad_(False)
         if recipe.training.precision == "mixed":
             use_mixed_precision(predictor.model)  # type: ignore[arg-type]
@@ -69,27 +79,26 @@ class Fitting(lightning.LightningModule):
 
     # --- steps
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: AnyBatch, batch_idx: int) -> Tensor:
         """Loss of a part of a batch, times the parts: Lightning takes the mean of their gradients, ours add up."""
-        if batch.graph.n_systems:
-            loss = self.task.loss(self.predictor, batch, self._progress)
-        else:  # fewer structures than processes
+        if len(batch):
+            loss = self.goal.loss(self.predictor, batch, self._progress)
+        else:  # fewer examples than processes
             loss = 0.0 * next(p for p in self.predictor.parameters() if p.requires_grad).sum().double()
         self._losses.append(loss.detach())
         return self.trainer.world_size * self.recipe.training.parts * loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: AnyBatch, batch_idx: int) -> None:
         """Predict one batch with the mean weights."""
-        self._parts.append(Part(batch.frame.cpu().numpy(), self.task.predict(self.averaged, batch)))
+        self._parts.append(Part(batch.frame.cpu().numpy(), self.goal.predict(self.averaged, batch)))
 
     def on_validation_epoch_end(self) -> None:
-        """Errors of all validation frames, logged by source too, and their score."""
-        predicted = gather(self.valid, self._parts_of_all())
+        """Errors of all validation data, logged by source too, and their score."""
+        self.errors, by_source = self.goal.measure(self.valid, self._parts_of_all())
         self._parts.clear()
-        self.errors = self.task.errors(self.valid, predicted)
-        self.score = self.task.score(self.errors)
+        self.score = self.goal.score(self.errors)
         shown = {f"valid/{name}": value for name, value in self.errors.items()} | {"valid/score": self.score}
-        for source, found in self.task.errors_by(self.valid, predicted, *_sources(self.valid)).items():
+        for source, found in by_source.items():
             shown |= {f"valid/{source}/{name}": value for name, value in found.items() if "MAE" in name}
         self._log(shown)
         if not math.isfinite(self.score):
@@ -115,15 +124,13 @@ class Fitting(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser, as it was saved where the run goes on."""
-        finetune = self.recipe.finetune
-        rank = finetune.rank if finetune is not None and finetune.method == "low-rank" else None
-        optimiser = make_optimiser(self.predictor, self.recipe.optimiser, rank)
+        optimiser = make_optimiser(self.predictor, self.recipe.optimiser, self.rank)
         if self._saved_optimiser is not None:
             optimiser.load_state_dict(self._saved_optimiser)
             self._saved_optimiser = None
         return optimiser
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: AnyBatch, batch_idx: int) -> None:
         """Set the learning rate, and the random numbers of dropout by the step, the process and the part alone."""
         share = self.trainer.global_rank * self.recipe.training.parts + batch.part
         entropy = (self.recipe.seed, self.standing.step, share)
@@ -161,7 +168,7 @@ class Fitting(lightning.LightningModule):
                 "optimiser.lr, or look for wrong labels with data.max_force."
             )
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: AnyBatch, batch_idx: int) -> None:
         """Count the step, update the mean weights, log now and then; all processes stop where the first one does."""
         if not batch.last:
             return
@@ -205,7 +212,7 @@ class Fitting(lightning.LightningModule):
 
     # --- Lightning's plumbing
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: AnyBatch, device: torch.device, dataloader_idx: int) -> AnyBatch:
         """Move a batch."""
         return batch.to(device)
 
@@ -217,7 +224,3 @@ class Fitting(lightning.LightningModule):
     def _log(self, values: dict[str, float]) -> None:
         for logger in self.loggers:
             logger.log_metrics(values, self.standing.step)
-
-
-def _sources(frames: Frames) -> tuple[np.ndarray, np.ndarray]:
-    return frames.source, frames.source_names

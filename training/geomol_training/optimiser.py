@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from .low_rank import LowRank, linear_maps
-from .recipe import Optimiser
+from .sections import Optimiser
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz step that takes all singular values to about 1."""

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ase_geomol.checkpoint import WEIGHTS, Checkpoint, Metadata, load_checkpoint, register, save_checkpoint
+from ase_geomol.checkpoint import WEIGHTS, Checkpoint, Metadata, held_by, load_checkpoint, register, save_checkpoint
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
+from ase_geomol.models.ditmc import ConformerFlow
 
 from .cards import facts, table
 from .config import read_yaml, validated
@@ -121,7 +122,7 @@ def release(
     Args:
         checkpoint: what ``geomol-train fit`` exported.
         notes: YAML with the fields of `Notes`.
-        evaluation: folder that ``geomol-train evaluate`` wrote on the test split.
+        evaluation: folder that ``geomol-train evaluate``, or ``evaluate-conformers``, wrote on the test split.
         labels: each ``manifest.json`` of the labels.
         results: folder of the results of ``tests/benchmarks``; those of these weights go into the card.
 
@@ -130,12 +131,16 @@ def release(
         DataError: a file cannot be read; the evaluation is of other weights, or not of the test split.
         OutputError: the weights folder cannot be written.
     """
+    if held_by(checkpoint) is ConformerFlow:
+        from .conformers.release import release_conformers
+
+        return release_conformers(checkpoint, notes, evaluation, labels, results)
     loaded = load_checkpoint(checkpoint)
     words = validated(Notes, read_yaml(notes), notes)
-    measured = validated(Measured, _json(evaluation / "evaluation.json"), evaluation)
+    measured = validated(Measured, read_json(evaluation / "evaluation.json"), evaluation)
     _check_measured(measured, evaluation, loaded)
     parity = _bytes(evaluation / "parity.png")
-    counts, at_work = _counts(labels), _results(results, loaded.fingerprint)
+    counts, at_work = label_counts(labels), benchmark_results(results, loaded.fingerprint)
     errors = {f"test_{name}": round(value, 2) for name, value in measured.errors.items()}
     metadata = Metadata.model_validate({**loaded.metadata.model_dump(), "errors": errors})
     path = WEIGHTS / f"{metadata.name}.safetensors"
@@ -162,7 +167,8 @@ def _check_measured(measured: Measured, evaluation: Path, loaded: Checkpoint) ->
         raise DataError(f"{evaluation} is not about the test split alone: evaluate with --split test.")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file; raises :class:`DataError`."""
     try:
         return json.loads(_bytes(path))
     except ValueError as error:
@@ -176,10 +182,11 @@ def _bytes(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _counts(labels: Sequence[Path]) -> str:
+def label_counts(labels: Sequence[Path]) -> str:
+    """Frames by source, split and reason of rejection, over all manifests."""
     if not labels:
         return ""
-    manifests = [validated(Manifest, _json(path), path) for path in labels]
+    manifests = [validated(Manifest, read_json(path), path) for path in labels]
     source, split, rejected = (
         sum((Counter(getattr(manifest.counts, what)) for manifest in manifests), Counter())
         for what in ("source", "split", "rejected")
@@ -190,13 +197,13 @@ def _counts(labels: Sequence[Path]) -> str:
     return "\n".join([*lines, "", "Split: {}. Rejected: {}.".format(*(text or "none" for text in listed))])
 
 
-def _results(folder: Path | None, fingerprint: str) -> str:
+def benchmark_results(folder: Path | None, fingerprint: str) -> str:
     """A section for each benchmark of the weights with this fingerprint, where the result itself says that it tells
     something about them: others are about code.
     """
     sections = []
     for path in sorted(folder.glob("*.json")) if folder else ():
-        measurement = validated(Measurement, _json(path), path)
+        measurement = validated(Measurement, read_json(path), path)
         if (measurement.model or {}).get("fingerprint") != fingerprint or not measurement.on_card:
             continue
         question = measurement.question.partition("\n\n")[0]

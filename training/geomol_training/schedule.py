@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from .recipe import Optimiser, Schedule
+from .sections import Optimiser, Schedule
 
 
 @dataclass

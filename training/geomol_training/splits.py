@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ase_geomol.errors import DataError
 
 from .frames import Frames
-from .recipe import Split
+from .sections import Split
 
 ALIASES = {
     "train": "train",
@@ -29,7 +29,28 @@ class Splits(NamedTuple):
     test: np.ndarray
 
 
-def split_frames(frames: Frames, rule: Split, seed: int) -> Splits:
+class Divided(Protocol):
+    """Frames, or other data whose examples have a group and a split, as `Frames` has them."""
+
+    @property
+    def group(self) -> np.ndarray:
+        """Index of what must not be divided."""
+        ...
+
+    @property
+    def split(self) -> np.ndarray:
+        """Index into ``split_names``."""
+        ...
+
+    @property
+    def split_names(self) -> np.ndarray:
+        """Text."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+def split_frames(frames: Divided, rule: Split, seed: int) -> Splits:
     """Divide frames by a rule.
 
     Raises:
@@ -56,7 +77,7 @@ def _advice(rule: Split) -> str:
     return "divide by frame, with split: {by: frame}" if rule.by == "group" else "ask for fewer, or give more data"
 
 
-def _by_key(frames: Frames) -> Splits:
+def _by_key(frames: Divided) -> Splits:
     unknown = [name for name in frames.split_names if name not in ALIASES]
     if unknown:
         raise DataError(

@@ -26,6 +26,7 @@ for _command in (
     data.preprocess,
     data.convert,
     weights.evaluate,
+    weights.evaluate_conformers,
     weights.submit,
     weights.rigidity,
     training.nbody,

@@ -1,4 +1,4 @@
-"""Finished weights: ``geomol-train evaluate``, ``submit``, ``rigidity`` and ``release``."""
+"""Finished weights: ``geomol-train evaluate``, ``evaluate-conformers``, ``submit``, ``rigidity`` and ``release``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .common import packages
+from .common import packages, stoppable
 
 
 def evaluate(
@@ -63,6 +63,59 @@ def evaluate(
     if result.skipped:
         console.print(f"{result.skipped}.", markup=False)
     console.print(f"Written: {folder / 'evaluation.json'}, {folder / 'parity.png'}", soft_wrap=True, markup=False)
+
+
+def evaluate_conformers(
+    checkpoint: Annotated[str, typer.Argument(help="A conformer model: a .safetensors file, or a shipped name.")],
+    data: Annotated[str, typer.Argument(help="Folder or file of sets of conformers, as `fit` reads them.")],
+    split: Annotated[str, typer.Option(help="Only molecules of this split of the data; all: all of them.")] = "test",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the rows; run again to go on; default: evaluation/ and the data's name."),
+    ] = None,
+    molecules: Annotated[int | None, typer.Option(min=1, help="So many molecules, drawn with the seed.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the sampler; default: what suits the weights.")] = None,
+    relax_steps: Annotated[
+        int, typer.Option(min=0, help="Measure again after so many steps of relaxation; 0: do not.")
+    ] = 30,
+    potential: Annotated[str, typer.Option(help="The potential that relaxes.")] = "geomformer-organic",
+    properties: Annotated[
+        int, typer.Option(min=0, help="Compute ensemble properties of so many molecules with GFN2-xTB.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of molecules and of the samples.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
+) -> None:
+    """Compare a conformer model, and RDKit beside it, with references: coverage, stereochemistry, plausibility, time.
+
+    Example: `geomol-train evaluate-conformers ditmc-small data/conformers --molecules 100 --properties 30`
+    """
+    import torch
+
+    with packages("providers", "Evaluation"):
+        from ase_geomol.providers.conformers import ConformerProvider
+
+        from ..conformers.evaluate import RESULT, Options
+        from ..conformers.evaluate import evaluate_conformers as run_evaluate
+        from ..display import conformers_table
+
+    torch.set_num_threads(threads)
+    folder = _evaluation_folder(data) if out is None else out
+    options = Options(
+        split=None if split == "all" else split,
+        molecules=molecules,
+        relax_steps=relax_steps,
+        potential=potential,
+        properties=properties,
+        seed=seed,
+    )
+    console = Console()
+    with stoppable(folder), console.status("reading data") as status:
+        provider = ConformerProvider(checkpoint, steps=steps)
+        result = run_evaluate(
+            provider, data, folder, options, lambda done, of_all: status.update(f"{done} of {of_all} molecules")
+        )
+    console.print(conformers_table(f"{checkpoint} on {data}: {result['rows']} molecules", result["methods"]))
+    console.print(f"Written: {folder / RESULT}", soft_wrap=True, markup=False)
 
 
 def submit(

@@ -64,10 +64,11 @@ def summary(matches: Sequence[Match], thresholds: Sequence[float]) -> dict[str, 
         ("R", [item.recall for item in matches], [item.recall_distance for item in matches]),
         ("P", [item.precision for item in matches], [item.precision_distance for item in matches]),
     ):
-        for threshold, values in zip(thresholds, np.transpose(of_all), strict=True):
+        for threshold, values in zip(thresholds, np.array(of_all).T, strict=True):
             found[f"COV-{name} {threshold:g} Å mean %"] = 100 * float(values.mean())
             found[f"COV-{name} {threshold:g} Å median %"] = 100 * float(np.median(values))
-        known = np.array(distance)[np.isfinite(distance)]
+        known = np.array(distance, dtype=float)
+        known = known[np.isfinite(known)]
         found[f"AMR-{name} mean Å"] = float(known.mean()) if len(known) else np.nan
         found[f"AMR-{name} median Å"] = float(np.median(known)) if len(known) else np.nan
     return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.units import Bohr, Hartree
+from ase.units import Bohr, Debye, Hartree
 
 from ase_geomol.errors import MissingExtraError
 
@@ -22,6 +22,14 @@ class RejectedFrame(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Electronic(NamedTuple):
+    """What GFN2-xTB says of one structure: energy (eV), size of the dipole moment (D), HOMO-LUMO gap (eV)."""
+
+    energy: float
+    dipole: float
+    gap: float
 
 
 def import_tblite() -> Any:
@@ -71,6 +79,15 @@ class GFN2(Calculator):
         except self._interface.TBLiteRuntimeError:
             self._engine = self._density = None
             raise RejectedFrame("density not converged") from None
+
+    def properties_of(self, atoms: Atoms) -> Electronic:
+        """Energy, dipole and gap at these positions; raises :class:`RejectedFrame`."""
+        energy, _ = self.evaluate(atoms, LABEL_ACCURACY)
+        dipole = np.asarray(self._density.get("dipole")) * (Bohr / Debye)
+        levels = np.asarray(self._density.get("orbital-energies"))
+        full = np.asarray(self._density.get("orbital-occupations")) > 1.0
+        gap = levels[~full].min() - levels[full].max() if (~full).any() else np.inf
+        return Electronic(energy, float(np.linalg.norm(dipole)), float(gap * Hartree))
 
     def _solve(self, atoms: Atoms, accuracy: float) -> tuple[float, np.ndarray]:
         positions = atoms.positions / Bohr

@@ -15,8 +15,8 @@ from ase_geomol.errors import ConfigError
 
 from ..config import faults
 from ..optimiser import make_optimiser
-from ..recipe import Decay, Optimiser, Schedule, Section
 from ..schedule import Extent, Standing, learning_rate
+from ..sections import Decay, Optimiser, Schedule, Section
 from .network import NBodyConfig, NBodyGeoMFormer
 
 

@@ -7,12 +7,12 @@ from ase_geomol.property import ScalarProperty
 from ase_geomol.relaxed import RelaxedState
 
 from ..recipe import Loss, Recipe, Relaxation
-from .base import Task
+from .base import Goal, Task
 from .potential import PotentialTask
 from .property import PropertyTask
 from .relaxation import RelaxationTask
 
-__all__ = ["PotentialTask", "Predictor", "PropertyTask", "RelaxationTask", "Task", "task_of", "task_of_weights"]
+__all__ = ["Goal", "PotentialTask", "Predictor", "PropertyTask", "RelaxationTask", "Task", "task_of", "task_of_weights"]
 
 
 def task_of(recipe: Recipe) -> Task:

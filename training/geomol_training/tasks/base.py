@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -12,15 +14,38 @@ from ase_geomol.models import EnergyModel
 
 from ..batches import Batch, Survey
 from ..frames import Frames
-from ..metrics import Predicted, mean_errors
+from ..metrics import Part, Predicted, gather, mean_errors
 from ..recipe import Loss
 
 Pairs = dict[tuple[str, str, float], tuple[np.ndarray, np.ndarray]]
 """Values and labels by quantity, shown unit, and the factor to that unit."""
 
 
-class Task(ABC):
-    """One kind of thing that is learned.
+class Goal(ABC):
+    """What a training needs to know of what it learns, whatever its data and its batches are."""
+
+    @abstractmethod
+    def loss(self, predictor: Any, batch: Any, progress: float = 0.0) -> Tensor:
+        """Loss of this share of a batch; those of all shares add up to that of the batch.
+
+        ``progress`` is the share of the training that is done.
+        """
+
+    @abstractmethod
+    def predict(self, predictor: Any, batch: Any) -> Any:
+        """What is compared with the labels of a batch."""
+
+    @abstractmethod
+    def measure(self, valid: Any, parts: Sequence[Part]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Errors of predictions for all data of the validation, and those of each source of data."""
+
+    @abstractmethod
+    def score(self, found: dict[str, float]) -> float:
+        """One number by which weights are compared: the smaller, the better."""
+
+
+class Task(Goal):
+    """One kind of thing that is learned from `Frames`.
 
     Attributes:
         weights: of the parts of the loss, and its kind.
@@ -40,13 +65,6 @@ class Task(ABC):
     def fit_units(self, predictor: Predictor, train: Frames, seen: Survey) -> str:
         """Set references and scale from the data; return them in words."""
 
-    @abstractmethod
-    def loss(self, predictor: Predictor, batch: Batch, progress: float = 0.0) -> Tensor:
-        """Loss of this share of a batch; those of all shares add up to that of the batch.
-
-        ``progress`` is the share of the training that is done.
-        """
-
     def disturb(self, frames: Frames, random: np.random.Generator) -> Frames:
         """Frames as they are learned from: as they are, or moved."""
         return frames
@@ -59,9 +77,10 @@ class Task(ABC):
     def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> Pairs:
         """Values and labels of the frames ``index``."""
 
-    @abstractmethod
-    def score(self, found: dict[str, float]) -> float:
-        """One number by which weights are compared: the smaller, the better."""
+    def measure(self, valid: Frames, parts: Sequence[Part]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Errors over all frames, and over those of each source."""
+        predicted = gather(valid, parts)
+        return self.errors(valid, predicted), self.errors_by(valid, predicted, valid.source, valid.source_names)
 
     def errors(self, frames: Frames, predicted: Predicted, index: np.ndarray | None = None) -> dict[str, float]:
         """MAE and RMSE over the frames ``index`` (default: all), named ``quantity_MAE_unit``."""

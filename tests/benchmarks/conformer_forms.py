@@ -1,0 +1,133 @@
+"""Which form of DiTMC draws the best conformers after equal time: three of positions, two of pairs of atoms?
+
+With `--minutes` it first trains what is missing, each form so long, with `training/recipes/shipped/ditmc_small.yaml`,
+on sets of conformers that `geomol-train conformers` made; `--noise` are values of the flow's noise (Å), with commas.
+Trainings are left in `runs`, their rows in `evaluation`; after Ctrl-C the same command goes on. Without `--minutes` it
+measures what is there. Twice as many samples as a molecule has references, of molecules of the test, as they are drawn.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from _frame import Answer, Option, Row, answer
+from _memorise import conformers_of
+from ase import Atoms
+from ase.io import write
+from geomol_training.conformers.evaluate import DRAWN, Options, evaluate_conformers
+from geomol_training.conformers.methods import MODEL
+from geomol_training.fit import fit
+from geomol_training.keeper import LAST
+from geomol_training.recipe import load_recipe
+from geomol_training.result import RESULT, read_results
+from geomol_training.runs import STOPPED
+from rich.console import Console
+
+from ase_geomol.errors import DataError
+from ase_geomol.providers.conformers import ConformerProvider
+from ase_geomol.providers.molecules import parse
+
+RECIPE = Path("training/recipes/shipped/ditmc_small.yaml")
+RUNS, ROWS = Path("runs/conformer_forms"), Path("evaluation/conformer_forms")
+POSITIONS, PAIRS = ("absolute", "relative", "equivariant"), ("all-pair", "bond-pair")
+SHOWN = ("COV-R 0.5 Å mean %", "AMR-R mean Å", "COV-P 0.5 Å mean %", "AMR-P mean Å", "right stereo %", "plausible %")
+OPTIONS = {
+    "minutes": Option(0.0, "of each training that is not there yet; 0: train nothing"),
+    "data": Option("data/conformers", "sets of conformers"),
+    "noise": Option("0.25", "Å, of the flow; one or more values"),
+    "molecules": Option(60, "of the test"),
+}
+
+
+class Form(NamedTuple):
+    """One training."""
+
+    positions: str
+    pairs: str
+    noise: float
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder."""
+        return f"{self.positions}-{self.pairs}-{self.noise:g}"
+
+    @property
+    def changes(self) -> list[str]:
+        """Of the recipe."""
+        config = [f"model.config.positions={self.positions}", f"model.config.conditioning={self.pairs}"]
+        return [*config, f"flow.noise={self.noise}", f"name=ditmc-small-{self.name}"]
+
+
+def run(smoke: bool, minutes: float, data: str, noise: str, molecules: int) -> Answer:
+    """One row for each form that was trained."""
+    forms = [Form(*values) for values in itertools.product(POSITIONS, PAIRS, map(float, noise.split(",")))]
+    if smoke:
+        with TemporaryDirectory() as folder:
+            return _smoke(Path(folder), forms[:2])
+    if minutes > 0:
+        for form in forms:
+            _train(form, [f"data.train={data}"], RUNS / form.name, 60 * minutes)
+    rows = [_row(path, result, data, ROWS / path.name, molecules) for path, result in read_results(RUNS).items()]
+    if not rows:
+        raise DataError(f"{RUNS} holds no finished training: give --minutes, to train.")
+    return _ranked(rows)
+
+
+def _train(form: Form, changes: list[str], out: Path, seconds: float | None, **options: Any) -> None:
+    if (out / RESULT).exists():
+        return
+    recipe = load_recipe(RECIPE, [*form.changes, *changes])
+    resume = (out / LAST).exists()
+    found = fit(recipe, out, resume=resume, time_budget=seconds, threads=torch.get_num_threads(), **options)
+    if found.stopped_by in STOPPED:
+        raise KeyboardInterrupt(f"trainings are kept in {RUNS}, the same command goes on from there")
+
+
+def _row(path: Path, result: dict[str, Any], data: str, out: Path, molecules: int) -> Row:
+    recipe, hardware = result["recipe"], result["hardware"]
+    options = Options(molecules=molecules, relax_steps=0, baselines=False)
+    found = evaluate_conformers(ConformerProvider(path / "model.safetensors"), data, out, options)
+    measured = found["methods"][MODEL][DRAWN]
+    return {
+        "positions": recipe["model"]["config"]["positions"],
+        "pairs": recipe["model"]["config"]["conditioning"],
+        "noise Å": recipe["flow"]["noise"],
+        "parameters": result["parameters"],
+        "minutes": result["seconds"] / 60,
+        "steps": result["steps"],
+        "validation loss Å²": result["errors"]["validation_flow_loss_A2"],
+        **{name: measured[name] for name in SHOWN},
+        "s per conformer": measured["s per conformer"],
+        "molecules": found["rows"],
+        "hardware": hardware.get("accelerator") or hardware["processor"],
+    }
+
+
+def _ranked(rows: list[Row]) -> Answer:
+    rows.sort(key=lambda row: row["AMR-R mean Å"] or float("inf"))
+    return Answer(rows, {"AMR-R of the best form (Å)": rows[0]["AMR-R mean Å"]})
+
+
+def _smoke(folder: Path, forms: list[Form]) -> Answer:
+    """Two forms after two steps on two conformers."""
+    frames = []
+    for smiles, split in (("CCCC", "train"), ("CCC=O", "valid"), ("CCCO", "test")):
+        molecule = parse(smiles)
+        about = {"smiles": molecule.smiles, "molecule": smiles, "split": split}
+        frames += [Atoms(molecule.numbers, positions, info=about) for positions in conformers_of(smiles, 2)]
+    write(folder / "conformers.extxyz", frames)
+    data = str(folder / "conformers.extxyz")
+    changes = [f"data.train={data}", "training.max_steps=2", "model.config.layers=1", "model.config.channels=32"]
+    for form in forms:
+        _train(form, changes, folder / form.name, None, console=Console(quiet=True))
+    return _ranked(
+        [_row(path, found, data, folder / "rows" / path.name, 1) for path, found in read_results(folder).items()]
+    )
+
+
+if __name__ == "__main__":
+    answer(__doc__ or "", run, ["rdkit"], settings={"recipe": str(RECIPE)}, options=OPTIONS)

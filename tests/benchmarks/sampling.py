@@ -1,0 +1,54 @@
+"""How many conformers a second does a DiTMC draw, beside RDKit's ETKDGv3 with and without MMFF94s?
+
+Untrained networks of the small size (4 layers of 128 channels), 20 steps, without checks, 64 conformers of a molecule.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from _frame import Row, answer
+from _timing import time_in_turns, timed
+
+from ase_geomol import ConformerProvider, RDKitProvider, save_checkpoint
+from ase_geomol.checkpoint import Metadata
+from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm
+from ase_geomol.providers.molecules import parse
+
+MOLECULES = ("CCO", "CC(C)CC(=O)OC", "CC(=O)Oc1ccccc1C(=O)O", "CCOC(=O)C1CCN(CC1)C(=O)c1ccc(OC)cc1")
+FORMS = ("absolute", "relative", "equivariant")
+SETTINGS = {"conformers": 64, "steps": 20, "seed": 0}
+METADATA = Metadata(name="untrained", theory="none", training_data="none")
+
+
+def run(smoke: bool) -> list[Row]:
+    """One row a molecule."""
+    count = 2 if smoke else 64
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        providers = {form: _provider(Path(folder), form) for form in FORMS}
+    providers |= {"ETKDGv3": RDKitProvider(force_field=None), "ETKDGv3, MMFF94s": RDKitProvider()}
+    rows = []
+    for smiles in MOLECULES[:1] if smoke else MOLECULES:
+        tasks = {
+            name: partial(timed, partial(provider.sample, smiles, count, checks=()))
+            for name, provider in providers.items()
+        }
+        seconds = time_in_turns(tasks, 1 if smoke else 3)
+        rates = {f"{name} /s": count / seconds[name] for name in providers}
+        rows.append({"molecule": smiles, "atoms": len(parse(smiles)), **rates})
+    return rows
+
+
+def _provider(folder: Path, form: str) -> ConformerProvider:
+    config = DiTMCConfig(positions=form, layers=4, channels=128, longest_path=24)
+    path = folder / f"{form}.safetensors"
+    save_checkpoint(path, ConformerFlow(DiTMC(config), FlowForm()), METADATA)
+    return ConformerProvider(path, device="cpu", steps=20)
+
+
+if __name__ == "__main__":
+    answer(__doc__ or "", run, ["rdkit"], settings=SETTINGS)

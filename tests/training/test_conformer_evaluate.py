@@ -1,0 +1,167 @@
+"""What is said of a conformer model is what its structures are, beside RDKit's, and no molecule is measured twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.io import write
+
+pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
+pytest.importorskip("tblite", reason="ensemble properties need the extra 'labels'")
+
+from geomol_training.cli import app
+from geomol_training.conformers import evaluate as evaluation
+from geomol_training.conformers.ensemble import ensemble_properties
+from geomol_training.conformers.evaluate import DRAWN, RELAXED, Options, evaluate_conformers
+from geomol_training.conformers.methods import CHECKED, ETKDG, MMFF, MODEL
+from geomol_training.conformers.plausibility import FAULTS, Plausibility
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+from typer.testing import CliRunner
+
+from ase_geomol.checkpoint import Metadata, save_checkpoint
+from ase_geomol.errors import DataError, OutputError
+from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm, Sampler
+from ase_geomol.providers.conformers import ConformerProvider
+from ase_geomol.providers.molecules import parse
+
+SMILES = ("CCCO", "C[C@H](F)C=O")
+
+
+@pytest.fixture(scope="module")
+def data(own_conformers, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("references") / "a.extxyz"
+    frames = [atoms for smiles in SMILES for atoms in own_conformers(smiles, 2, "test")]
+    write(path, [*frames, *own_conformers("CC", 1, "train")])
+    return path
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory) -> ConformerProvider:
+    """A model that has learned nothing."""
+    torch.manual_seed(0)
+    flow = ConformerFlow(DiTMC(DiTMCConfig(channels=32, layers=1)), FlowForm(sampler=Sampler(steps=2)))
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_checkpoint(path, flow, Metadata(name="untrained", theory="none", training_data="none"))
+    return ConformerProvider(path)
+
+
+@pytest.fixture(scope="module")
+def result(data, provider, tmp_path_factory) -> tuple[dict, Path]:
+    out = tmp_path_factory.mktemp("evaluation")
+    return evaluate_conformers(provider, str(data), out, Options(relax_steps=2, properties=1)), out
+
+
+def test_a_row_for_each_molecule_and_means_over_them(result):
+    found, out = result
+    rows = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
+    assert sorted(row["smiles"] for row in rows) == sorted(parse(smiles).smiles for smiles in SMILES)
+    assert [row["asked"] for row in rows] == [4, 4]
+    assert found["rows"] == 2
+    for name in (MODEL, CHECKED, ETKDG, MMFF):
+        for stage in (DRAWN, RELAXED):
+            recall = [row["methods"][name][stage]["recall"][0] for row in rows]
+            assert found["methods"][name][stage]["COV-R 0.5 Å mean %"] == pytest.approx(100 * np.mean(recall))
+    assert found["methods"][MODEL][DRAWN]["plausible %"] == 0
+    assert found["methods"][MODEL][DRAWN]["made %"] == 100
+    assert found["methods"][ETKDG][DRAWN]["plausible %"] == 100
+    assert found["methods"][ETKDG][DRAWN]["right stereo %"] == 100
+    assert found["methods"][ETKDG][DRAWN]["COV-R 0.5 Å mean %"] >= 50
+    assert found["methods"][ETKDG][DRAWN]["s per conformer"] > 0
+    assert found["methods"][MMFF][RELAXED]["lowest energy error kcal/mol"] < 1
+    written = json.loads((out / "evaluation.json").read_text())
+    assert written["methods"][ETKDG] == found["methods"][ETKDG]
+    assert written["fingerprint"] == found["fingerprint"]
+
+
+def test_nothing_is_measured_twice(result, data, provider, monkeypatch):
+    found, out = result
+    monkeypatch.setattr(evaluation, "measure_molecule", lambda *_, **__: pytest.fail("measured again"))
+    again = evaluate_conformers(provider, str(data), out, Options(relax_steps=2, properties=1))
+    assert again["methods"][ETKDG] == found["methods"][ETKDG]
+    with pytest.raises(OutputError, match="another model, other data or options"):
+        evaluate_conformers(provider, str(data), out, Options(relax_steps=3, properties=1))
+
+
+def test_a_split_that_is_not_there(data, provider, tmp_path):
+    with pytest.raises(DataError, match="No molecule has the split 'valid'; there are: test, train"):
+        evaluate_conformers(provider, str(data), tmp_path, Options(split="valid"))
+
+
+def test_command(data, provider, tmp_path):
+    arguments = ["evaluate-conformers", str(provider.path), str(data), "--out", str(tmp_path), "--relax-steps", "0"]
+    done = CliRunner(env={"COLUMNS": "300", "TERM": "dumb"}).invoke(app, [*arguments, "--molecules", "1"])
+    assert done.exit_code == 0, done.output
+    for words in ("1 molecules", "ETKDGv3", "plausible %", "evaluation.json"):
+        assert words in done.output
+
+
+# Plausibility
+
+
+def embedded(smiles: str, count: int) -> tuple[Plausibility, list[np.ndarray]]:
+    molecule = parse(smiles)
+    mol = Chem.Mol(molecule.mol)
+    rdDistGeom.EmbedMultipleConfs(mol, count, randomSeed=2)
+    return Plausibility(molecule), [conformer.GetPositions() for conformer in mol.GetConformers()]
+
+
+@pytest.mark.parametrize(
+    "smiles", ["c1ccccc1C=C", "CC(C)(C)C(=O)NC1CC1", "CC/C=C/CC(N)C", "C1CC1C#C", "CS(=O)(=O)c1cscn1"]
+)
+def test_structures_of_rdkit_are_plausible(smiles):
+    expected, structures = embedded(smiles, 10)
+    assert len(structures) == 10
+    assert not any(expected.faults(positions) for positions in structures)
+
+
+def test_every_fault_is_seen():
+    expected, (styrene, *_) = embedded("c1ccccc1C=C", 1)
+    longer = styrene.copy()
+    longer[7] += 0.7 * (styrene[7] - styrene[6])  # the end of the double bond, without its hydrogens
+    assert "bond lengths" in expected.faults(longer)
+    bent = styrene.copy()
+    bent[8] = bent[0] + 0.6 * (bent[1] - bent[0])  # a hydrogen on the way to the next carbon
+    assert "bond angles" in expected.faults(bent)
+    normal = np.cross(styrene[1] - styrene[0], styrene[2] - styrene[0])
+    buckled = styrene.copy()
+    buckled[3] += 0.6 * normal / np.linalg.norm(normal)
+    assert expected.faults(buckled) == ["aromatic rings"]
+    expected, (ethene, *_) = embedded("C=C", 1)
+    axis = ethene[1] - ethene[0]
+    axis /= np.linalg.norm(axis)
+    twisted = ethene.copy()
+    for hydrogen in (4, 5):
+        arm = ethene[hydrogen] - ethene[1]
+        twisted[hydrogen] = ethene[1] + arm @ np.outer(axis, axis) + np.cross(axis, arm)  # by 90 degrees
+    assert expected.faults(twisted) == ["double bonds"]
+    expected, (pentane, *_) = embedded("CCCCC", 1)
+    folded = pentane.copy()
+    folded[4] = folded[0] + 0.5
+    assert "clashes" in expected.faults(folded)
+    assert set(FAULTS) >= set(expected.faults(folded))
+
+
+# Ensembles
+
+
+def test_properties_of_an_ensemble_are_boltzmann_means():
+    molecule = parse("OCCF")
+    mol = Chem.Mol(molecule.mol)
+    rdDistGeom.EmbedMultipleConfs(mol, 4, randomSeed=1)
+    starts = [conformer.GetPositions() for conformer in mol.GetConformers()]
+    singles = [found for start in starts if (found := ensemble_properties(molecule, [start])) is not None]
+    energies = np.array([single["energy"] for single in singles])
+    assert np.ptp(energies) > 0.5  # kcal/mol
+    weights = np.exp((energies.min() - energies) / 0.592484)
+    weights /= weights.sum()
+    whole = ensemble_properties(molecule, starts)
+    assert whole is not None
+    assert whole["lowest_energy"] == pytest.approx(energies.min(), abs=0.01)
+    for name, within in (("energy", 0.01), ("dipole", 0.02), ("gap", 0.1)):
+        assert whole[name] == pytest.approx(weights @ [single[name] for single in singles], abs=within)
+    assert ensemble_properties(molecule, []) is None

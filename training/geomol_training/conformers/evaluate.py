@@ -1,0 +1,270 @@
+"""How good a conformer model is: a row for each molecule, kept as soon as it is computed, and means over all rows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from ase_geomol.calculator import GeoMolCalculator
+from ase_geomol.errors import DataError, GeoMolError, OutputError
+from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.providers.conformers import ConformerProvider
+from ase_geomol.providers.molecules import Molecule
+from ase_geomol.providers.refine import relaxed
+from ase_geomol.providers.rmsd import Symmetry, symmetry
+from ase_geomol.providers.stereo import count_stereo, stereo_errors
+
+from ..result import processor
+from ..splits import ALIASES
+from .data import load_sets
+from .ensemble import MOST_SAMPLES, ensemble_properties
+from .methods import Methods
+from .metrics import Match, distance_matrix, match, summary
+from .plausibility import Plausibility
+from .sets import ConformerSets
+
+ROWS, SETTINGS, RESULT = "rows", "settings.json", "evaluation.json"
+DRAWN, RELAXED = "as drawn", "relaxed"
+MOST_MATCHES = 10_000
+"""Relabellings of equivalent atoms that are tried for a distance; rows say where there are more."""
+UNITS = {"energy": "kcal/mol", "lowest_energy": "kcal/mol", "dipole": "D", "gap": "kcal/mol"}
+"""Of ensemble properties."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured.
+
+    Attributes:
+        split: part of the data; None: all.
+        molecules: so many, drawn with the seed; None: all.
+        thresholds: Å, of coverage.
+        relax_steps: steps of relaxation with ``potential`` after which all is measured again; 0: it is not.
+        potential: a shipped name or a path.
+        properties: of so many molecules, the first ones, ensemble properties are computed with GFN2-xTB.
+        baselines: measure RDKit beside the model.
+        seed: of everything.
+        time_limit: s, of the comparison of structures of one method with the references.
+    """
+
+    split: str | None = "test"
+    molecules: int | None = None
+    thresholds: tuple[float, ...] = (0.5, 0.75)
+    relax_steps: int = 30
+    potential: str = "geomformer-organic"
+    properties: int = 0
+    baselines: bool = True
+    seed: int = 0
+    time_limit: float = 300.0
+
+
+def evaluate_conformers(
+    provider: ConformerProvider,
+    data: str,
+    out: Path,
+    options: Options = Options(),
+    report: Callable[[int, int], None] = lambda done, molecules: None,
+) -> dict[str, Any]:
+    """Compare conformers with references, twice as many samples as there are references of each molecule.
+
+    Rows are written to ``out/rows`` as they are computed, and not computed again; ``out/evaluation.json`` has the
+    means. See `geomol_training.conformers.methods` for what is compared.
+
+    Args:
+        provider: the model, with its sampler.
+        data: what `geomol_training.conformers.data.load_sets` reads.
+        out: folder of the results.
+        options: what is measured.
+        report: told the number of molecules done and of all.
+
+    Raises:
+        DataError: the data cannot be used, or have no such split.
+        OutputError: ``out`` cannot be written, or has rows of another model, data or options.
+    """
+    sets, _, key = load_sets(data)
+    chosen = _chosen(sets, options)
+    settings = {"model": provider.version, "data": key, **asdict(options)}
+    _open(out, settings)
+    methods = Methods(provider, baselines=options.baselines)
+    potential = GeoMolCalculator(options.potential) if options.relax_steps else None
+    methods.warm_up(sets.molecule(int(chosen[0])))
+    rows = []
+    for place, index in enumerate(chosen.tolist()):
+        file = out / ROWS / f"{place:05d}.json"
+        if not file.exists():
+            with_properties = place < options.properties
+            row = measure_molecule(sets, index, methods, potential, options, with_properties=with_properties)
+            write_atomically(file, _json(row))
+        rows.append(_read(file))
+        report(place + 1, len(chosen))
+    about = {"name": provider.metadata.name, "fingerprint": provider.fingerprint, "processor": processor()}
+    result = _plain({**settings, **about, "rows": len(rows), "methods": summarise(rows, options)})
+    write_atomically(out / RESULT, _json(result))
+    return result
+
+
+def _chosen(sets: ConformerSets, options: Options) -> np.ndarray:
+    """Places of the molecules that are measured, in random order."""
+    index = np.arange(len(sets))
+    if options.split is not None:
+        wanted = ALIASES.get(options.split, options.split)
+        names = np.array([ALIASES.get(str(name), str(name)) for name in sets.split_names])
+        index = np.flatnonzero(names[sets.split] == wanted)
+    if not len(index):
+        raise DataError(f"No molecule has the split '{options.split}'; there are: {', '.join(sets.split_names)}.")
+    return np.random.default_rng(options.seed).permutation(index)[: options.molecules]
+
+
+def _open(out: Path, settings: Mapping[str, Any]) -> None:
+    make_folder(out / ROWS)
+    path, wanted = out / SETTINGS, _json(dict(settings))
+    if path.exists() and path.read_bytes() != wanted:
+        raise OutputError(f"{out} has rows of another model, other data or options: choose another folder with --out.")
+    write_atomically(path, wanted)
+
+
+def _read(file: Path) -> Row:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise OutputError(f"{file} is damaged: delete it and run again ({error}).") from error
+
+
+# --- one molecule
+
+
+def measure_molecule(
+    sets: ConformerSets,
+    index: int,
+    methods: Methods,
+    potential: GeoMolCalculator | None,
+    options: Options,
+    *,
+    with_properties: bool,
+) -> Row:
+    """The row of one molecule."""
+    molecule, references = sets.molecule(index), sets.conformers(index).astype(float)
+    symmetric, plausibility = symmetry(molecule, most=MOST_MATCHES), Plausibility(molecule)
+    asked = 2 * len(references)
+    row: Row = {
+        "smiles": molecule.smiles,
+        "atoms": len(molecule),
+        "references": len(references),
+        "asked": asked,
+        "stereo elements": count_stereo(molecule),
+        "all relabellings": symmetric.complete,
+        "methods": {},
+    }
+    if with_properties:
+        row["properties"] = ensemble_properties(molecule, references)
+    for name, drawn in methods.draw_all(molecule, asked, options.seed).items():
+        stages = {DRAWN: drawn.positions}
+        if potential is not None:
+            stages[RELAXED] = _relaxed(molecule, drawn.positions, potential, options.relax_steps)
+        found: Row = {"seconds": drawn.seconds, "failures": drawn.failures}
+        for stage, positions in stages.items():
+            found[stage] = _measure(molecule, symmetric, plausibility, references, positions, asked, options)
+        if with_properties:
+            found["properties"] = ensemble_properties(molecule, list(stages.values())[-1][:MOST_SAMPLES])
+        row["methods"][name] = found
+    return row
+
+
+def _measure(
+    molecule: Molecule,
+    symmetric: Symmetry,
+    plausibility: Plausibility,
+    references: np.ndarray,
+    positions: np.ndarray,
+    asked: int,
+    options: Options,
+) -> Row:
+    deadline = time.monotonic() + options.time_limit
+    distances = distance_matrix(symmetric, references, positions, deadline)
+    faults = [plausibility.faults(structure) for structure in positions]
+    return {
+        **match(distances, asked, options.thresholds)._asdict(),
+        "made": len(positions),
+        "unknown distances": int(np.isinf(distances).sum()),
+        "wrong stereo": sum(bool(stereo_errors(molecule, structure)) for structure in positions),
+        "implausible": sum(bool(found) for found in faults),
+        "faults": {name: sum(name in found for found in faults) for name in sorted({n for f in faults for n in f})},
+    }
+
+
+def _relaxed(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalculator, steps: int) -> np.ndarray:
+    """Structures after so many steps; those that cannot be relaxed are left out."""
+    kept = []
+    for start in positions:
+        atoms = Atoms(molecule.numbers, start, info={"charge": molecule.charge})
+        with suppress(GeoMolError):  # of one that the potential refuses, with atoms in one place, say
+            end = relaxed(atoms, potential, steps, 0.01, np.inf)
+            kept += [end.positions] if isinstance(end, Atoms) else []
+    return np.array(kept).reshape(-1, len(molecule), 3)
+
+
+# --- all molecules
+
+
+def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict[str, float]]]:
+    """Means by method and stage, from the rows alone."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in rows[0]["methods"]:
+        of_method = [row["methods"][name] for row in rows]
+        stages = [stage for stage in (DRAWN, RELAXED) if stage in of_method[0]]
+        found[name] = {stage: _of_stage(rows, name, stage, options) for stage in stages}
+        made = sum(item[DRAWN]["made"] for item in of_method)
+        found[name][DRAWN]["s per conformer"] = sum(item["seconds"] for item in of_method) / max(made, 1)
+        found[name][stages[-1]] |= _property_errors(rows, name)
+    return found
+
+
+def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> dict[str, float]:
+    of_stage = [row["methods"][name][stage] for row in rows]
+    matches = [Match(**{field: item[field] for field in Match._fields}) for item in of_stage]
+    made, asked = sum(item["made"] for item in of_stage), sum(row["asked"] for row in rows)
+    with_stereo = [(item, row) for item, row in zip(of_stage, rows, strict=True) if row["stereo elements"]]
+    right = sum(item["made"] - item["wrong stereo"] for item, _ in with_stereo)
+    of_these = sum(item["made"] for item, _ in with_stereo)
+    return {
+        **summary(matches, options.thresholds),
+        "made %": 100 * made / asked,
+        "right stereo %": 100 * right / of_these if of_these else np.nan,
+        "plausible %": 100 * (1 - sum(item["implausible"] for item in of_stage) / max(made, 1)),
+    }
+
+
+def _property_errors(rows: Sequence[Row], name: str) -> dict[str, float]:
+    """Median absolute errors of ensemble properties."""
+    pairs = [
+        (row["properties"], row["methods"][name]["properties"])
+        for row in rows
+        if row.get("properties") and row["methods"][name].get("properties")
+    ]
+    found = {}
+    for what, unit in UNITS.items() if pairs else ():
+        errors = [abs(ours[what] - theirs[what]) for theirs, ours in pairs]
+        found[f"{what.replace('_', ' ')} error {unit}"] = float(np.median(errors))
+    return found
+
+
+def _json(content: Row) -> bytes:
+    return (json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _plain(content: Any) -> Any:
+    """The content with nothing where a number is not finite, as JSON wants it."""
+    if isinstance(content, dict):
+        return {name: _plain(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return None if isinstance(content, float) and not np.isfinite(content) else content

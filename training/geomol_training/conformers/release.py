@@ -1,0 +1,125 @@
+"""From a trained conformer model to a shipped one: the weights, their card, the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from ase_geomol.checkpoint import WEIGHTS, ConformerCheckpoint, load_conformers, register, save_checkpoint
+from ase_geomol.errors import DataError
+from ase_geomol.files import write_atomically
+
+from ..cards import pairs, symbols
+from ..config import read_yaml, validated
+from ..release import Notes, benchmark_results, label_counts, read_json
+from .evaluate import DRAWN
+from .methods import MODEL
+
+CARD = """# {name}
+
+{intro}
+
+{facts}
+
+## Training data
+
+{data}
+
+{counts}
+
+## Measured on {held_out} that it never saw
+
+Measured by `{evaluation_command}` on {molecules} {held_out} on {processor}: twice as many structures of each as there
+are references. COV is the share of references (R) or of structures (P) with a partner of the other kind within the
+threshold, AMR the mean distance to the nearest one, by the root-mean-square distance of heavy atoms that knows
+symmetry. "{model}" is what the network draws; of "{model}, checked", structures with wrong stereochemistry, bonds or
+clashes were drawn again.
+
+{measured}
+
+## At work on {held_out} that it never saw
+
+{results}
+
+## Known failures
+
+{failures}
+
+## How it was made
+
+{making}
+"""
+
+
+class MeasuredConformers(BaseModel):
+    """What of ``evaluation.json`` goes into a card; ``fingerprint`` is of the weights that were evaluated."""
+
+    fingerprint: str
+    split: str | None
+    rows: int
+    processor: str
+    methods: dict[str, dict[str, dict[str, float | None]]]
+
+
+def release_conformers(
+    checkpoint: Path, notes: Path, evaluation: Path, labels: Sequence[Path], results: Path | None
+) -> Path:
+    """As `geomol_training.release.release`, for a conformer model and what ``evaluate-conformers`` wrote."""
+    loaded = load_conformers(checkpoint)
+    words = validated(Notes, read_yaml(notes), notes)
+    measured = validated(MeasuredConformers, read_json(evaluation / "evaluation.json"), evaluation)
+    if measured.fingerprint != loaded.fingerprint:
+        raise DataError(f"{evaluation} is about other weights than {loaded.path}: evaluate these first.")
+    if measured.split != "test":
+        raise DataError(f"{evaluation} is not about the test split alone: evaluate with --split test.")
+    counts, at_work = label_counts(labels), benchmark_results(results, loaded.fingerprint)
+    known = {name: value for name, value in measured.methods[MODEL][DRAWN].items() if value is not None}
+    errors = {f"test_{name}": round(value, 3) for name, value in known.items()}
+    metadata = loaded.metadata.model_copy(update={"errors": errors})
+    path = WEIGHTS / f"{metadata.name}.safetensors"
+    save_checkpoint(path, loaded.flow, metadata)
+    card = CARD.format(
+        name=metadata.name,
+        facts=_facts(loaded),
+        counts=counts,
+        molecules=measured.rows,
+        processor=measured.processor,
+        model=MODEL,
+        measured=_table(measured.methods),
+        results=at_work,
+        **words.model_dump(),
+    )
+    write_atomically(path.with_suffix(".md"), card.encode())
+    register(path)
+    return path
+
+
+def _table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
+    """A row for each method and stage; means over molecules."""
+    found = {f"{method}, {stage}": values for method, stages in methods.items() for stage, values in stages.items()}
+    names = list(dict.fromkeys(name for values in found.values() for name in values if "median" not in name))
+    lines = ["| | " + " | ".join(name.replace(" mean", "") for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    for row, values in found.items():
+        shown = (values.get(name) for name in names)
+        cells = ("" if value is None else f"{value:.3g}" for value in shown)
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _facts(loaded: ConformerCheckpoint) -> str:
+    """What the model is, as a table."""
+    flow, config, sampler = loaded.flow, loaded.flow.model.config, loaded.flow.form.sampler
+    form = f"{config.positions} positions, {config.conditioning} conditioning"
+    return pairs(
+        {
+            "draws": f"conformers, as of {loaded.metadata.theory}",
+            "elements": symbols(flow.elements),
+            "architecture": f"DiTMC: {config.layers} layers, {config.channels} channels, {form}",
+            "parameters": f"{sum(parameter.numel() for parameter in flow.parameters()):,}",
+            "flow": f"{flow.form.prior} prior, noise of {flow.form.noise:g} Å",
+            "sampler": f"{sampler.steps} {sampler.schedule} steps, {sampler.solver}",
+            "licence": loaded.metadata.licence,
+        }
+    )
