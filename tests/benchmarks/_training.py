@@ -12,11 +12,11 @@ from _structures import DRUGS
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from geomol_training.batches import Batch, make_batch
-from geomol_training.fit import STOPPED, Fitted
 from geomol_training.frames import Row, pack
 from geomol_training.memory import keep_freed_memory
 from geomol_training.optimiser import make_optimiser
 from geomol_training.recipe import Loss
+from geomol_training.runs import STOPPED, Fitted
 from geomol_training.sections import Optimiser
 from geomol_training.tasks import PotentialTask
 from torch.optim.swa_utils import get_ema_multi_avg_fn

@@ -74,4 +74,4 @@ def _summary(rows: list[Row]) -> dict[str, float | None]:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, model=MODEL, with_peers=True)
+    answer(__doc__ or "", run, model=MODEL, on_card=True, with_peers=True)

@@ -186,6 +186,8 @@ def test_validation_is_always_the_same(data):
         ({"data": {"draws": 0}}, "data.draws"),
         ({"model": {"channels": 33}}, "must be a multiple of 32"),
         ({"training": {"recompute": True}}, "training.recompute"),
+        ({"training": {"compile": True}}, "training.compile and mixed precision are for networks of energies"),
+        ({"training": {"precision": "mixed"}}, "training.compile and mixed precision are for networks of energies"),
     ],
 )
 def test_wrong_recipes(make, tmp_path, changes, sentence):

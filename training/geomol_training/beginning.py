@@ -48,7 +48,7 @@ def untrained(recipe: Recipe, elements: tuple[int, ...]) -> Predictor:
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.model.architecture, {"elements": elements, **recipe.model.config})
     predictor = task_of(recipe).make(model)  # type: ignore[arg-type]
-    return predictor.set_dtype(getattr(torch, recipe.training.precision))
+    return predictor.set_dtype(recipe.training.dtype)
 
 
 def prepare(

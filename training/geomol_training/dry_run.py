@@ -75,8 +75,7 @@ def _describe_flow(table: Table, recipe: FlowRecipe) -> bool:
 
 
 def _memory(recipe: TrainingRecipe, parameters: int) -> str:
-    width = 4 if recipe.training.precision == "float32" else 8
-    megabytes = COPIES[recipe.optimiser.name] * width * parameters / 1e6
+    megabytes = COPIES[recipe.optimiser.name] * recipe.training.dtype.itemsize * parameters / 1e6
     return f"{megabytes:,.0f} MB for weights, gradients, optimiser and mean; activations come on top"
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset
 from ase_geomol.errors import ConfigError, GeoMolError, OutputError
 
 from .batches import loader
+from .compiled import compile_blocks, compiler_watched
 from .display import Display
 from .keeper import Keeper
 from .memory import keep_freed_memory
@@ -78,7 +79,10 @@ def _learn(
         )
         if trainer.world_size != processes:
             raise ConfigError("torchrun must start as many processes on each machine: one --nproc-per-node for all.")
-        trainer.fit(fitting, loader(stream, workers), loader(fixed, workers))
+        if fitting.recipe.training.compile:
+            compile_blocks(fitting.predictor.model)
+        with compiler_watched():
+            trainer.fit(fitting, loader(stream, workers), loader(fixed, workers))
 
 
 @contextmanager

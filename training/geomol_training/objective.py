@@ -17,6 +17,7 @@ from ase_geomol.errors import ConfigError, DataError
 
 from .batches import AnyBatch
 from .metrics import Part
+from .mixed import use_mixed_precision
 from .optimiser import make_optimiser
 from .schedule import Extent, Standing, learning_rate
 from .sections import TrainingRecipe
@@ -59,6 +60,8 @@ class Fitting(lightning.LightningModule):
         self.recipe, self.extent, self.standing = recipe, extent, standing
         self.predictor, self.goal, self.rank, self.validate_first = predictor, goal, rank, validate_first
         self.averaged = copy.deepcopy(predictor).requires_grad_(False)
+        if recipe.training.precision == "mixed":
+            use_mixed_precision(predictor.model)  # type: ignore[arg-type]
         self.valid = valid
         self.errors: dict[str, float] = {}
         self.score = math.inf

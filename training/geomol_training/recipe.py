@@ -200,6 +200,11 @@ class Recipe(TrainingRecipe):
     def _parts_fit(self) -> Recipe:
         if self.target is not None or self.relaxation is not None:
             return self._no_potential()
+        if self.training.compile and (self.loss.forces > 0 or self.loss.stress > 0):
+            raise ValueError(
+                "training.compile does not go with forces by gradient and stresses, since torch.compile cannot "
+                "differentiate twice; leave it out, or learn a direct force head alone (loss.direct_forces)"
+            )
         if (self.loss.direct_forces > 0) != self.model.built.direct_forces:
             raise ValueError("loss.direct_forces trains a head that the network has with model.config.direct_forces")
         given = self.potential.reference_energies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -78,7 +79,10 @@ class Training(Section):
         patience: regular validations without a better score after which the training ends; None: it goes on.
         ema: decay of the running mean of the weights; 0 for none.
         clip: largest norm of the gradient.
-        precision: of the network's weights.
+        precision: of the network's weights; "mixed": float32, with linear maps that compute in bfloat16 while they
+            learn (`geomol_training.mixed`).
+        compile: compile the network's blocks first, which takes minutes; only where nothing is differentiated twice,
+            that is without forces by gradient and stresses.
         save_minutes: minutes between two resumable checkpoints.
     """
 
@@ -95,13 +99,21 @@ class Training(Section):
     patience: int | None = Field(default=None, ge=1)
     ema: float = Field(default=0.999, ge=0, lt=1)
     clip: float = Field(default=10.0, gt=0)
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Literal["float32", "float64", "mixed"] = "float32"
+    compile: bool = False
     save_minutes: float = Field(default=5.0, gt=0)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network's weights."""
+        return torch.float64 if self.precision == "float64" else torch.float32
 
     @model_validator(mode="after")
     def _one_size(self) -> Training:
         if [self.batch_edges, self.batch_atoms, self.batch_frames].count(None) != 2:
             raise ValueError("give one of batch_edges, batch_atoms and batch_frames")
+        if self.compile and self.recompute:
+            raise ValueError("compile and recompute exclude each other: leave one of them out")
         return self
 
 

@@ -91,7 +91,7 @@ def untrained_flow(recipe: FlowRecipe) -> ConformerFlow:
     """What the recipe makes with random weights, in its precision."""
     torch.manual_seed(recipe.seed)
     flow = ConformerFlow(DiTMC(recipe.model.built), recipe.flow)
-    return flow.set_dtype(getattr(torch, recipe.training.precision))
+    return flow.set_dtype(recipe.training.dtype)
 
 
 def read_flow_parts(recipe: FlowRecipe, out: Path, known: dict[str, str], console: Console) -> FlowParts:

@@ -76,7 +76,9 @@ class FlowRecipe(TrainingRecipe):
     flow: FlowForm
 
     @model_validator(mode="after")
-    def _nothing_is_recomputed(self) -> Self:
+    def _plainly_computed(self) -> Self:
         if self.training.recompute:
             raise ValueError("training.recompute: this network keeps what it computes")
+        if self.training.compile or self.training.precision == "mixed":
+            raise ValueError("training.compile and mixed precision are for networks of energies and properties")
         return self
