@@ -92,6 +92,7 @@ def test_a_teacher_says_what_its_calculator_says(teacher):
     assert atoms.get_potential_energy() == here.get_potential_energy()
     assert np.array_equal(atoms.get_forces(), here.get_forces())
     assert np.array_equal(atoms.get_stress(), here.get_stress())
+    assert np.array_equal(atoms.get_potential_energies(), here.get_potential_energies())
     alone = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.4]], calculator=teacher)
     assert alone.get_forces().shape == (2, 3)
     assert "stress" not in teacher.results

@@ -37,6 +37,7 @@ class Counts(NamedTuple):
         frames: structures.
         atoms: atoms.
         atoms_with_forces: atoms whose forces are labelled.
+        atoms_with_energies: atoms whose shares of the energy are labelled.
         free_atoms_with_forces: those of them that are not fixed.
         free_atoms_with_ends: atoms that are not fixed, of structures with a relaxed one.
         frames_with_stress: structures whose stress is labelled.
@@ -45,6 +46,7 @@ class Counts(NamedTuple):
     frames: int
     atoms: int
     atoms_with_forces: int
+    atoms_with_energies: int
     frames_with_stress: int
     free_atoms_with_forces: int
     free_atoms_with_ends: int
@@ -84,9 +86,11 @@ class Batch(AnyBatch):
         graph: the structures.
         energy: (S,) eV.
         forces: (N, 3) eV/Å.
+        energies: (N,) eV.
         stress: (S, 3, 3) eV/Å³.
         has_forces: (S,) bool.
         has_stress: (S,) bool.
+        has_energies: (S,) bool.
         free: (N,) bool, atoms that are not fixed.
         displacement: (N, 3) Å, to where a relaxation ends.
         has_relaxed: (S,) bool.
@@ -96,9 +100,11 @@ class Batch(AnyBatch):
     graph: AtomGraph
     energy: Tensor
     forces: Tensor
+    energies: Tensor
     stress: Tensor
     has_forces: Tensor
     has_stress: Tensor
+    has_energies: Tensor
     free: Tensor
     displacement: Tensor
     has_relaxed: Tensor
@@ -153,9 +159,11 @@ def make_batch(
         graph=graph,
         energy=torch.tensor(chosen.energy),
         forces=torch.tensor(chosen.forces),
+        energies=torch.tensor(chosen.energies),
         stress=torch.tensor(chosen.stress),
         has_forces=torch.tensor(chosen.has_forces),
         has_stress=torch.tensor(chosen.has_stress),
+        has_energies=torch.tensor(chosen.has_energies),
         free=torch.tensor(~chosen.fixed),
         displacement=torch.tensor(displacements(chosen)),
         has_relaxed=torch.tensor(chosen.has_relaxed),
@@ -171,6 +179,7 @@ def count(frames: Frames, index: np.ndarray) -> Counts:
         frames=len(index),
         atoms=int(atoms.sum()),
         atoms_with_forces=int(atoms[frames.has_forces[index]].sum()),
+        atoms_with_energies=int(atoms[frames.has_energies[index]].sum()),
         frames_with_stress=int(frames.has_stress[index].sum()),
         free_atoms_with_forces=int((free & np.repeat(frames.has_forces[index], atoms)).sum()),
         free_atoms_with_ends=int((free & np.repeat(frames.has_relaxed[index], atoms)).sum()),

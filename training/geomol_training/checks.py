@@ -85,10 +85,11 @@ def problem(row: Row, limits: Limits) -> tuple[str, str] | None:
         return "no energy", "no label to learn"
     if row.energy is not None and not np.isfinite(row.energy):
         return "energy is not finite", f"{row.energy}"
-    for name, values, shape in (("forces", row.forces, (n, 3)), ("stress", row.stress, (3, 3))):
+    labels = {"forces": (row.forces, (n, 3)), "energies": (row.energies, (n,)), "stress": (row.stress, (3, 3))}
+    for name, (values, shape) in labels.items():
         if values is not None and values.shape != shape:
             return "wrong shape", f"{name} {values.shape}, expected {shape}"
-    for name, values in (("positions", row.positions), ("forces", row.forces), ("stress", row.stress)):
+    for name, values in {"positions": row.positions, **{name: values for name, (values, _) in labels.items()}}.items():
         if values is not None and not np.isfinite(values).all():
             where = int(np.argwhere(~np.isfinite(values))[0, 0])
             return f"{name} not finite", f"first at index {where}"

@@ -17,7 +17,7 @@ from ase.geometry import complete_cell
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
 
-OF_ATOMS = ("numbers", "positions", "forces", "tags", "fixed", "relaxed")
+OF_ATOMS = ("numbers", "positions", "forces", "energies", "tags", "fixed", "relaxed")
 """Arrays of `Frames` with a line for each atom."""
 SKIPPED = "skipped"
 """Name, in a file of packed frames, of the counts of rows that were left out."""
@@ -26,7 +26,8 @@ SKIPPED = "skipped"
 class Row(NamedTuple):
     """One labelled structure as a reader hands it over: eV, Å, eV/Å, eV/Å³.
 
-    ``forces`` (N, 3) and ``stress`` (3, 3) are None where the file has none. ``group`` names what must not be
+    ``forces`` (N, 3), ``stress`` (3, 3) and the atoms' shares of the energy ``energies`` (N,), as potentials know them,
+    are None where the file has none. ``group`` names what must not be
     divided between training and validation (a molecule), ``split`` the part that the file assigns, ``name`` the
     structure itself. ``tags`` (N,) are ASE's, ``fixed`` (N,) tells atoms that may not move, and ``relaxed`` (N, 3) is
     where a relaxation takes the atoms, if the file tells; the energy is then that of the end.
@@ -48,6 +49,7 @@ class Row(NamedTuple):
     tags: np.ndarray | None = None
     fixed: np.ndarray | None = None
     relaxed: np.ndarray | None = None
+    energies: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,12 @@ class Frames:
         numbers: (N,) atomic numbers.
         positions: (N, 3) Å.
         forces: (N, 3) eV/Å, zero where a structure has none.
+        energies: (N,) eV, the atoms' shares of the energy, zero where a structure has none.
         energy: (F,) eV, or the property that is learned, in its unit.
         stress: (F, 3, 3) eV/Å³ in ASE's sign, zero where a structure has none.
         has_forces: (F,) bool.
         has_stress: (F,) bool.
+        has_energies: (F,) bool.
         cell: (F, 3, 3) Å, rows are lattice vectors.
         pbc: (F, 3) bool.
         offsets: (F+1,).
@@ -79,10 +83,12 @@ class Frames:
     numbers: np.ndarray
     positions: np.ndarray
     forces: np.ndarray
+    energies: np.ndarray
     energy: np.ndarray
     stress: np.ndarray
     has_forces: np.ndarray
     has_stress: np.ndarray
+    has_energies: np.ndarray
     cell: np.ndarray
     pbc: np.ndarray
     offsets: np.ndarray
@@ -191,12 +197,18 @@ def pack(rows: Iterable[Row]) -> Frames:
         forces=_joined(
             [np.zeros_like(row.positions) if row.forces is None else row.forces for row in rows], np.float64, (3,)
         ),
+        energies=_joined(
+            [np.zeros(n) if row.energies is None else row.energies for n, row in zip(sizes, rows, strict=True)],
+            np.float64,
+            (),
+        ),
         energy=np.array([np.nan if row.energy is None else row.energy for row in rows], dtype=np.float64),
         stress=np.array(
             [np.zeros((3, 3)) if row.stress is None else row.stress for row in rows], dtype=np.float64
         ).reshape(-1, 3, 3),
         has_forces=np.array([row.forces is not None for row in rows], dtype=bool),
         has_stress=np.array([row.stress is not None for row in rows], dtype=bool),
+        has_energies=np.array([row.energies is not None for row in rows], dtype=bool),
         cell=np.array([row.cell for row in rows], dtype=np.float64).reshape(-1, 3, 3),
         pbc=np.array([row.pbc for row in rows], dtype=bool).reshape(-1, 3),
         offsets=np.cumsum([0, *sizes]),

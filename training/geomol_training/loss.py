@@ -15,8 +15,8 @@ from .recipe import Loss
 def total_loss(prediction: Prediction, batch: Batch, weights: Loss) -> Tensor:
     """Weighted sum of the mean errors in eV/atom, eV/Å and eV/Å³.
 
-    Energies are averaged over structures, forces over atoms, stress over structures that have one, all of the whole
-    batch: the losses of its shares add up to that of the batch.
+    Energies are averaged over structures, forces and atoms' energies over atoms, stress over structures that have one,
+    all of the whole batch: the losses of its shares add up to that of the batch.
 
     Args:
         prediction: of the potential.
@@ -26,6 +26,9 @@ def total_loss(prediction: Prediction, batch: Batch, weights: Loss) -> Tensor:
     atoms = torch.bincount(batch.graph.system, minlength=batch.graph.n_systems)
     per_atom = (prediction.energy - batch.energy) / atoms
     loss = weights.energy * mean_error(per_atom, batch.whole.frames, weights)
+    if weights.energies > 0:
+        error = (prediction.energies - batch.energies)[batch.has_energies[batch.graph.system]]
+        loss = loss + weights.energies * mean_error(error, batch.whole.atoms_with_energies, weights)
     for forces, weight in ((prediction.forces, weights.forces), (prediction.direct_forces, weights.direct_forces)):
         if forces is not None and weight > 0:
             labelled, count = batch.has_forces[batch.graph.system], batch.whole.atoms_with_forces

@@ -30,7 +30,7 @@ from .readers import Keys, parts_of, read_rows
 from .sources import find_files, fingerprint
 
 CONTENT = "packed.json"
-FORMAT = 1
+FORMAT = 2
 CODED = ("group", "split", "source")
 """Arrays of indices into names."""
 ROWS_AT_ONCE = 10_000

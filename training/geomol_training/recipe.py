@@ -152,6 +152,8 @@ class Loss(Section):
         force_norm: with l1, the length of each atom's error vector instead of its components.
         huber_delta: where huber turns from square to linear, in the unit of each error.
         energy: weight of the energy per atom.
+        energies: weight of the atoms' own shares of the energy (eV), where labels have them: those of a potential that
+            is the teacher.
         forces: weight of the conservative forces.
         stress: weight of the stress.
         direct_forces: weight of the direct force head.
@@ -162,6 +164,7 @@ class Loss(Section):
     force_norm: bool = True
     huber_delta: float = Field(default=0.01, gt=0)
     energy: float = Field(default=1.0, ge=0)
+    energies: float = Field(default=0.0, ge=0)
     forces: float = Field(default=1.0, ge=0)
     stress: float = Field(default=0.0, ge=0)
     direct_forces: float = Field(default=0.0, ge=0)
@@ -169,7 +172,7 @@ class Loss(Section):
 
     @model_validator(mode="after")
     def _something(self) -> Loss:
-        if self.energy == self.forces == self.stress == self.direct_forces == 0:
+        if self.energy == self.energies == self.forces == self.stress == self.direct_forces == 0:
             raise ValueError("every weight is zero: nothing would be learned")
         return self
 

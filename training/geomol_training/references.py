@@ -26,6 +26,20 @@ def fit_references(frames: Frames, repulsion: np.ndarray | float = 0.0) -> dict[
     return change_of_references(frames, frames.energy - repulsion)
 
 
+def mean_shares(frames: Frames, repulsion: np.ndarray | float = 0.0) -> dict[int, float]:
+    """Mean share (eV) of each element's atoms in the energy, as the labels divide it, in frames that have such shares.
+
+    ``repulsion`` as in `fit_references`, in equal shares. Elements that have none get zero.
+    """
+    added = np.broadcast_to(repulsion, len(frames)) / frames.n_atoms
+    known = np.repeat(frames.has_energies, frames.n_atoms)
+    left = (frames.energies - np.repeat(added, frames.n_atoms))[known]
+    elements, kind = np.unique(frames.numbers, return_inverse=True)
+    count = np.bincount(kind[known], minlength=len(elements))
+    means = np.bincount(kind[known], left, minlength=len(elements)) / np.maximum(count, 1)
+    return {int(number): float(energy) for number, energy in zip(elements, means, strict=True)}
+
+
 def change_of_references(frames: Frames, left: np.ndarray) -> dict[int, float]:
     """Change (eV) of each element's energy that takes ``left`` (F,) away, what labels have beyond predictions.
 
@@ -40,7 +54,8 @@ def shifted(frames: Frames, change: dict[int, float]) -> Frames:
     """The same frames with energies moved along with this change (eV) of the reference energies."""
     elements, counts = composition(frames)
     shift = counts @ np.array([change.get(int(number), 0.0) for number in elements])
-    return dataclasses.replace(frames, energy=frames.energy + shift)
+    shares = np.array([change.get(int(number), 0.0) for number in frames.numbers])
+    return dataclasses.replace(frames, energy=frames.energy + shift, energies=frames.energies + shares)
 
 
 def force_scale(frames: Frames, references: dict[int, float], repulsion: np.ndarray | float = 0.0) -> float:

@@ -23,6 +23,8 @@ def main() -> None:
         atoms.calc = calculator
         try:
             found = {"energy": float(atoms.get_potential_energy()), "forces": atoms.get_forces().tolist()}
+            if "energies" in calculator.implemented_properties:
+                found["energies"] = atoms.get_potential_energies().tolist()
             if all(asked["pbc"]):
                 found["stress"] = atoms.get_stress().tolist()
         except Exception as error:

@@ -27,7 +27,8 @@ class TeacherError(GeoMolError):
 
 
 class Teacher(Calculator):
-    """Energy, forces and, of structures periodic in three directions, stress, asked of another process.
+    """Energy, forces, the atoms' shares of the energy, if it knows them, and, of structures periodic in three
+    directions, stress, asked of another process.
 
     Args:
         python: interpreter of an environment that has the teacher.
@@ -39,7 +40,7 @@ class Teacher(Calculator):
         TeacherError: it refuses a structure, or gives numbers that are not finite.
     """
 
-    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012  (ASE's own interface)
+    implemented_properties = ["energy", "energies", "forces", "stress"]  # noqa: RUF012  (ASE's own interface)
 
     def __init__(self, python: Path, calculator: str, arguments: Mapping[str, Any]) -> None:
         super().__init__()

@@ -72,6 +72,7 @@ def make_row(
     """Make a row of the parts of ``Atoms``."""
     energy = results.get(keys.energy, info.get(keys.energy))
     forces = results.get(keys.forces, arrays.get(keys.forces))
+    energies = results.get(keys.energies, arrays.get(keys.energies))
     return Row(
         numbers=np.asarray(numbers),
         positions=np.asarray(positions, dtype=float),
@@ -87,6 +88,7 @@ def make_row(
         source=str(info.get(keys.source, "")),
         name=str(info.get(keys.name, "")),
         tags=arrays.get("tags"),
+        energies=None if energies is None else np.asarray(energies, dtype=float),
     )
 
 

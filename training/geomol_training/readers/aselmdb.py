@@ -53,7 +53,7 @@ def _row(fields: dict[str, Any], keys: Keys) -> Row:
     arrays = {name: _array(fields[name]) for name in ("tags",) if fields.get(name) is not None}
     results = {
         name: _array(fields[name]) if name != keys.energy else fields[name]
-        for name in (keys.energy, keys.forces, keys.stress)
+        for name in (keys.energy, keys.forces, keys.energies, keys.stress)
         if fields.get(name) is not None
     }
     if "y_relaxed" in info and keys.energy == "energy":  # of IS2RE and IS2RS: the energy of the end is the label
@@ -142,7 +142,7 @@ def _fields(row: Row) -> dict[str, Any]:
         "key_value_pairs": {"charge": row.charge, "spin": row.spin},
         "data": data,
     }
-    for name in ("forces", "stress", "tags"):
+    for name in ("forces", "energies", "stress", "tags"):
         values = getattr(row, name)
         if values is not None:
             fields[name] = values.tolist()

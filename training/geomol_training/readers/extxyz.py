@@ -92,8 +92,7 @@ def _plain_row(info: Mapping[str, str], columns: Mapping[str, slice], body: list
     cell = np.zeros((3, 3)) if lattice is None else _numbers(lattice).reshape(3, 3)
     periodic = [lattice is not None] * 3 if pbc is None else [flag[0] in "T1t" for flag in pbc.split()]
     arrays = {name: table[:, column] for name, column in columns.items()}
-    if "tags" in arrays:
-        arrays["tags"] = arrays["tags"][:, 0]
+    arrays |= {name: arrays[name][:, 0] for name in ("tags", keys.energies) if name in arrays}
     labels: dict[str, Any] = {name: _numbers(info[name]) for name in (keys.stress,) if name in info}
     if keys.energy in info:
         labels[keys.energy] = float(info[keys.energy])

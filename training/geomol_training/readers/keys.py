@@ -20,6 +20,7 @@ class Keys:
         source: ``info`` key of where a frame comes from.
         name: ``info`` key of the name of the structure itself.
         labels: rMD17 files hold "revised" (PBE) and "original" (PBE+TS) labels.
+        energies: key of the atoms' shares of the energy in eV, in results or arrays.
 
     Raises:
         ConfigError: other labels than these.
@@ -33,6 +34,7 @@ class Keys:
     source: str = "source"
     name: str = "name"
     labels: str = "revised"
+    energies: str = "energies"
 
     def __post_init__(self) -> None:
         if self.labels not in ("revised", "original"):

@@ -18,7 +18,7 @@ from ..frames import Frames
 from ..loss import total_loss
 from ..metrics import MILLI, Predicted
 from ..recipe import Loss, Physics
-from ..references import change_of_references, fit_references, force_scale
+from ..references import change_of_references, fit_references, force_scale, mean_shares
 from .base import Pairs, Predictor, Task
 
 ENERGY_WITHIN, FORCES_WITHIN = 0.02, 0.03
@@ -45,7 +45,11 @@ class PotentialTask(Task):
                 "these; the recipe needs relaxation."
             )
         physics = self.physics
-        if physics.reference_energies == "fit":
+        if physics.reference_energies == "fit" and self.weights.energies > 0:
+            if not train.has_energies.any():
+                raise DataError("loss.energies is not 0, but no structure has energies of its atoms.")
+            references = mean_shares(train, seen.repulsion)
+        elif physics.reference_energies == "fit":
             references = fit_references(train, seen.repulsion)
         else:
             references = physics.reference_energies
