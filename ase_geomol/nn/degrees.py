@@ -97,23 +97,47 @@ class SphereActivation(nn.Module):
         return torch.cat([functional.silu(x[:, :1]), on_sphere[:, 1:]], 1)
 
 
+class InnerProducts(nn.Module):
+    """Scalars from all other degrees: ``sum_l sum_m (A_l x)_lm (B_l x)_lm / (2l+1)``, exact under rotations."""
+
+    def __init__(self, lmax: int, channels: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(lmax, channels, 2 * out))
+        nn.init.normal_(self.weight, std=channels**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, K, C) to (n, C')."""
+        total = x.new_zeros(len(x), self.weight.shape[-1] // 2)
+        for degree, weight in enumerate(self.weight, start=1):
+            left, right = (x[:, degree**2 : (degree + 1) ** 2] @ weight).chunk(2, -1)
+            total = total + (left * right).sum(1) / (2 * degree + 1)
+        return total
+
+
 class GatedLinear(nn.Module):
     """Steerable feed-forward network: linear by degree, gates from scalars, linear by degree.
 
     Gates are of each degree and channel. Several such networks of ``hidden`` channels are computed together, each
-    with its own gates and scaled by its weight before the last map.
+    with its own gates and scaled by its weight before the last map. With ``inner_products`` the scalars see the other
+    degrees, too, as in GotenNet's feed-forward network (ICLR 2025).
     """
 
-    def __init__(self, lmax: int, channels: int, hidden: int, networks: int = 1) -> None:
+    def __init__(
+        self, lmax: int, channels: int, hidden: int, networks: int = 1, *, inner_products: bool = False
+    ) -> None:
         super().__init__()
         self.hidden = hidden
         self.first = DegreeLinear(lmax, channels, networks * hidden)
+        self.inner_products = InnerProducts(lmax, channels, networks * hidden) if inner_products else None
         self.gates = nn.ModuleList(Gate(lmax, hidden) for _ in range(networks))
         self.last = DegreeLinear(lmax, networks * hidden, channels)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Map (n, K, C) to (n, K, C), networks weighted by (n, networks)."""
-        parts = self.first(x).split(self.hidden, dim=-1)
+        first = self.first(x)
+        if self.inner_products is not None:
+            first = torch.cat([first[:, :1] + self.inner_products(x)[:, None], first[:, 1:]], dim=1)
+        parts = first.split(self.hidden, dim=-1)
         gated = torch.cat([gate(part) for gate, part in zip(self.gates, parts, strict=True)], dim=-1)
         return self.last(gated * weights.repeat_interleave(self.hidden, dim=1)[:, None])
 

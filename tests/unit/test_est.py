@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from ase.data import atomic_numbers, covalent_radii
 from benchmarks._sphere import layer_error, random_rotation
 from pydantic import ValidationError
 from scipy.special import i0e
@@ -18,12 +19,13 @@ from ase_geomol.models.est import EST, ESTConfig
 from ase_geomol.models.est.attention import Lift, SphericalAttention
 from ase_geomol.models.est.edges import DegreeFilter, Edges, RadialFunctions
 from ase_geomol.models.est.edges import make_edges as prepare_edges
+from ase_geomol.models.est.elements import periodic_place
 from ase_geomol.models.est.messages.so2 import SO2Message, edge_frames
 from ase_geomol.models.est.messages.zonal import ZonalMessage, log_bessel
 from ase_geomol.models.est.network import Block
 from ase_geomol.models.est.update import SphericalExperts, Update
 from ase_geomol.nn import make_blocks
-from ase_geomol.nn.degrees import CoefficientNorm, SphereActivation, wigner
+from ase_geomol.nn.degrees import CoefficientNorm, InnerProducts, SphereActivation, wigner
 from ase_geomol.nn.sphere import Sphere, harmonics, point_rule, product
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -382,3 +384,58 @@ def test_blocks_steer_harmonics_as_lists_do():
     listed, placed = (edges.steer(filters.by_degree(edges.radial)) for edges in (in_lists, in_slots))
     assert listed.abs().max() > 0.1
     assert torch.allclose(listed, placed, atol=1e-12)
+
+
+# What is read of the network
+
+
+@pytest.mark.parametrize("message", ["zonal", "graph_attention", "so2", "gata", "attention"])
+@pytest.mark.parametrize("direct_forces", [False, True])
+def test_every_weight_counts(message: str, direct_forces: bool):
+    """What nothing reads would be learned, kept and computed for nothing."""
+    torch.manual_seed(0)
+    network = EST(make_config(message=message, layers=2, direct_forces=direct_forces))
+    torch.manual_seed(1)
+    positions = 1.5 * torch.randn(5, 3)
+    pairs = torch.tensor([[i, j] for i in range(5) for j in range(5) if i != j]).T
+    numbers = torch.tensor([1, 6, 6, 1, 1])
+    output = network(numbers, torch.zeros(5, dtype=torch.long), pairs, positions[pairs[1]] - positions[pairs[0]])
+    total = output.energies.square().sum() + (0.0 if output.forces is None else output.forces.square().sum())
+    total.backward()
+    unread = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert unread == ([] if direct_forces else ["final_norm.weight"]), "this one is of the vectors that features have"
+
+
+def test_inner_products_turn_into_scalars_exactly():
+    torch.manual_seed(0)
+    products = InnerProducts(2, 8, 5).double()
+    x, turn = torch.randn(4, 9, 8).double(), wigner(random_rotation()[None], 2)
+    scalars = products(x)
+    torch.testing.assert_close(products(turn @ x), scalars, rtol=1e-12, atol=1e-12)
+    x[:, 0] += 1.0
+    assert torch.equal(products(x), scalars), "they are of all other degrees"
+
+
+@pytest.mark.parametrize(
+    ("symbol", "period", "group", "shell"),
+    [
+        ("H", 1, 1, 0.0),
+        ("He", 1, 18, 0.0),
+        ("C", 2, 14, 0.0),
+        ("Mg", 3, 2, 0.0),
+        ("Sc", 4, 3, 0.0),
+        ("Ga", 4, 13, 0.0),
+        ("La", 6, 3, 0.0),
+        ("Lu", 6, 3, 1.0),
+        ("Hf", 6, 4, 1.0),
+        ("Hg", 6, 12, 1.0),
+        ("U", 7, 3, 3 / 14),
+        ("Og", 7, 18, 1.0),
+    ],
+)
+def test_places_in_the_periodic_system(symbol: str, period: int, group: int, shell: float):
+    place = periodic_place(atomic_numbers[symbol])
+    assert place[:7].nonzero().flatten().tolist() == [period - 1]
+    assert place[7:25].nonzero().flatten().tolist() == [group - 1]
+    assert float(place[25]) == pytest.approx(shell)
+    assert float(place[26]) == pytest.approx(covalent_radii[atomic_numbers[symbol]])

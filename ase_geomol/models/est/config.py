@@ -22,7 +22,7 @@ class ESTConfig(BaseModel):
     Attributes:
         elements: atomic numbers that the model knows.
         mode: "exact" (ours: as equivariant as its points allow) or "paper" (arXiv 2505.23086); it sets the defaults
-            of the seven options marked with *, each of which may be given by itself.
+            of the eight options marked with *, each of which may be given by itself.
         cutoff: Å.
         layers: number of blocks, each a message and an update.
         lmax: largest degree L of the features.
@@ -34,7 +34,9 @@ class ESTConfig(BaseModel):
         bounded_attention: * queries and keys have RMS 1, and a temperature of at most ``temperature``.
         temperature: largest factor of bounded logits: the smaller, the smaller the error of the points.
         attention_projection: * a linear map after spherical attention.
-        scalar_bypass: * invariants of the spherical branch do not pass through the points.
+        scalar_bypass: * invariants of the spherical branch do not pass through the points. The energy, which reads
+            invariants, then has no use for points in the last block, which is without.
+        inner_products: * scalars see what is steerable by inner products, in each steerable expert.
         message: "zonal" (spherical attention between an atom and an edge), or that of Equiformer ("graph_attention"),
             EquiformerV2 ("so2") or GotenNet ("gata"), or ours, as GotenNet's but faster ("attention").
         steerable_experts: how many; each is a gated network on coefficients.
@@ -72,6 +74,7 @@ class ESTConfig(BaseModel):
     temperature: float = Field(default=1.0, gt=0)
     attention_projection: bool = True
     scalar_bypass: bool = True
+    inner_products: bool = True
     message: Message = "zonal"
     steerable_experts: int = Field(default=1, ge=0)
     spherical_experts: int = Field(default=1, ge=0)
@@ -112,6 +115,7 @@ class ESTConfig(BaseModel):
                 "bounded_attention": False,
                 "attention_projection": False,
                 "scalar_bypass": False,
+                "inner_products": False,
                 "so2_activation": "sphere",
             }
         return implied | given

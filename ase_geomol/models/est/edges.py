@@ -13,6 +13,7 @@ from ...nn import Blocks, ExponentialBasis, segment_sum, smooth_cutoff
 from ...nn.degrees import degrees
 from ...nn.sphere import harmonics
 from .config import ESTConfig
+from .elements import ElementTable
 
 
 class Edges(NamedTuple):
@@ -101,20 +102,24 @@ class HeadLogits(nn.Module):
 
 
 class RadialFunctions(nn.Module):
-    """``SiLU(W psi(r) + a_Zi + b_Zj)``: what every filter of the network is linear in."""
+    """``SiLU(W' SiLU(W psi(r) + a_Zi + b_Zj))``: what every filter of the network is linear in."""
 
     def __init__(self, config: ESTConfig) -> None:
         super().__init__()
-        n = len(config.elements)
+        channels = config.radial_channels
         self.basis = ExponentialBasis(config.kernels, config.cutoff, 1, config.radial_length)
-        self.linear = nn.Linear(config.kernels, config.radial_channels)
-        self.of_receiver = nn.Embedding(n, config.radial_channels)
-        self.of_sender = nn.Embedding(n, config.radial_channels)
+        self.first = nn.Linear(config.kernels, channels)
+        nn.init.normal_(self.first.weight)  # of the kernels about one is not 0: the distance counts as much as elements
+        self.of_receiver = ElementTable(config.elements, channels)
+        self.of_sender = ElementTable(config.elements, channels)
+        self.second = nn.Linear(channels, channels)
+        nn.init.normal_(self.second.weight, std=2 * channels**-0.5)  # as in `DegreeFilter`
 
     def forward(self, distance: Tensor, receiver: Tensor, sender: Tensor) -> Tensor:
         """Distances (E,) in Å and types (E,) of both atoms to (E, R)."""
         kernels = self.basis(distance, torch.zeros_like(receiver)).T
-        return functional.silu(self.linear(kernels) + self.of_receiver(receiver) + self.of_sender(sender))
+        first = functional.silu(self.first(kernels) + self.of_receiver(receiver) + self.of_sender(sender))
+        return functional.silu(self.second(first))
 
 
 class DegreeFilter(nn.Module):
@@ -142,7 +147,7 @@ class Embedding(nn.Module):
 
     def __init__(self, config: ESTConfig) -> None:
         super().__init__()
-        self.elements = nn.Embedding(len(config.elements), config.channels)
+        self.elements = ElementTable(config.elements, config.channels)
         self.filter = DegreeFilter(config)
         self.share = config.average_neighbors**-0.5
 

@@ -12,16 +12,16 @@ from ..base import ModelOutput
 from .config import ESTConfig
 from .edges import Edges, Embedding, RadialFunctions, make_edges
 from .messages import MESSAGES
-from .update import Update
+from .update import ScalarUpdate, Update
 
 
 class Block(nn.Module):
-    """A message and an update, each added to what came in."""
+    """A message and an update, each added to what came in; with ``scalars_only`` nobody reads more of the update."""
 
-    def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
+    def __init__(self, config: ESTConfig, sphere: Sphere, *, scalars_only: bool = False) -> None:
         super().__init__()
         self.message = MESSAGES[config.message](config, sphere)
-        self.update = Update(config, sphere)
+        self.update = ScalarUpdate(config) if scalars_only else Update(config, sphere)
         self.path_dropout = nn.Dropout(config.path_dropout)
 
     def forward(self, x: Tensor, edges: Edges, system: Tensor) -> tuple[Tensor, Edges]:
@@ -55,7 +55,10 @@ class EST(nn.Module):
         self.sphere = Sphere(point_rule(config.points), config.lmax)
         self.radial = RadialFunctions(config)
         self.embedding = Embedding(config)
-        self.blocks = nn.ModuleList(Block(config, self.sphere) for _ in range(config.layers))
+        last = config.layers - 1 if config.scalar_bypass and not config.direct_forces else None
+        self.blocks = nn.ModuleList(
+            Block(config, self.sphere, scalars_only=place == last) for place in range(config.layers)
+        )
         self.final_norm = CoefficientNorm(config.lmax, config.channels, config.norm_floor)
         self.readout = ScalarReadout(config.channels)
         self.force_readout = VectorReadout(config.channels) if config.direct_forces else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...nn.degrees import CoefficientNorm, GatedLinear
+from ...nn.degrees import CoefficientNorm, GatedLinear, InnerProducts
 from ...nn.sphere import Sphere
 from .attention import Lift, PointLinear, SphericalAttention
 from .config import ESTConfig
@@ -30,7 +30,7 @@ class SphericalExperts(nn.Module):
         self.point_norm = nn.LayerNorm(channels) if config.norm == "point" else None
         self.floor = config.norm_floor
         self.first = PointLinear(channels, hidden)
-        self.last = PointLinear(hidden, channels)
+        self.last = PointLinear(hidden, channels, bias=not config.scalar_bypass)
         self.bypass = None
         if config.scalar_bypass:
             self.bypass = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels), nn.SiLU())
@@ -64,7 +64,13 @@ class Update(nn.Module):
         self.norm = CoefficientNorm(config.lmax, config.channels, config.norm_floor)
         self.steerable = self.spherical = None
         if config.steerable_experts:
-            self.steerable = GatedLinear(config.lmax, config.channels, config.expert_channels, config.steerable_experts)
+            self.steerable = GatedLinear(
+                config.lmax,
+                config.channels,
+                config.expert_channels,
+                config.steerable_experts,
+                inner_products=config.inner_products,
+            )
         if config.spherical_experts:
             self.spherical = SphericalExperts(config, sphere)
 
@@ -77,3 +83,24 @@ class Update(nn.Module):
         if self.spherical is not None:
             increment = increment + self.spherical(x, weights[:, self.n_steerable :])
         return increment
+
+
+class ScalarUpdate(nn.Module):
+    """An update of the invariants alone: a network that sees the rest by inner products."""
+
+    def __init__(self, config: ESTConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        hidden = (config.steerable_experts + config.spherical_experts) * config.expert_channels
+        self.norm = CoefficientNorm(config.lmax, channels, config.norm_floor)
+        self.first = nn.Linear(channels, hidden)
+        self.inner_products = InnerProducts(config.lmax, channels, hidden) if config.inner_products else None
+        self.last = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, K, C) to its increment."""
+        x = self.norm(x)
+        hidden = self.first(x[:, 0])
+        if self.inner_products is not None:
+            hidden = hidden + self.inner_products(x)
+        return functional.pad(self.last(functional.silu(hidden))[:, None], (0, 0, 0, x.shape[1] - 1))

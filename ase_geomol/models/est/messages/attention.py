@@ -13,12 +13,11 @@ from .base import Message
 
 
 class AttentionMessage(Message):
-    """What GotenNet's message says, arranged so that nothing is as large as edges times coefficients times channels.
+    """Features carried by attention and harmonics steered by filters, as in GotenNet, in few products of matrices.
 
     ``m_i,lm = sum_j a_ij g_l(h_j) x_j,lm + sum_j u_ij f_l(r_ij) s_l(h_j) Y_lm(r_ij)`` with ``a_ij = u_ij SiLU(q_i·k_j +
-    b(r_ij))`` for each head: the neighbours' features carried by attention, and harmonics of the edges steered by
-    filters. Both sums are products of matrices, of attention with features and of harmonics with filters. ``q_i·k_j``
-    is the inner product over all coefficients, so that invariants learn of angles.
+    (c_i + d_j)·Y(r_ij) + b(r_ij))`` for each head. All products are over all coefficients: attention sees how both
+    atoms' features lie to each other and to the edge, so that invariants learn of angles.
     """
 
     uses_blocks = True
@@ -28,6 +27,7 @@ class AttentionMessage(Message):
         lmax, channels = config.lmax, config.channels
         self.lmax, self.heads, self.share = lmax, config.message_heads, config.average_neighbors**-0.5
         self.query_key = DegreeLinear(lmax, channels, 2 * channels)
+        self.along = DegreeLinear(lmax, channels, 2 * self.heads)
         self.dropout = nn.Dropout(config.attention_dropout)
         self.bias = nn.Linear(config.radial_channels, self.heads)
         self.value = DegreeLinear(lmax, channels, channels)
@@ -61,8 +61,17 @@ class AttentionMessage(Message):
         query = _by_head(query, count, self.heads)
         key = _by_head(edges.blocks.copy_to_senders(key), count, self.heads)
         logits = query @ key.mT * query.shape[-1] ** -0.5
-        logits = logits + self.bias(edges.radial).view(count, receivers, senders, -1).permute(0, 3, 1, 2)
+        logits = logits + (self.bias(edges.radial).view(*shape, -1) + self._along(x, edges, shape)).permute(0, 3, 1, 2)
         return self.dropout(functional.silu(logits)) * edges.envelope.view(count, 1, receivers, senders)
+
+    def _along(self, x: Tensor, edges: Edges, shape: tuple[int, int, int]) -> Tensor:
+        """Inner products (B, n, M, H) of both atoms' features with the harmonics of the edge."""
+        assert edges.blocks is not None
+        receiver, sender = self.along(x).chunk(2, -1)
+        sender = edges.blocks.copy_to_senders(sender).view(shape[0], 1, shape[2], -1, self.heads)
+        harmonics = edges.harmonics.view(*shape, -1)
+        of_receiver = harmonics @ receiver.view(*shape[:2], -1, self.heads)
+        return (of_receiver + (harmonics[..., None] * sender).sum(-2)) * harmonics.shape[-1] ** -0.5
 
 
 def _by_head(x: Tensor, count: int, heads: int) -> Tensor:
