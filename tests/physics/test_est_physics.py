@@ -11,7 +11,7 @@ from ase_geomol.potential import Potential
 class TestZonal(PotentialPhysics):
     """The message of the paper, the default; with few points, since each edge has all of them."""
 
-    options: dict[str, object] = {"points": "icosahedral-32", "zonal_nodes": 8}  # noqa: RUF012
+    options: dict[str, object] = {"points": "icosahedral-72", "zonal_nodes": 8}  # noqa: RUF012
     rotation_tolerance = 1e-4
     seed = 5
 
