@@ -162,13 +162,13 @@ def test_a_teacher_that_hangs_is_replaced(slow):
     teacher = Teacher(PYTHON, slow, {}, seconds=0.5)
     with pytest.raises(TeacherError, match="no answer in time"):
         teacher.get_potential_energy(bulk("Au"))
-    copper = EMT().get_potential_energy(bulk("Cu"))
+    copper, nickel = EMT().get_potential_energy(bulk("Cu")), EMT().get_potential_energy(bulk("Ni"))
     assert teacher.get_potential_energy(bulk("Cu")) == copper, "another one has started"
     teacher.limit(0.0)
     with pytest.raises(TeacherError, match="no time left for this job"):
         teacher.get_potential_energy(bulk("Ni"))
     teacher.limit(60.0)
-    assert teacher.get_potential_energy(bulk("Cu", cubic=True)) == pytest.approx(4 * copper, abs=1e-9)
+    assert teacher.get_potential_energy(bulk("Ni")) == nickel
     teacher.close()
 
 
@@ -358,6 +358,23 @@ def test_kinds_have_variants_of_their_own_and_nothing_is_relaxed(teacher):
         ideal = frame.cell.scaled_positions(frame.positions)
         moved = ideal - np.round(2 * ideal) / 2  # eight atoms at halves of the repeated cell
         assert 0.003 < (moved @ frame.cell.array).std() < 0.1  # Å
+
+
+def test_nothing_is_made_of_a_known_crystal_that_is_rejected(recipe):
+    job = next(job for job in make_crystal_plan(recipe).jobs if job.kind == "element")
+    sound, squeezed = (
+        replace(
+            job.tasks[0], numbers=(29,), positions=(0.0, 0.0, 0.0), cell=tuple(bulk("Cu", a=edge).cell.array.ravel())
+        )
+        for edge in (3.6, 2.6)
+    )
+    outcome = run_crystal_job(replace(job, kind="known", tasks=(squeezed,)), recipe, PYTHON)
+    assert not outcome.frames
+    assert sum(outcome.rejected.values()) == 1
+    outcome = run_crystal_job(replace(job, kind="known", tasks=(sound,)), recipe, PYTHON)
+    assert outcome.frames[0].info["source"] == "known"
+    assert outcome.frames[0].cell.array == pytest.approx(bulk("Cu", a=3.6).cell.array)
+    assert len(outcome.frames) > 5
 
 
 def test_geometry_of_variants():

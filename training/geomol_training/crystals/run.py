@@ -42,7 +42,7 @@ JOB_FRAMES = 60
 BUILT = ("prototype", "element", "binary", "pair", "salt")
 """Starts that have no volume of their own."""
 AS_THEY_ARE = ("known", "original", "ground_state")
-"""Starts that are labelled themselves."""
+"""Starts that are labelled themselves; where that is rejected, nothing is made of them."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,7 @@ def _make_frames(kind: Kind, start: Atoms, tray: CrystalTray, rng: np.random.Gen
         make_dimer((start.numbers[0], start.numbers[1]), tray, rng)
     elif kind == "atom":
         tray.add(start, "atom")
-    else:
-        if kind in AS_THEY_ARE:
-            tray.add(start, kind)
+    elif kind not in AS_THEY_ARE or tray.add(start, kind):
         crystal = at_predicted_volume(start) if kind in BUILT else start
         make_variants(crystal, tray.recipe.variants.of(kind), tray, rng)
 
