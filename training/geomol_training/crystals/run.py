@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import combinations, combinations_with_replacement, cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from ase_geomol.errors import ConfigError
 from ..labelling.jobs import Outcome
 from ..labelling.plan import Job, Plan, fingerprint, interleaved
 from ..labelling.run import Progress, run_plan
-from .recipe import CrystalRecipe
-from .sampling import CrystalTray, make_dimer, make_variants
+from .recipe import CrystalRecipe, Kind
+from .sampling import DIMER_DISTANCES, CrystalTray, make_dimer, make_variants
 from .structures import (
     BINARIES,
     LATTICES,
@@ -27,17 +28,21 @@ from .structures import (
     ground_states,
     known_crystals,
     originals,
+    pair,
     prototype,
     salt,
     simple_lattice,
     split_of_composition,
 )
 from .teacher import Teacher
+from .volumes import at_predicted_volume
 
-JOB_SIZES = {
-    **{"known": 4, "prototype": 4, "element": 5, "binary": 5, "dimer": 20},
-    **{"original": 4, "ground_state": 4, "salt": 5},
-}
+JOB_FRAMES = 60
+"""A job has as many starts as give about so many frames."""
+BUILT = ("prototype", "element", "binary", "pair", "salt")
+"""Starts that have no volume of their own."""
+AS_THEY_ARE = ("known", "original", "ground_state")
+"""Starts that are labelled themselves; where that is rejected, nothing is made of them."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Start:
     cell: tuple[float, ...]
 
     def atoms(self) -> Atoms:
-        """The same as Atoms; a dimer has no cell."""
+        """The same as Atoms; free atoms and dimers have no cell."""
         periodic = any(self.cell)
         return Atoms(
             self.numbers, np.reshape(self.positions, (-1, 3)), cell=np.reshape(self.cell, (3, 3)), pbc=periodic
@@ -94,9 +99,10 @@ def make_crystal_plan(recipe: CrystalRecipe) -> Plan:
     rng, starts, elements = np.random.default_rng(recipe.seed), recipe.starts, recipe.elements
     known = known_crystals(starts.files, elements, starts.known_atoms) if starts.known else []
     chosen = [known[i] for i in rng.permutation(len(known))[: starts.known]]
-    made = {
+    atoms = starts.prototype_atoms
+    made: dict[Kind, list[Atoms]] = {
         "known": chosen,
-        "prototype": [prototype(elements, starts.prototype_atoms, rng) for _ in range(starts.prototypes)],
+        "prototype": [prototype(elements, atoms, rng) for _ in range(starts.prototypes)],
         "element": [
             simple_lattice(symbol, lattice)
             for _ in range(starts.element_repeats)
@@ -107,14 +113,18 @@ def make_crystal_plan(recipe: CrystalRecipe) -> Plan:
             binary(str(first), str(second), str(rng.choice(BINARIES)))
             for first, second in (rng.choice(elements, 2, replace=False) for _ in range(starts.binaries))
         ],
-        "dimer": [Atoms([atomic_numbers[s] for s in rng.choice(elements, 2)]) for _ in range(starts.dimers)],
-        "original": starts.originals * originals(elements, starts.prototype_atoms) if starts.originals else [],
-        "ground_state": starts.ground_states * ground_states(elements, starts.prototype_atoms),
+        "dimer": [Atoms([first, second]) for first, second in islice(_pairs(elements, rng), starts.dimers)],
+        "original": starts.originals * originals(elements, starts.original_atoms) if starts.originals else [],
+        "ground_state": starts.ground_states * ground_states(elements, starts.original_atoms),
         "salt": [salt(elements, rng) for _ in range(starts.salts)],
+        "pair": [
+            pair(first, second, atoms, rng) for _ in range(starts.pairs) for first, second in combinations(elements, 2)
+        ],
+        "atom": [Atoms(symbol) for symbol in elements] if starts.atoms else [],
     }
     jobs = []
     for order, (kind, structures) in enumerate(made.items()):
-        size = JOB_SIZES[kind]
+        size = max(1, JOB_FRAMES // frames_of_start(recipe, kind))
         rng.shuffle(structures)  # pyright: ignore[reportArgumentType]
         for number, place in enumerate(range(0, len(structures), size)):
             entropy = int(np.random.SeedSequence((recipe.seed, order, number)).generate_state(1)[0])
@@ -124,32 +134,53 @@ def make_crystal_plan(recipe: CrystalRecipe) -> Plan:
     return Plan(tuple(jobs), fingerprint(recipe, jobs), "nothing was asked to be left out")
 
 
+def frames_of_start(recipe: CrystalRecipe, kind: Kind) -> int:
+    """About how many frames a start of this kind gives."""
+    if kind in ("atom", "dimer"):
+        return 1 if kind == "atom" else DIMER_DISTANCES
+    return max(1, recipe.variants.of(kind).frames)
+
+
 def run_crystal_job(job: Job, recipe: CrystalRecipe, python: Path) -> Outcome:
-    """Make and label the frames of all starts of ``job``."""
-    teacher = _teacher(python, recipe.teacher.calculator, tuple(sorted(recipe.teacher.arguments.items())))
+    """Make and label the frames of all starts of ``job``, as far as the time for a job allows."""
+    settings = recipe.teacher
+    teacher = _teacher(python, settings.calculator, tuple(sorted(settings.arguments.items())), settings.seconds)
+    teacher.limit(settings.job_seconds)
     frames: list[Atoms] = []
     rejected: Counter[str] = Counter()
     seeds = np.random.SeedSequence(job.seed).spawn(len(job.tasks))
     for task, seed in zip(job.tasks, seeds, strict=True):
         start, rng, tray = task.atoms(), np.random.default_rng(seed), CrystalTray(recipe, teacher)
-        if job.kind == "dimer":
-            make_dimer((task.numbers[0], task.numbers[1]), tray, rng)
-        else:
-            if job.kind == "known":
-                tray.add(start, "known")
-            make_variants(start, tray, rng)
+        _make_frames(job.kind, start, tray, rng)  # pyright: ignore[reportArgumentType]
+        split = split_of_composition(start) if start.pbc.any() else "train"
         for frame in tray.frames:
-            frame.info |= {"split": "train" if job.kind == "dimer" else split_of_composition(start), "start": job.kind}
+            frame.info |= {"split": split, "start": job.kind}
             frame.info["formula"] = start.get_chemical_formula(empirical=True)
         frames += tray.frames
         rejected += tray.rejected
     return Outcome(frames, rejected)
 
 
+def _make_frames(kind: Kind, start: Atoms, tray: CrystalTray, rng: np.random.Generator) -> None:
+    if kind == "dimer":
+        make_dimer((start.numbers[0], start.numbers[1]), tray, rng)
+    elif kind == "atom":
+        tray.add(start, "atom")
+    elif kind not in AS_THEY_ARE or tray.add(start, kind):
+        crystal = at_predicted_volume(start) if kind in BUILT else start
+        make_variants(crystal, tray.recipe.variants.of(kind), tray, rng)
+
+
+def _pairs(elements: tuple[str, ...], rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Atomic numbers of all pairs in a random order, endlessly."""
+    pairs = list(combinations_with_replacement([atomic_numbers[symbol] for symbol in elements], 2))
+    return cycle([pairs[i] for i in rng.permutation(len(pairs))])
+
+
 @cache
-def _teacher(python: Path, calculator: str, arguments: tuple[tuple[str, object], ...]) -> Teacher:
+def _teacher(python: Path, calculator: str, arguments: tuple[tuple[str, object], ...], seconds: float) -> Teacher:
     """One teacher for each labelling process, as long as that lives."""
-    return Teacher(python, calculator, dict(arguments))
+    return Teacher(python, calculator, dict(arguments), seconds)
 
 
 def _start(atoms: Atoms) -> Start:

@@ -23,7 +23,11 @@ ADSORBATES = ("H", "C", "N", "O", "OH", "CO", "H2O")
 MILLER = ((1, 0, 0), (1, 1, 0), (1, 1, 1))
 VACUUM = 6.0
 """Å, at either side of a slab."""
-DIMER_DISTANCES = 12
+MOVED_ATOMS = 6
+"""Fewer atoms are repeated before they are displaced, so that not all of a kind move as one."""
+DIMER_DISTANCES = 10
+DIMER_REACH = 6.0
+"""Å"""
 
 
 @dataclass
@@ -63,51 +67,58 @@ class CrystalTray:
         return moved.get_forces()
 
 
-def make_variants(start: Atoms, tray: CrystalTray, rng: np.random.Generator) -> None:
+def make_variants(start: Atoms, settings: Variants, tray: CrystalTray, rng: np.random.Generator) -> None:
     """Relax a crystal a little, then strain, rattle, heat, and sometimes open it; frames go to the tray."""
-    settings = tray.recipe.variants
     rest = _attempt(tray, lambda: _relaxed(start, settings, tray)) or start
+    moved = enlarged(rest, MOVED_ATOMS, settings.largest)
     for _ in range(settings.strained):
-        tray.add(strained(rest, settings.strain, rng), "strain")
+        tray.add(strained(rest, settings.volume, settings.strain, rng), "strain")
     for _ in range(settings.rattled):
-        tray.add(rattled(strained(rest, settings.strain / 2, rng), settings, rng), "rattle")
+        tray.add(rattled(strained(moved, settings.volume, settings.strain, rng), settings.rattle, rng), "rattle")
+    small = settings.gentle_strain
+    for _ in range(settings.gentle):
+        nearby = strained(moved, ((1 - small) ** 3, (1 + small) ** 3), small, rng)
+        tray.add(rattled(nearby, settings.gentle_rattle, rng), "gentle")
     if settings.hot:
         _attempt(tray, lambda: _heat(enlarged(rest, 4, settings.largest), settings, tray, rng))
     if rng.random() < settings.vacancy_share:
         cell = enlarged(rest, 8, settings.largest)
         if len(cell) > 2:
             del cell[int(rng.integers(len(cell)))]
-            tray.add(rattled(cell, settings, rng), "vacancy")
+            for sizes in (settings.gentle_rattle, settings.rattle):
+                tray.add(rattled(cell, sizes, rng), "vacancy")
             _attempt(tray, lambda: _relaxed(cell, settings, tray, "vacancy", cell_too=False))
     if rng.random() < settings.surface_share:
         slab = slab_of(rest, settings.largest, rng)
         if slab is not None:
-            tray.add(rattled(slab, settings, rng), "surface")
+            for sizes in (settings.gentle_rattle, settings.rattle):
+                tray.add(rattled(slab, sizes, rng), "surface")
             _attempt(tray, lambda: _relaxed(slab, settings, tray, "surface", cell_too=False))
 
 
 def make_dimer(numbers: tuple[int, int], tray: CrystalTray, rng: np.random.Generator) -> None:
-    """Two atoms in vacuum at distances from two sums of their covalent radii down to the repulsive wall."""
-    radii = covalent_radii[list(numbers)].sum()
-    for ratio in np.linspace(2.2, 0.6, DIMER_DISTANCES):
-        distance = radii * (ratio + rng.uniform(-0.05, 0.05))
+    """Two atoms in vacuum at distances from `DIMER_REACH` down to the repulsive wall, each drawn from its own range."""
+    wall = 0.6 * covalent_radii[list(numbers)].sum()
+    for place in range(DIMER_DISTANCES):
+        distance = DIMER_REACH * (wall / DIMER_REACH) ** ((place + rng.random()) / DIMER_DISTANCES)
         if not tray.add(Atoms(numbers, [[0, 0, 0], [0, 0, distance]]), "dimer"):
             return
 
 
-def strained(atoms: Atoms, size: float, rng: np.random.Generator) -> Atoms:
-    """All lengths changed by up to ``size``, those of each axis by up to half of it more, and sheared."""
-    change = np.eye(3) * (1 + rng.uniform(-size, size)) + np.diag(rng.uniform(-size / 2, size / 2, 3))
+def strained(atoms: Atoms, volume: tuple[float, float], size: float, rng: np.random.Generator) -> Atoms:
+    """The volume times a number of that range, each axis changed by up to half of ``size`` more, and sheared."""
+    length = np.exp(rng.uniform(*np.log(volume)) / 3)
+    change = np.eye(3) * length + np.diag(rng.uniform(-size / 2, size / 2, 3))
     shear = rng.normal(0, size / 2, (3, 3))
     moved = atoms.copy()
     moved.set_cell(atoms.cell.array @ (change + np.triu(shear, 1) + np.triu(shear, 1).T), scale_atoms=True)
     return moved
 
 
-def rattled(atoms: Atoms, settings: Variants, rng: np.random.Generator) -> Atoms:
-    """All atoms displaced at random."""
+def rattled(atoms: Atoms, sizes: tuple[float, float], rng: np.random.Generator) -> Atoms:
+    """All atoms displaced at random; the deviation of a coordinate in Å is drawn from the range ``sizes``."""
     moved = atoms.copy()
-    moved.positions += rng.normal(0, rng.uniform(*settings.rattle), moved.positions.shape)
+    moved.positions += rng.normal(0, rng.uniform(*sizes), moved.positions.shape)
     return moved
 
 
@@ -141,6 +152,8 @@ def slab_of(atoms: Atoms, largest: int, rng: np.random.Generator) -> Atoms | Non
 def _relaxed(
     start: Atoms, settings: Variants, tray: CrystalTray, source: str = "relax", cell_too: bool = True
 ) -> Atoms:
+    if not settings.relax_steps:
+        return start
     moving = start.copy()
     moving.calc = tray.teacher
     kept = {round(step) for step in np.linspace(0, settings.relax_steps, settings.relax_frames + 1)[1:]}

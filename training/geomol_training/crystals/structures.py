@@ -1,4 +1,4 @@
-"""Crystals to start from: known ones, prototypes with other elements, simple lattices. Lengths in Å."""
+"""Crystals to start from: known ones, and shapes at any volume: prototypes with other elements, simple lattices."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from ase.collections import dcdft
-from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.data import atomic_numbers, chemical_symbols
 from ase.io import iread
-from ase.neighborlist import neighbor_list
 
 from ase_geomol.errors import DataError, MissingExtraError
 
@@ -25,8 +24,6 @@ from ..labelling.molecules import split_of
 LATTICES = ("fcc", "bcc", "hcp", "sc", "diamond")
 BINARIES = ("rocksalt", "cesiumchloride", "zincblende", "wurtzite", "fluorite")
 NONMETALS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Ge", "As", "Se", "Br", "Sb", "Te", "I")
-CONTACT = 1.05
-"""Sums of covalent radii between the closest atoms of a crystal that is built."""
 
 
 def split_of_composition(atoms: Atoms) -> str:
@@ -67,14 +64,24 @@ def _frames(path: Path) -> Iterator[Atoms]:
 
 
 def simple_lattice(symbol: str, lattice: str) -> Atoms:
-    """One element in one of the `LATTICES`, at the distance of a bond."""
-    return at_contact(bulk(symbol, lattice, a=3.0, c=3.0 * np.sqrt(8 / 3) if lattice == "hcp" else None))
+    """One element in one of the `LATTICES`."""
+    return bulk(symbol, lattice, a=3.0, c=3.0 * np.sqrt(8 / 3) if lattice == "hcp" else None)
 
 
 def binary(first: str, second: str, lattice: str) -> Atoms:
     """Two elements in one of the `BINARIES`; fluorite has two of the second."""
     formula = f"{first}{second}2" if lattice == "fluorite" else f"{first}{second}"
-    return at_contact(bulk(formula, lattice, a=5.0, c=5.0 * np.sqrt(8 / 3) if lattice == "wurtzite" else None))
+    return bulk(formula, lattice, a=5.0, c=5.0 * np.sqrt(8 / 3) if lattice == "wurtzite" else None)
+
+
+def pair(first: str, second: str, largest: int, rng: np.random.Generator) -> Atoms:
+    """Two elements, in any order, in one of the `BINARIES` or, half of the time, in an AFLOW prototype of two."""
+    if rng.random() < 0.5:
+        first, second = second, first
+    if rng.random() < 0.5:
+        return binary(first, second, str(rng.choice(BINARIES)))
+    rows = [row for row in _prototypes() if row["kinds"] == 2 and len(row["numbers"]) <= largest]
+    return _substituted(rows[int(rng.integers(len(rows)))], [first, second])
 
 
 def salt(elements: tuple[str, ...], rng: np.random.Generator) -> Atoms:
@@ -101,12 +108,17 @@ def ground_states(elements: tuple[str, ...], largest: int) -> list[Atoms]:
 
 
 def prototype(elements: tuple[str, ...], largest: int, rng: np.random.Generator) -> Atoms:
-    """A random AFLOW prototype whose elements are replaced by random ones."""
-    choices = [row for row in _prototypes() if len(row["numbers"]) <= largest and row["kinds"] <= len(elements)]
+    """A random AFLOW prototype of two elements, or, half of the time, of more, which are replaced by random ones."""
+    rows = [row for row in _prototypes() if len(row["numbers"]) <= largest and 2 <= row["kinds"] <= len(elements)]
+    many = [row for row in rows if row["kinds"] > 2]
+    choices = many if many and rng.random() < 0.5 else [row for row in rows if row["kinds"] == 2]
     chosen = choices[int(rng.integers(len(choices)))]
-    symbols = rng.choice(elements, chosen["kinds"], replace=False)
-    numbers = [atomic_numbers[symbols[kind]] for kind in chosen["numbers"]]
-    return at_contact(Atoms(numbers, scaled_positions=chosen["places"], cell=chosen["cell"], pbc=True))
+    return _substituted(chosen, [str(symbol) for symbol in rng.choice(elements, chosen["kinds"], replace=False)])
+
+
+def _substituted(row: dict[str, Any], symbols: list[str]) -> Atoms:
+    numbers = [atomic_numbers[symbols[kind]] for kind in row["numbers"]]
+    return Atoms(numbers, scaled_positions=row["places"], cell=row["cell"], pbc=True)
 
 
 @cache
@@ -132,17 +144,3 @@ def _prototypes() -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def at_contact(atoms: Atoms) -> Atoms:
-    """Scale a crystal so that its closest atoms are at `CONTACT` sums of covalent radii."""
-    radii = covalent_radii[atoms.numbers]
-    reach = 1.5 * (atoms.get_volume() / len(atoms)) ** (1 / 3)
-    ratios = np.zeros(0)
-    while not len(ratios):
-        first, second, distance = neighbor_list("ijd", atoms, reach)
-        ratios = distance / (radii[first] + radii[second])
-        reach *= 1.5
-    scaled = atoms.copy()
-    scaled.set_cell(atoms.cell.array * (CONTACT / ratios.min()), scale_atoms=True)
-    return scaled
