@@ -153,6 +153,28 @@ def test_tables_that_do_not_fit(tmp_path: Path, table: str, sentence: str):
         list(read_rows(tmp_path / "0.extxyz", Keys()))
 
 
+@pytest.mark.parametrize("content", [b"", b"my notes on this run\n", lzma.compress(b"")])
+def test_a_table_that_is_none_stops(tmp_path: Path, content: bytes):
+    """Else total energies would be learned beside energies relative to references."""
+    write_s2ef(tmp_path, _made()[0], ["random1,frame0"] * 3, ".xz" if content.startswith(b"\xfd") else "")
+    (table,) = tmp_path.glob("0.txt*")
+    table.write_bytes(content)
+    with pytest.raises(DataError, match=r"0\.txt(\.xz)? is no table of OC20"):
+        load(str(tmp_path), Keys(), Limits())
+
+
+def test_all_files_of_a_folder_have_tables_or_none(tmp_path: Path):
+    write_s2ef(tmp_path, _made()[0], ["random1,frame0"] * 3, "")
+    write(tmp_path / "1.extxyz", _made()[1], format="extxyz")
+    for source in (tmp_path, tmp_path / "1.*"):
+        with pytest.raises(DataError, match=r"1\.extxyz has no table of references \(1\.txt or 1\.txt\.xz\)"):
+            load(str(source), Keys(), Limits())
+    with pytest.raises(DataError, match="has no table"):
+        preprocess(str(tmp_path), tmp_path / "packed")
+    (tmp_path / "0.txt").unlink()
+    assert len(load(str(tmp_path), Keys(), Limits()).frames) == 6
+
+
 # --- IS2RE and IS2RS
 
 

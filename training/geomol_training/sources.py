@@ -12,7 +12,7 @@ from pathlib import Path
 from ase_geomol.errors import DataError
 
 from .checks import Limits
-from .readers import Keys, qm9
+from .readers import Keys, oc20, qm9
 
 FORMAT = 2
 """Part of a cache's key; raised when frames are packed differently."""
@@ -25,7 +25,7 @@ def find_files(sources: str | Sequence[str]) -> list[Path]:
     "qm9pack".
 
     Raises:
-        DataError: a name means nothing.
+        DataError: a name means nothing, or some files of OC20 lack the tables that others beside them have.
     """
     files: list[Path] = []
     for source in [sources] if isinstance(sources, str) else sources:
@@ -44,6 +44,7 @@ def find_files(sources: str | Sequence[str]) -> list[Path]:
                 "that matches any: check the path; it is relative to the working directory."
             )
         files += sorted(inside)
+    oc20.check_tables(files)
     return list(dict.fromkeys(files))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,57 @@ TABLES = (".txt", ".txt.xz")
 
 
 def table_of(path: Path) -> Path | None:
-    """The table beside an extended XYZ file: ``0.txt`` or ``0.txt.xz`` for ``0.extxyz.xz``; None without one."""
-    if ".extxyz" not in path.suffixes[-2:]:
+    """The table beside an extended XYZ file: ``0.txt`` or ``0.txt.xz`` for ``0.extxyz.xz``; None without one.
+
+    Raises:
+        DataError: there is such a file, but its first line does not begin with a system and a frame.
+    """
+    if not _is_extxyz(path):
         return None
-    stem = path.name[: path.name.index(".extxyz")]
-    beside = (path.with_name(stem + ending) for ending in TABLES)
-    return next((table for table in beside if table.exists() and _is_table(table)), None)
+    table = next((path.with_name(name) for name in _tables(path.name) if path.with_name(name).exists()), None)
+    if table is None:
+        return None
+    with open_text(table) as file:
+        if re.match(r"(random)?\d+,", file.readline()):
+            return table
+    raise DataError(
+        f"{table} is no table of OC20, with a system, a frame and a reference energy in each line, and without "
+        f"references the energies of {path.name} would be total ones: download it again, or if the two have nothing to "
+        "do with each other, give it another name."
+    )
 
 
-def _is_table(path: Path) -> bool:
-    """Whether its first line begins with a system and a frame."""
-    with open_text(path) as file:
-        return re.match(r"(random)?\d+,", file.readline()) is not None
+def check_tables(files: Iterable[Path]) -> None:
+    """Refuse extended XYZ files without a table where others of the same folder have theirs.
+
+    Raises:
+        DataError: their energies would be total ones, beside others that are relative to references.
+    """
+    chosen: dict[Path, list[str]] = {}
+    for path in files:
+        if _is_extxyz(path):
+            chosen.setdefault(path.parent, []).append(path.name)
+    for folder, names in chosen.items():
+        there = {entry.name for entry in folder.iterdir()}
+        if not any(there.intersection(_tables(name)) for name in there if _is_extxyz(Path(name))):
+            continue
+        without = [name for name in names if not there.intersection(_tables(name))]
+        if without:
+            raise DataError(
+                f"{folder / without[0]} has no table of references ({' or '.join(_tables(without[0]))}), unlike others "
+                f"in this folder: {len(without)} of {len(names)} files would keep their total energies. Download the "
+                "tables, or move these files elsewhere."
+            )
+
+
+def _is_extxyz(path: Path) -> bool:
+    return ".extxyz" in path.suffixes[-2:]
+
+
+def _tables(name: str) -> list[str]:
+    """What the table of an extended XYZ file may be called."""
+    stem = name[: name.index(".extxyz")]
+    return [stem + ending for ending in TABLES]
 
 
 def read_s2ef(path: Path, keys: Keys) -> Iterator[Row]:
