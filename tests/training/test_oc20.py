@@ -7,6 +7,7 @@ import json
 import lzma
 import pickle
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 from geomol_training import packed
 from geomol_training.batches import make_batch
-from geomol_training.checks import Limits
+from geomol_training.checks import Limits, problem
 from geomol_training.cli import app
 from geomol_training.data import load
 from geomol_training.fit import fit
@@ -423,6 +424,48 @@ def test_several_processes_read_one_database(kind: str, workers: int, tmp_path: 
     write_aselmdb(tmp_path / "bad.aselmdb", rows)
     with pytest.raises(DataError, match=r"bad\.aselmdb, row 5: positions not finite"):
         preprocess(str(tmp_path / "bad.aselmdb"), tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("tags", lambda tags: tags[:-1], "wrong shape"),
+        ("tags", lambda tags: [None, *tags[1:]], "tags not finite"),
+        ("pos_relaxed", lambda relaxed: relaxed[:-1], "wrong shape"),
+        ("pos_relaxed", lambda relaxed: [[0.0, float("nan"), 0.0], *relaxed[1:]], "relaxed not finite"),
+    ],
+)
+def test_what_else_belongs_to_atoms_fits_them(tmp_path: Path, name: str, change, reason: str):
+    """One tag too few would shift the tags of all structures that follow."""
+
+    def damage(fields: dict) -> None:
+        place = fields if name in fields else fields["data"]
+        place[name] = change(place[name])
+
+    write_aselmdb(tmp_path / "a.aselmdb", relaxations(3))
+    change_entry(tmp_path / "a.aselmdb", 2, damage)
+    with pytest.raises(DataError, match=f"row 1: {reason}"):
+        load(str(tmp_path / "a.aselmdb"), Keys(), Limits())
+    frames, skipped, _ = load(str(tmp_path / "a.aselmdb"), Keys(), Limits(), bad_rows="skip")
+    assert skipped == {reason: 1}
+    assert frames.tags.reshape(2, 13)[:, -1].tolist() == [2, 2]
+
+
+def test_fixed_atoms_are_as_many_as_atoms():
+    row = relaxations(1)[0]
+    assert problem(row, Limits()) is None
+    found = problem(row._replace(fixed=row.fixed[:-1]), Limits())
+    assert found == ("wrong shape", "fixed (12,), expected (13,)")
+
+
+def change_entry(path: Path, number: int, change: Callable[[dict], None]) -> None:
+    """Rewrite an entry of an ASE-LMDB database."""
+    environment = lmdb.open(str(path), subdir=False, map_size=1 << 24, lock=False)
+    with environment.begin(write=True) as transaction:
+        fields = json.loads(zlib.decompress(transaction.get(str(number).encode())))
+        change(fields)
+        transaction.put(str(number).encode(), zlib.compress(json.dumps(fields).encode()))
+    environment.close()
 
 
 def test_bad_rows_of_packed_data(tmp_path: Path):

@@ -89,7 +89,8 @@ def _array(values: Any) -> np.ndarray:
     if isinstance(values, dict) and "__ndarray__" in values:
         shape, dtype, flat = values["__ndarray__"]
         return np.array(flat, dtype=dtype).reshape(shape)
-    return np.asarray(values)
+    array = np.asarray(values)
+    return array.astype(float) if array.dtype == object else array  # a missing number becomes NaN
 
 
 def write_aselmdb(path: Path, rows: Iterable[Row]) -> int:
