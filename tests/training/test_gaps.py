@@ -92,10 +92,11 @@ def test_a_table_gives_start_structures(molecules, tmp_path: Path):
 
 
 def test_molecules_without_a_structure_are_counted(tmp_path: Path):
-    (tmp_path / "data.csv").write_text("idx,smiles,homolumogap\n0,C,9.0\n1,not a molecule,8.0\n2,O,7.0\n")
+    lines = "0,C,9.0\n1,not a molecule,8.0\n2,O,7.0\n3,C,\n4,C,wide\n5,C\n"
+    (tmp_path / "data.csv").write_text(f"idx,smiles,homolumogap\n{lines}")
     loaded = load(str(tmp_path / "data.csv"), GAP, Limits(), bad_rows="skip")
     assert loaded.frames.energy.tolist() == [9.0, 7.0]
-    assert loaded.skipped == {"no atoms": 1}
+    assert loaded.skipped == {"no atoms": 1, "damaged row": 2}
 
 
 @pytest.mark.parametrize("place", ["", "raw"])
@@ -145,8 +146,10 @@ def test_files_that_do_not_fit(molecules, tmp_path: Path):
     with pytest.raises(DataError, match="do not belong together: the table ends before molecule 3"):
         list(read_rows(second, GAP))
     first.write_text(first.read_text().replace(" C ", " Xy ", 1))
-    with pytest.raises(DataError, match=r"combined_mols_0_to_7\.sdf: molecule \d is damaged"):
-        list(read_rows(first, GAP))
+    with pytest.raises(DataError, match=r"combined_mols_0_to_7\.sdf, row \d: damaged row \(RDKit cannot read"):
+        load(str(first), GAP, Limits())
+    loaded = load(str(first), GAP, Limits(), bad_rows="skip")
+    assert (len(loaded.frames), loaded.skipped) == (6, {"damaged row": 1})
 
 
 def test_the_small_recipe_runs(molecules, tmp_path: Path):

@@ -29,7 +29,7 @@ from geomol_training.frames import Frames, Row, displacements, load_frames, pack
 from geomol_training.loss import total_loss
 from geomol_training.metrics import Predicted
 from geomol_training.packed import preprocess
-from geomol_training.readers import Keys, read_rows, row_of_atoms, start_and_end
+from geomol_training.readers import Keys, read_intact_rows, read_rows, row_of_atoms, start_and_end
 from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.readers.lmdb_files import unpickle
 from geomol_training.recipe import Loss, Recipe, Relaxation, load_recipe
@@ -151,7 +151,7 @@ def test_tables_that_do_not_fit(tmp_path: Path, table: str, sentence: str):
     write(tmp_path / "0.extxyz", _made()[0], format="extxyz")
     (tmp_path / "0.txt").write_text(table)
     with pytest.raises(DataError, match=sentence):
-        list(read_rows(tmp_path / "0.extxyz", Keys()))
+        list(read_intact_rows(tmp_path / "0.extxyz", Keys()))
 
 
 @pytest.mark.parametrize("content", [b"", b"my notes on this run\n", lzma.compress(b"")])
@@ -269,7 +269,7 @@ def test_nothing_else_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     write_lmdb(tmp_path / "data.lmdb", [Attack()])
     with pytest.raises(DataError, match="not on the list"):
-        list(read_rows(tmp_path / "data.lmdb", Keys()))
+        list(read_intact_rows(tmp_path / "data.lmdb", Keys()))
     assert not (tmp_path / "attacked.txt").exists()
     for content in (print, np.zeros(2), np.zeros(2, dtype=object), torch.nn.Linear(1, 1)):
         with pytest.raises(pickle.UnpicklingError):
@@ -302,7 +302,61 @@ def test_damaged_files(tmp_path: Path, damage, sentence: str):
     write_lmdb(path, [as_data(_made()[0], 1)])
     damage(path)
     with pytest.raises(DataError, match=sentence):
-        list(read_rows(path, Keys()))
+        list(read_intact_rows(path, Keys()))
+
+
+@pytest.mark.parametrize(
+    ("entry", "detail"),
+    [
+        (b"no pickle", "UnpicklingError"),
+        (lambda: pickle.dumps(as_data(_made()[0], 1))[:-40], "Error"),
+        (lambda: {"pos": np.zeros(3)}, "UnpicklingError it names numpy"),
+        (lambda: 5, "entry 1 is no object of torch-geometric"),
+        (lambda: without("cell"), "no cell"),
+        (lambda: without("cell", cell="a cube"), "ValueError could not convert"),
+        (lambda: without("sid", sid="one"), "ValueError invalid literal"),
+    ],
+)
+def test_a_damaged_entry_is_one_row(tmp_path: Path, entry, detail: str):
+    """The next one is read, by several processes, too."""
+    pytest.importorskip("torch_geometric")
+    good = as_data(_made()[0], 1)
+    write_lmdb(tmp_path / "data.lmdb", [good, entry() if callable(entry) else entry, good])
+    with pytest.raises(DataError, match=rf"data\.lmdb, row 1: damaged row \(.*{detail}"):
+        load(str(tmp_path / "data.lmdb"), Keys(), Limits())
+    frames, skipped, _ = load(str(tmp_path / "data.lmdb"), Keys(), Limits(), bad_rows="skip")
+    assert len(frames) == 2
+    assert skipped == {"damaged row": 1}
+    assert preprocess(str(tmp_path / "data.lmdb"), tmp_path / "packed", bad_rows="skip")[1] == skipped
+
+
+def without(name: str, **changes):
+    """A structure of IS2RE without one of its fields, or with another content."""
+    data = as_data(_made()[0], 1)
+    delattr(data, name)
+    for field, content in changes.items():
+        setattr(data, field, content)
+    return data
+
+
+@pytest.mark.parametrize("damage", ["no JSON", "text", "missing"])
+def test_a_damaged_entry_of_ase_lmdb_is_one_row(tmp_path: Path, damage: str):
+    path = tmp_path / "a.aselmdb"
+    write_aselmdb(path, relaxations(3))
+    if damage == "no JSON":
+        environment = lmdb.open(str(path), subdir=False, map_size=1 << 24, lock=False)
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"2", zlib.compress(b"{")[:-1])
+        environment.close()
+    else:
+        change = {
+            "text": lambda fields: fields["data"].update(sid=1, y_relaxed="low"),
+            "missing": lambda fields: fields.pop("cell"),
+        }
+        change_entry(path, 2, change[damage])
+    with pytest.raises(DataError, match=r"a\.aselmdb, row 1: damaged row"):
+        load(str(path), Keys(), Limits())
+    assert load(str(path), Keys(), Limits(), bad_rows="skip").skipped == {"damaged row": 1}
 
 
 def test_a_database_of_ase_lmdb_as_others_write_it(tmp_path: Path):

@@ -76,6 +76,8 @@ class Inspector:
 
 def problem(row: Row, limits: Limits) -> tuple[str, str] | None:
     """Return what is wrong with a row as (reason, detail), or None."""
+    if row.damage:
+        return "damaged row", row.damage
     if len(row.numbers) == 0:
         return "no atoms", "the structure is empty"
     if row.energy is None and limits.labelled:

@@ -30,7 +30,8 @@ class Row(NamedTuple):
     are None where the file has none. ``group`` names what must not be
     divided between training and validation (a molecule), ``split`` the part that the file assigns, ``name`` the
     structure itself. ``tags`` (N,) are ASE's, ``fixed`` (N,) tells atoms that may not move, and ``relaxed`` (N, 3) is
-    where a relaxation takes the atoms, if the file tells; the energy is then that of the end.
+    where a relaxation takes the atoms, if the file tells; the energy is then that of the end. ``damage`` says why a
+    reader could not read the row, of which there is nothing else then.
     """
 
     numbers: np.ndarray
@@ -50,6 +51,13 @@ class Row(NamedTuple):
     fixed: np.ndarray | None = None
     relaxed: np.ndarray | None = None
     energies: np.ndarray | None = None
+    damage: str = ""
+
+
+def damaged_row(why: str) -> Row:
+    """Stands for a row that cannot be read."""
+    none = np.zeros((0, 3))
+    return Row(np.zeros(0, dtype=np.int64), none, np.zeros((3, 3)), np.zeros(3, dtype=bool), None, damage=why)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ase_geomol.files import make_folder
 
 from ..frames import Row
 from .ase_files import formula_of, make_row
+from .damage import row_or_damage
 from .keys import Keys
 from .lmdb_files import open_lmdb
 
@@ -29,7 +30,7 @@ def read_aselmdb(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[
     """
     with open_lmdb(path) as transaction:
         for number in _numbers(transaction)[part]:
-            yield _row(json.loads(zlib.decompress(transaction.get(str(number).encode()))), keys)
+            yield row_or_damage(_stored_row, transaction, number, keys)
 
 
 def count_rows(path: Path) -> int:
@@ -44,6 +45,10 @@ def _numbers(transaction: Any) -> list[int]:
     deleted = set(json.loads(zlib.decompress(stored))) if stored is not None else set()
     numbers = {int(key) for key in transaction.cursor().iternext(values=False) if key.isdigit()}
     return sorted(numbers - deleted)
+
+
+def _stored_row(transaction: Any, number: int, keys: Keys) -> Row:
+    return _row(json.loads(zlib.decompress(transaction.get(str(number).encode()))), keys)
 
 
 def _row(fields: dict[str, Any], keys: Keys) -> Row:

@@ -23,6 +23,7 @@ from ase_geomol.errors import DataError, InputError, MissingExtraError
 from ase_geomol.simulate.structures import load_structure
 
 from ..frames import Row
+from .damage import row_or_damage
 from .extxyz import open_text
 from .keys import Keys
 
@@ -59,15 +60,17 @@ def read_table(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Ro
     """
     splits = _splits(path)
     for number, line in _lines(path, part.start or 0, part.stop):
-        value = _value(path, line, keys.energy)
-        if value is None:
-            continue
-        try:
-            atoms = load_structure(f"smiles:{line[SMILES]}")
-            numbers, positions = atoms.numbers.astype(np.int64), atoms.positions
-        except InputError:
-            numbers, positions = np.zeros(0, dtype=np.int64), np.zeros((0, 3))
-        yield _row(numbers, positions, value, number, line, splits)
+        if _is_published(path, line, keys.energy):
+            yield row_or_damage(_row_of_smiles, number, line, keys.energy, splits)
+
+
+def _row_of_smiles(number: int, line: dict[str, str], name: str, splits: _Splits) -> Row:
+    try:
+        atoms = load_structure(f"smiles:{line[SMILES]}")
+        numbers, positions = atoms.numbers.astype(np.int64), atoms.positions
+    except InputError:
+        numbers, positions = np.zeros(0, dtype=np.int64), np.zeros((0, 3))
+    return _row(numbers, positions, float(line[name]), number, line, splits)
 
 
 def table_of(path: Path) -> Path | None:
@@ -85,7 +88,7 @@ def read_sdf(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]
     """Yield the molecules of an SDF file in the geometries that it has, with the property of its table's lines.
 
     Raises:
-        DataError: the table is shorter, or a molecule cannot be read.
+        DataError: the table is shorter.
         MissingExtraError: RDKit is not installed.
     """
     table = table_of(path)
@@ -101,10 +104,12 @@ def read_sdf(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]
         if line is None:
             raise DataError(f"{path} and {table.name} do not belong together: the table ends before molecule {number}.")
         place, fields = line
-        value = _value(table, fields, keys.energy)
-        if value is not None:
-            numbers, positions = _geometry(block, path, number)
-            yield _row(numbers, positions, value, place, fields, splits)
+        if _is_published(table, fields, keys.energy):
+            yield row_or_damage(_row_of_block, block, place, fields, keys.energy, splits)
+
+
+def _row_of_block(block: str, number: int, line: dict[str, str], name: str, splits: _Splits) -> Row:
+    return _row(*_geometry(block), float(line[name]), number, line, splits)
 
 
 def _blocks(path: Path) -> Iterator[str]:
@@ -119,7 +124,7 @@ def _blocks(path: Path) -> Iterator[str]:
                 lines.append(line)
 
 
-def _geometry(block: str, path: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
+def _geometry(block: str) -> tuple[np.ndarray, np.ndarray]:
     """Atomic numbers (N,) and positions (N, 3) in Å."""
     try:
         from rdkit import Chem, rdBase
@@ -128,7 +133,7 @@ def _geometry(block: str, path: Path, number: int) -> tuple[np.ndarray, np.ndarr
     with rdBase.BlockLogs():
         molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
     if molecule is None:
-        raise DataError(f"{path}: molecule {number} is damaged.")
+        raise DataError("RDKit cannot read the molecule")
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], dtype=np.int64)
     return numbers, molecule.GetConformer().GetPositions()
 
@@ -139,12 +144,11 @@ def _lines(table: Path, start: int, stop: int | None) -> Iterator[tuple[int, dic
         yield from islice(enumerate(csv.DictReader(file)), start, stop)
 
 
-def _value(table: Path, line: dict[str, str], name: str) -> float | None:
-    """A property of a line; None where it is not published."""
+def _is_published(table: Path, line: dict[str, str], name: str) -> bool:
+    """Whether a line has a property; raises :class:`DataError` where no line has."""
     if name not in line:
         raise DataError(f"{table} has the columns {', '.join(line)}, but no '{name}': name one of them.")
-    value = float(line[name] or "nan")
-    return None if np.isnan(value) else value
+    return line[name] is None or line[name].strip().lower() not in ("", "nan")  # None: the line is cut off
 
 
 class _Splits(NamedTuple):

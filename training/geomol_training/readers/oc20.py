@@ -12,9 +12,9 @@ import numpy as np
 
 from ase_geomol.errors import DataError
 
-from ..frames import Row
-from .ase_files import read_ase
-from .extxyz import is_plain_extxyz, open_text, read_plain_extxyz
+from ..frames import Row, damaged_row
+from .damage import row_or_damage
+from .extxyz import open_text, read_extxyz
 from .keys import Keys
 from .lmdb_files import Bag, open_lmdb, unpickle
 
@@ -84,15 +84,15 @@ def read_s2ef(path: Path, keys: Keys) -> Iterator[Row]:
     assert table is not None
     with open_text(table) as file:
         lines = [line for line in file.read().split("\n") if line.strip()]
-    rows = (read_plain_extxyz if is_plain_extxyz(path) else read_ase)(path, keys)
-    for number, (row, line) in enumerate(zip_longest(rows, lines)):
+    for number, (row, line) in enumerate(zip_longest(read_extxyz(path, keys), lines)):
         if row is None or line is None:
             raise DataError(f"{path} and {table.name} do not belong together: one ends after {number} frames.")
         try:
             system, frame, reference = line.split(",")
             system, frame, reference = system.removeprefix("random"), frame.removeprefix("frame"), float(reference)
-        except ValueError as error:
-            raise DataError(f"{table}, line {number + 1}: not system, frame and energy: {line!r}.") from error
+        except ValueError:
+            yield damaged_row(f"{table.name}, line {number + 1}: not system, frame and energy: {line!r}")
+            continue
         energy = None if row.energy is None else row.energy - reference
         yield row._replace(energy=energy, name=f"{system}_{frame}", group=system)
 
@@ -104,15 +104,8 @@ def read_lmdb(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row
     Nothing is unpickled but tensors, numbers and the objects' attributes.
     """
     with open_lmdb(path) as transaction:
-        length = _length(transaction)
-        for index in range(length)[part]:
-            content = transaction.get(str(index).encode())
-            if content is None:
-                raise DataError(f"{path}: entry {index} of {length} is missing.")
-            found = unpickle(content)
-            if not isinstance(found, Bag):
-                raise DataError(f"{path}: entry {index} is no object of torch-geometric.")
-            yield _row(found.fields(), path, index)
+        for index in range(_length(transaction))[part]:
+            yield row_or_damage(_stored_row, transaction, index)
 
 
 def count_structures(path: Path) -> int:
@@ -126,10 +119,20 @@ def _length(transaction: Any) -> int:
     return int(unpickle(stored)) if stored is not None else transaction.stat()["entries"]
 
 
-def _row(fields: dict[str, Any], path: Path, index: int) -> Row:
+def _stored_row(transaction: Any, index: int) -> Row:
+    content = transaction.get(str(index).encode())
+    if content is None:
+        raise DataError(f"entry {index} is missing")
+    found = unpickle(content)
+    if not isinstance(found, Bag):
+        raise DataError(f"entry {index} is no object of torch-geometric")
+    return _row(found.fields())
+
+
+def _row(fields: dict[str, Any]) -> Row:
     missing = {"pos", "cell", "atomic_numbers"} - set(fields)
     if missing:
-        raise DataError(f"{path}: entry {index} has no {', '.join(sorted(missing))}.")
+        raise DataError(f"no {', '.join(sorted(missing))}")
     system = str(int(fields["sid"])) if fields.get("sid") is not None else ""
     frame = f"_{int(fields['fid'])}" if fields.get("fid") is not None else ""
     energy = fields.get("y_relaxed", fields.get("y"))

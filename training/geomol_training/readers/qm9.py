@@ -19,6 +19,7 @@ from ase.units import Hartree
 from ase_geomol.errors import DataError, MissingExtraError
 
 from ..frames import Row
+from .damage import row_or_damage
 
 PACKAGE = "qm9pack"
 """As a source of data: the tables of the installed package."""
@@ -83,8 +84,11 @@ def read_table(path: Path, name: str) -> Iterator[Row]:
     """Yield the molecules of a table of ``qm9pack`` with the property ``name`` in the place of the energy."""
     wanted = _property(path, name)
     for line in table_lines(path):
-        numbers, positions = geometry(line)
-        yield _row(numbers, positions, wanted.factor * float(line[wanted.column]), line["SMILES"])
+        yield row_or_damage(_row_of_line, line, wanted)
+
+
+def _row_of_line(line: Mapping[str, str], wanted: Property) -> Row:
+    return _row(*geometry(line), wanted.factor * float(line[wanted.column]), line["SMILES"])
 
 
 def is_qm9_file(path: Path) -> bool:
@@ -96,7 +100,10 @@ def is_qm9_file(path: Path) -> bool:
 
 def read_file(path: Path, name: str) -> Iterator[Row]:
     """Yield the molecule of a file of QM9's own, as `read_table`."""
-    wanted = _property(path, name)
+    yield row_or_damage(_row_of_file, path, name, _property(path, name))
+
+
+def _row_of_file(path: Path, name: str, wanted: Property) -> Row:
     with path.open(encoding="utf-8") as file:
         lines = file.read().replace("*^", "e").split("\n")
     n, values = int(lines[0]), lines[1].split()[5:]
@@ -104,7 +111,7 @@ def read_file(path: Path, name: str) -> Iterator[Row]:
     numbers = np.array([atomic_numbers[atom[0]] for atom in atoms])
     positions = np.array([[float(x) for x in atom[1:4]] for atom in atoms])
     value = wanted.factor * float(values[list(PROPERTIES).index(name)])
-    yield _row(numbers, positions, value, lines[3 + n].split()[0])
+    return _row(numbers, positions, value, lines[3 + n].split()[0])
 
 
 def _property(path: Path, name: str) -> Property:
