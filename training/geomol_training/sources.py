@@ -12,7 +12,7 @@ from pathlib import Path
 from ase_geomol.errors import DataError
 
 from .checks import Limits
-from .readers import Keys, oc20, qm9
+from .readers import Keys, oc20, qm9, vasp
 
 FORMAT = 2
 """Part of a cache's key; raised when frames are packed differently."""
@@ -31,7 +31,7 @@ def find_files(sources: str | Sequence[str]) -> list[Path]:
     for source in [sources] if isinstance(sources, str) else sources:
         path = Path(source)
         if path.is_dir():
-            inside = [entry for entry in path.iterdir() if _is_data(entry)]
+            inside = vasp.without_twins(entry for entry in path.iterdir() if _is_data(entry))
         elif path.exists():
             inside = [path]
         elif source == qm9.PACKAGE:
@@ -40,8 +40,8 @@ def find_files(sources: str | Sequence[str]) -> list[Path]:
             inside = [Path(name) for name in glob(source, recursive=True)]
         if not inside:
             raise DataError(
-                f"'{source}' is no file, no folder with data files ({' '.join(READ_FROM_FOLDERS)}) and no pattern "
-                "that matches any: check the path; it is relative to the working directory."
+                f"'{source}' is no file, no folder with data files ({' '.join(READ_FROM_FOLDERS)} vasprun.xml OUTCAR) "
+                "and no pattern that matches any: check the path; it is relative to the working directory."
             )
         files += sorted(inside)
     oc20.check_tables(files)
@@ -51,6 +51,8 @@ def find_files(sources: str | Sequence[str]) -> list[Path]:
 def _is_data(entry: Path) -> bool:
     if not entry.is_file() or entry.name.startswith("."):
         return False
+    if vasp.is_vasprun(entry) or vasp.is_outcar(entry):
+        return True
     return entry.suffix in READ_FROM_FOLDERS and not entry.name.endswith((".txt.xz", ".txt.gz"))
 
 

@@ -12,12 +12,13 @@ import numpy as np
 from ase_geomol.errors import DataError, GeoMolError
 
 from ..frames import Row
-from . import aselmdb, gaps, oc20, qm9
+from . import aselmdb, gaps, oc20, qm9, vasp
 from .ase_files import read_ase, read_database, read_trajectory, row_of_atoms
 from .damage import sentence
 from .extxyz import is_extxyz, read_extxyz
 from .keys import Keys
 from .npz import read_npz
+from .pymatgen_json import is_json, read_json
 
 __all__ = ["Keys", "parts_of", "read_ase", "read_intact_rows", "read_rows", "row_of_atoms", "start_and_end"]
 
@@ -44,7 +45,8 @@ def _database(path: Path) -> Database | None:
 
 
 def read_rows(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
-    """Yield the rows of one file of any kind: all that ASE reads, (r)MD17, QM9, OC20, PCQM4Mv2, Molecule3D.
+    """Yield the rows of one file of any kind: all that ASE reads, pymatgen's structures as JSON, (r)MD17, QM9,
+    OC20, PCQM4Mv2, Molecule3D.
 
     A row that cannot be read has ``damage`` in its place, if the file goes on behind it. ``part`` is all, or one of
     `parts_of` the file.
@@ -129,6 +131,10 @@ def _reader_of(path: Path) -> Callable[[Path, Keys], Iterator[Row]]:
         return read_database
     if path.suffix == ".traj":
         return read_trajectory
+    if is_json(path):
+        return read_json
     if oc20.table_of(path) is not None:
         return oc20.read_s2ef
-    return read_extxyz if is_extxyz(path) else read_ase
+    if is_extxyz(path):
+        return read_extxyz
+    return vasp.read_vasp if vasp.is_vasprun(path) or vasp.is_outcar(path) else read_ase
