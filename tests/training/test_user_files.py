@@ -116,6 +116,55 @@ def test_calculations_that_were_cut_off(tmp_path: Path):
             load(str(tmp_path / name), Keys(), Limits())
 
 
+# --- QM9
+
+
+def write_qm9(path: Path, **changes: object) -> None:
+    """Methane and water."""
+    atoms = [molecule("CH4"), molecule("H2O")]
+    arrays = {
+        "R": np.concatenate([one.positions for one in atoms]),
+        "Z": np.concatenate([one.numbers for one in atoms]),
+        "N": np.array([5, 3]),
+        "id": np.array([1, 3]),
+        "gap": np.array([13.74, 9.87]),
+        "alpha": np.array([13.21, 6.31]),
+    }
+    np.savez(path, **{**arrays, **changes})
+
+
+def test_qm9_as_arrays(tmp_path: Path):
+    path = tmp_path / "qm9_eV.npz"
+    write_qm9(path)
+    frames = load(str(path), Keys(energy="gap"), Limits()).frames
+    assert frames.energy.tolist() == [13.74, 9.87]
+    assert frames.n_atoms.tolist() == [5, 3]
+    np.testing.assert_array_equal(frames.positions[5:], molecule("H2O").positions)
+    assert frames.name.tolist() == ["1", "3"]
+    assert len(frames.group_names) == 2
+    write_qm9(path, gap=np.array([0.5048, 0.3628]), e_unit="Hartree")
+    np.testing.assert_allclose(load(str(path), Keys(energy="gap"), Limits()).frames.energy, [13.74, 9.87], atol=0.01)
+    assert load(str(path), Keys(energy="alpha"), Limits()).frames.energy.tolist() == [13.21, 6.31]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        ({}, "mu", "has alpha, gap, not mu"),
+        ({}, "energy", "no 'energy': name one of them"),
+        ({"gap": np.array([0.5, 0.36])}, "gap", "the median gap is 0.43, and that of QM9 6.8 eV or 0.25 Hartree"),
+        ({"e_unit": "Hartree"}, "alpha", "is e_unit another one than Hartree"),
+        ({"e_unit": "kcal/mol"}, "gap", "e_unit is kcal/mol"),
+        ({"N": np.array([5, 4])}, "gap", "2 sizes of 9 atoms, but 2 values, 8 atoms"),
+        ({"alpha": np.array([1.0])}, "alpha", "but 1 values"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path: Path, change: dict, name: str, words: str):
+    write_qm9(tmp_path / "a.npz", **change)
+    with pytest.raises(DataError, match=words):
+        load(str(tmp_path / "a.npz"), Keys(energy=name), Limits())
+
+
 # --- pymatgen
 
 

@@ -125,6 +125,8 @@ def _reader_of(path: Path) -> Callable[[Path, Keys], Iterator[Row]]:
         return lambda path, keys: qm9.read_table(path, keys.energy)
     if path.suffix == ".xyz" and qm9.is_qm9_file(path):
         return lambda path, keys: qm9.read_file(path, keys.energy)
+    if path.suffix == ".npz" and qm9.are_arrays(path):
+        return lambda path, keys: qm9.read_arrays(path, keys.energy)
     if path.suffix == ".npz":
         return read_npz
     if path.suffix == ".db":
