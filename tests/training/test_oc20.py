@@ -131,7 +131,7 @@ def test_s2ef(runs, tmp_path: Path, ending: str):
     forces = np.concatenate([a.get_forces(apply_constraint=False) for a in structures])
     np.testing.assert_allclose(frames.forces, forces, atol=1e-6)
     assert frames.name[:2].tolist() == ["100_0", "100_1"]
-    assert len(set(frames.group)) == len(runs)
+    assert len(set(frames.group)) == len(set(frames.trajectory)) == len(runs)
     save_frames(tmp_path / "packed.npz", frames)
     again, _ = load_frames(tmp_path / "packed.npz")
     for name in ("tags", "fixed", "relaxed", "name", "has_relaxed"):
@@ -394,9 +394,9 @@ def test_a_database_of_ase_lmdb_as_others_write_it(tmp_path: Path):
 
 def same_frames(first: Frames, second: Frames) -> None:
     for field in dataclasses.fields(first):
-        if field.name not in ("group", "split", "source"):
+        if field.name not in ("group", "split", "source", "trajectory"):
             np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name))
-    for kind in ("group", "split", "source"):
+    for kind in ("group", "split", "source", "trajectory"):
         names = [getattr(f, f"{kind}_names")[getattr(f, kind)].tolist() for f in (first, second)]
         assert names[0] == names[1]
 

@@ -27,9 +27,9 @@ class Row(NamedTuple):
     """One labelled structure as a reader hands it over: eV, Å, eV/Å, eV/Å³.
 
     ``forces`` (N, 3), ``stress`` (3, 3) and the atoms' shares of the energy ``energies`` (N,), as potentials know them,
-    are None where the file has none. ``group`` names what must not be
-    divided between training and validation (a molecule), ``split`` the part that the file assigns, ``name`` the
-    structure itself. ``tags`` (N,) are ASE's, ``fixed`` (N,) tells atoms that may not move, and ``relaxed`` (N, 3) is
+    are None where the file has none. ``group`` names what must not be divided between training and validation (a
+    molecule), ``split`` the part that the file assigns, ``name`` the structure itself, ``trajectory`` the run that it
+    is a frame of. ``tags`` (N,) are ASE's, ``fixed`` (N,) tells atoms that may not move, and ``relaxed`` (N, 3) is
     where a relaxation takes the atoms, if the file tells; the energy is then that of the end. ``damage`` says why a
     reader could not read the row, of which there is nothing else then.
     """
@@ -52,6 +52,7 @@ class Row(NamedTuple):
     relaxed: np.ndarray | None = None
     energies: np.ndarray | None = None
     damage: str = ""
+    trajectory: str = ""
 
 
 def damaged_row(why: str) -> Row:
@@ -84,8 +85,8 @@ class Frames:
         fixed: (N,) bool, atoms that may not move.
         relaxed: (N, 3) Å, where a relaxation ends; the positions where a structure has none.
         has_relaxed: (F,) bool.
-        group: (F,) index into ``group_names``; likewise ``split`` and ``source``.
-        group_names: (G,) text; likewise ``split_names`` and ``source_names``.
+        group: (F,) index into ``group_names``; likewise ``split``, ``source`` and ``trajectory``.
+        group_names: (G,) text; likewise ``split_names``, ``source_names`` and ``trajectory_names``.
     """
 
     numbers: np.ndarray
@@ -113,6 +114,8 @@ class Frames:
     split_names: np.ndarray
     source: np.ndarray
     source_names: np.ndarray
+    trajectory: np.ndarray
+    trajectory_names: np.ndarray
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -198,6 +201,7 @@ def pack(rows: Iterable[Row]) -> Frames:
     group, group_names = coded([row.group for row in rows])
     split, split_names = coded([row.split for row in rows])
     source, source_names = coded([row.source for row in rows])
+    trajectory, trajectory_names = coded([row.trajectory for row in rows])
     sizes = [len(row.numbers) for row in rows]
     return Frames(
         numbers=_joined([row.numbers for row in rows], np.int64, ()),
@@ -237,6 +241,8 @@ def pack(rows: Iterable[Row]) -> Frames:
         split_names=split_names,
         source=source,
         source_names=source_names,
+        trajectory=trajectory,
+        trajectory_names=trajectory_names,
     )
 
 

@@ -120,7 +120,8 @@ def _consistency(frames: Frames) -> list[str]:
     changes, works = [], []
     for frame in range(len(frames) - 1):
         first, last = (slice(frames.offsets[f], frames.offsets[f + 1]) for f in (frame, frame + 1))
-        if frames.group[frame] != frames.group[frame + 1] or not frames.has_forces[frame : frame + 2].all():
+        alike = all(kind[frame] == kind[frame + 1] for kind in (frames.group, frames.trajectory))
+        if not alike or not frames.has_forces[frame : frame + 2].all():
             continue
         if not np.array_equal(frames.numbers[first], frames.numbers[last]):
             continue

@@ -30,8 +30,8 @@ from .readers import Keys, parts_of, read_rows
 from .sources import find_files, fingerprint
 
 CONTENT = "packed.json"
-FORMAT = 2
-CODED = ("group", "split", "source")
+FORMAT = 3
+CODED = ("group", "split", "source", "trajectory")
 """Arrays of indices into names."""
 ROWS_AT_ONCE = 10_000
 """Of a database, so that several processes read one."""

@@ -14,7 +14,7 @@ from ase_geomol.errors import DataError
 from .checks import Limits
 from .readers import Keys, oc20, qm9, vasp
 
-FORMAT = 2
+FORMAT = 3
 """Part of a cache's key; raised when frames are packed differently."""
 
 READ_FROM_FOLDERS = (".extxyz", ".xyz", ".traj", ".db", ".npz", ".xz", ".gz", ".lmdb", ".aselmdb")

@@ -48,7 +48,8 @@ def read_rows(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row
     """Yield the rows of one file of any kind: all that ASE reads, pymatgen's structures as JSON, (r)MD17, QM9,
     OC20, PCQM4Mv2, Molecule3D.
 
-    A row that cannot be read has ``damage`` in its place, if the file goes on behind it. ``part`` is all, or one of
+    A row that cannot be read has ``damage`` in its place, if the file goes on behind it. A trajectory is the file,
+    unless that tells of several. ``part`` is all, or one of
     `parts_of` the file.
 
     Raises:
@@ -61,7 +62,7 @@ def read_rows(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row
         try:
             for row in rows:
                 count += 1
-                yield row
+                yield row if row.trajectory else row._replace(trajectory=str(path))
         except Exception as error:
             if count == 0 or isinstance(error, GeoMolError | MemoryError):
                 raise

@@ -106,6 +106,7 @@ def make_row(
         split=str(info.get(keys.split, "")),
         source=str(info.get(keys.source, "")),
         name=str(info.get(keys.name, "")),
+        trajectory=str(info.get("trajectory", "")),
         tags=arrays.get("tags"),
         energies=None if energies is None else np.asarray(energies, dtype=float),
     )

@@ -70,7 +70,7 @@ def _row(fields: dict[str, Any], keys: Keys) -> Row:
         _array(cell["array"] if isinstance(cell, dict) and "array" in cell else cell).reshape(3, 3),
         _array(fields["pbc"]),
         results,
-        {"molecule": info.get("sid", formula), "name": _name(info), **info},
+        {"molecule": info.get("sid", formula), "name": _name(info), "trajectory": info.get("sid", ""), **info},
         arrays,
         keys,
         formula,
@@ -134,7 +134,8 @@ def write_aselmdb(path: Path, rows: Iterable[Row]) -> int:
 
 
 def _fields(row: Row) -> dict[str, Any]:
-    data: dict[str, Any] = {"molecule": row.group, "name": row.name, "split": row.split, "source": row.source}
+    names = {"molecule": row.group, "name": row.name, "split": row.split, "source": row.source}
+    data: dict[str, Any] = {**names, "trajectory": row.trajectory}
     if row.name:
         data["sid"] = row.name
     if row.relaxed is not None:

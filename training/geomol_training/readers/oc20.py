@@ -94,7 +94,7 @@ def read_s2ef(path: Path, keys: Keys) -> Iterator[Row]:
             yield damaged_row(f"{table.name}, line {number + 1}: not system, frame and energy: {line!r}")
             continue
         energy = None if row.energy is None else row.energy - reference
-        yield row._replace(energy=energy, name=f"{system}_{frame}", group=system)
+        yield row._replace(energy=energy, name=f"{system}_{frame}", group=system, trajectory=system)
 
 
 def read_lmdb(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
@@ -144,6 +144,7 @@ def _row(fields: dict[str, Any]) -> Row:
         energy=None if energy is None else float(energy),
         forces=_optional(fields, "force", float),
         group=system,
+        trajectory=system,
         name=system + frame,
         tags=_optional(fields, "tags", np.int32),
         fixed=_optional(fields, "fixed", bool),
