@@ -25,7 +25,7 @@ from geomol_training.checks import Limits, problem
 from geomol_training.cli import app
 from geomol_training.data import load
 from geomol_training.fit import fit
-from geomol_training.frames import Frames, Row, displacements, load_frames, pack, save_frames
+from geomol_training.frames import Frames, Row, displacements, joined, load_frames, pack, save_frames
 from geomol_training.loss import total_loss
 from geomol_training.metrics import Predicted
 from geomol_training.packed import preprocess
@@ -440,6 +440,50 @@ def test_packed_frames_are_those_of_the_files(tmp_path: Path, workers: int):
     (tmp_path / "packed/positions.npy").write_bytes(b"")
     with pytest.raises(DataError, match="is damaged: preprocess again"):
         load(str(tmp_path / "packed"), Keys(), Limits())
+
+
+def test_what_no_structure_has_is_not_stored(tmp_path: Path):
+    rows = [row._replace(relaxed=None, charge=1, spin=2) for row in relaxations(3)]
+    write_aselmdb(tmp_path / "0.aselmdb", rows)
+    frames, _ = preprocess(str(tmp_path / "0.aselmdb"), tmp_path / "packed")
+    for name in ("forces", "energies", "stress", "relaxed"):
+        assert not (tmp_path / f"packed/{name}.npy").exists()
+        assert getattr(frames, name).shape == getattr(pack(rows), name).shape
+    assert frames.relaxed is frames.positions
+    save_frames(tmp_path / "a.npz", frames)
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert not {"forces", "energies", "stress", "relaxed"} & set(arrays)
+    for same in (load_frames(tmp_path / "a.npz")[0], pickle.loads(pickle.dumps(frames))):
+        same_frames(same, frames)
+    content = json.loads((tmp_path / "packed/packed.json").read_text())
+    expected = {"elements": [8, 29], "charges": [1], "spins": [2], "periodic": True}
+    assert {name: content[name] for name in expected} == expected
+    with pytest.raises(DataError, match=r"charges \[\] and spins \[2\], which are not known here"):
+        load(str(tmp_path / "packed"), Keys(), Limits(charges=(1,), spins=(1,)))
+    other = preprocess([str(tmp_path / "0.aselmdb"), str(ends(tmp_path))], tmp_path / "both")[0]
+    assert other.has_relaxed.tolist() == [False] * 3 + [True] * 2
+    np.testing.assert_array_equal(other.relaxed[:39], other.positions[:39])
+    also = joined(frames, load(str(ends(tmp_path)), Keys(), Limits()).frames)
+    np.testing.assert_array_equal(also.relaxed, other.relaxed)
+    np.testing.assert_array_equal(also.has_relaxed, other.has_relaxed)
+    few = other.take(np.arange(2))
+    assert few.relaxed is few.positions
+    assert few.energies.strides == (0,)
+
+
+def ends(folder: Path) -> Path:
+    """A database of two relaxations."""
+    path = folder / "1.aselmdb"
+    if not path.exists():
+        write_aselmdb(path, relaxations(2))
+    return path
+
+
+def test_elements_of_packed_data_are_known_without_a_look_at_all_atoms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_aselmdb(tmp_path / "a.aselmdb", relaxations(2))
+    preprocess(str(tmp_path / "a.aselmdb"), tmp_path / "packed")
+    monkeypatch.setattr(np, "bincount", lambda *_: pytest.fail("all atoms were read"))
+    assert load(str(tmp_path / "packed"), Keys(), Limits(elements=(8, 29))).frames.elements == (8, 29)
 
 
 def test_preprocessing_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
