@@ -41,8 +41,10 @@ def inspect(
         warnings.insert(0, f"{describe_skipped(loaded.skipped)}.")
     for sentence in warnings:
         console.print(f"[yellow]![/] {escape(sentence)}", highlight=False, soft_wrap=True)
+    for sentence in found.unseen:
+        console.print(f"[cyan]?[/] {escape(sentence)}", highlight=False, soft_wrap=True)
     if not warnings:
-        console.print("Nothing smells wrong.")
+        console.print("Nothing smells wrong" + (", as far as could be seen." if found.unseen else "."))
 
 
 def preprocess(
