@@ -591,6 +591,50 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_allclose(same.energy, load("a.extxyz", Keys(), Limits()).frames.energy)
 
 
+def other_names(folder: Path) -> list[str]:
+    """A file whose labels have names of their own, with one row that is damaged; and options that name them."""
+    rows = [atoms.copy() for atoms in _made()[0]]
+    for number, atoms in enumerate(rows):
+        atoms.info |= {"toten": -1.0 - number, "run": f"run{number}", "virial": np.arange(6) / 100}
+        atoms.arrays["push"] = np.full((len(atoms), 3), 0.5)
+    rows[1].positions[0, 0] = np.nan
+    write(folder / "own.extxyz", rows, format="extxyz")
+    return ["--energy-key", "toten", "--forces-key", "push", "--stress-key", "virial", "--group-key", "run"]
+
+
+def test_converted_data_keep_labels_of_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    options, runner = other_names(tmp_path), CliRunner(env={"COLUMNS": "160", "TERM": "dumb"})
+    stops = runner.invoke(app, ["convert", "own.extxyz", "a.aselmdb", *options])
+    assert "row 1: positions not finite" in str(stops.exception)
+    done = runner.invoke(app, ["convert", "own.extxyz", "a.aselmdb", "--skip-bad", *options])
+    assert done.exit_code == 0, done.output
+    assert "1 rows left out: 1 positions not finite" in done.output
+    lines = [" ".join(line.replace("│", " ").split()) for line in done.output.splitlines()]
+    assert {"energy 2 0", "forces 2 0", "stress 2 0", "relaxed structure 0 2"} <= set(lines)
+    frames = load("a.aselmdb", Keys(), Limits()).frames
+    assert frames.energy.tolist() == [-1.0, -3.0]
+    assert (frames.forces == 0.5).all()
+    assert frames.has_stress.all()
+    assert frames.group_names.tolist() == ["run0", "run2"]
+    done = runner.invoke(app, ["convert", "own.extxyz", "b.aselmdb", "--skip-bad"])
+    lines = [" ".join(line.replace("│", " ").split()) for line in done.output.splitlines()]
+    assert {"energy 0 2", "forces 0 2", "stress 0 2"} <= set(lines)
+
+
+def test_packed_data_keep_labels_of_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    call = ["preprocess", "own.extxyz", "--out", "packed", "--workers", "1", "--skip-bad", *other_names(tmp_path)]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    keys = Keys("toten", "push", "virial", "run")
+    frames = load("packed", keys, Limits()).frames
+    assert frames.has_stress.all()
+    assert frames.group_names.tolist() == ["run0", "run2"]
+    with pytest.raises(DataError, match="packed with 'virial' as its stress, and 'stress' is asked for"):
+        load("packed", Keys("toten", "push", group="run"), Limits())
+
+
 # --- ends of relaxations
 
 
