@@ -15,7 +15,7 @@ from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.fit import fit
 from geomol_training.packed import preprocess
-from geomol_training.readers import Keys, read_rows
+from geomol_training.readers import Keys, files_beside, read_rows
 from geomol_training.readers.qm9 import geometry, package_files, table_lines
 from geomol_training.recipe import load_recipe
 from rich.console import Console
@@ -134,6 +134,24 @@ def test_parts_of_molecule3d(molecules, tmp_path: Path):
     assert len(set(frames.group)) == 12
     (folder / "random_split_inds.json").rename(folder / "scaffold_split_inds.json")
     assert list(load(str(folder / "*.sdf"), Keys(energy="homo"), Limits()).frames.energy) == 12 * [-0.2]
+
+
+def test_changed_tables_and_splits_are_read_again(molecules, tmp_path: Path):
+    folder = write_molecule3d(tmp_path / "molecule3d", molecules)
+
+    def read():
+        return load(str(folder / "*.sdf"), GAP, Limits(), cache=tmp_path).frames
+
+    assert read().energy[0] == pytest.approx(molecules[0][3])
+    table = (folder / "properties.csv").read_text()
+    (folder / "properties.csv").write_text(table.replace(f"{molecules[0][3]},-40", "9.875,-40", 1))
+    assert read().energy[0] == 9.875
+    (folder / "random_split_inds.json").write_text(json.dumps({"valid": list(range(12))}))
+    frames = read()
+    assert set(frames.split_names[frames.split]) == {"valid"}
+    folder = write_pcqm4mv2(tmp_path / "pcqm4m-v2", molecules)
+    names = {path.name for path in files_beside(folder / "raw/data.csv.gz")}
+    assert names == {"split_dict.pt"}
 
 
 def test_files_that_do_not_fit(molecules, tmp_path: Path):

@@ -566,6 +566,38 @@ def change_entry(path: Path, number: int, change: Callable[[dict], None]) -> Non
     environment.close()
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("{", "is damaged"), ("[]", "is damaged"), ('{"identity": "2-abc"}', "is of another version")],
+)
+def test_packed_data_that_cannot_be_used(tmp_path: Path, content: str, sentence: str):
+    write_aselmdb(tmp_path / "a.aselmdb", relaxations(1))
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed/packed.json").write_text(content)
+    with pytest.raises(DataError, match=f"packed {sentence}: delete it and preprocess again"):
+        preprocess(str(tmp_path / "a.aselmdb"), tmp_path / "packed")
+    with pytest.raises(DataError, match=sentence):
+        load(str(tmp_path / "packed"), Keys(), Limits())
+
+
+def test_sizes_published_beside_databases_are_no_data(tmp_path: Path):
+    """But an .npz of this name alone is read, and refused where it is none of molecules."""
+    np.savez(tmp_path / "metadata.npz", natoms=np.array([13, 13]), neighbors=np.array([5, 5]))
+    with pytest.raises(DataError, match=r"metadata\.npz is no file of MD17"):
+        load(str(tmp_path), Keys(), Limits())
+    write_aselmdb(tmp_path / "data.0000.aselmdb", relaxations(2))
+    assert len(load(str(tmp_path), Keys(), Limits()).frames) == 2
+
+
+def test_a_changed_table_is_read_again(tmp_path: Path):
+    source = tmp_path / "s2ef"
+    write_s2ef(source, _made()[0], ["random1,frame0"] * 3, "")
+    before = load(str(source), Keys(), Limits(), cache=tmp_path)
+    (source / "0.txt").write_text("random1,frame0,-100.0\n" * 3)
+    after = load(str(source), Keys(), Limits(), cache=tmp_path)
+    np.testing.assert_allclose(after.frames.energy - before.frames.energy, 100 + REFERENCE)
+
+
 def test_bad_rows_of_packed_data(tmp_path: Path):
     good, bad = _made()[0][:2]
     bad.positions[0, 0] = np.nan

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
 from ase.db import connect
+from ase.io import write
 from ase.units import GPa
 from geomol_training.checks import Limits
 from geomol_training.data import load
@@ -94,6 +96,17 @@ def test_outputs_of_vasp(tmp_path: Path, name: str):
         assert load(str(tmp_path), Keys(), Limits()).frames.fixed.tolist() == [True, False] * 2
         named = load(str(tmp_path), Keys(energy="free_energy"), Limits()).frames
         np.testing.assert_array_equal(named.energy, [free for _, free in STEPS])
+
+
+def test_fixed_atoms_of_an_outcar_stand_beside_it(tmp_path: Path):
+    (tmp_path / "OUTCAR").write_text(outcar())
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    assert not load(str(tmp_path), Keys(), Limits(), cache=cache).frames.fixed.any()
+    salt = bulk("NaCl", "rocksalt", a=5.6)
+    salt.set_constraint(FixAtoms([1]))
+    write(tmp_path / "POSCAR", salt, format="vasp")
+    assert load(str(tmp_path), Keys(), Limits(), cache=cache).frames.fixed.tolist() == [False, True] * 2
 
 
 def test_a_calculation_in_a_folder_is_read_once(tmp_path: Path):

@@ -45,13 +45,20 @@ class Piece(NamedTuple):
 
 
 def packed_identity(source: str | Sequence[str]) -> str | None:
-    """What one packed folder holds, in short; None if ``source`` is none."""
+    """What one packed folder holds, in short; None if ``source`` is none.
+
+    Raises:
+        DataError: it is damaged, or of another version.
+    """
     if not isinstance(source, str) or not (Path(source) / CONTENT).is_file():
         return None
     try:
-        return str(json.loads((Path(source) / CONTENT).read_text())["identity"])
-    except (ValueError, KeyError) as error:
-        raise DataError(f"The packed data {source} is damaged: preprocess again ({error}).") from error
+        identity = str(json.loads((Path(source) / CONTENT).read_text())["identity"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"The packed data {source} is damaged: delete it and preprocess again ({error}).") from error
+    if not identity.startswith(f"{FORMAT}-"):
+        raise DataError(f"The packed data {source} is of another version: delete it and preprocess again.")
+    return identity
 
 
 def preprocess(
@@ -97,7 +104,7 @@ def preprocess(
 def _claim(out: Path, identity: str) -> None:
     """Refuse a folder with other data; an unfinished one goes on."""
     path = out / "shards" / "identity.txt"
-    before = json.loads((out / CONTENT).read_text())["identity"] if (out / CONTENT).exists() else None
+    before = packed_identity(str(out))
     if before is None and path.exists():
         before = path.read_text()
     if before is not None and before != identity:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ase_geomol.errors import DataError
 
 from .checks import Limits
-from .readers import Keys, oc20, qm9, vasp
+from .readers import Keys, files_beside, oc20, qm9, vasp
 
 FORMAT = 3
 """Part of a cache's key; raised when frames are packed differently."""
@@ -31,7 +31,7 @@ def find_files(sources: str | Sequence[str]) -> list[Path]:
     for source in [sources] if isinstance(sources, str) else sources:
         path = Path(source)
         if path.is_dir():
-            inside = vasp.without_twins(entry for entry in path.iterdir() if _is_data(entry))
+            inside = vasp.without_twins(_without_sizes([entry for entry in path.iterdir() if _is_data(entry)]))
         elif path.exists():
             inside = [path]
         elif source == qm9.PACKAGE:
@@ -56,8 +56,17 @@ def _is_data(entry: Path) -> bool:
     return entry.suffix in READ_FROM_FOLDERS and not entry.name.endswith((".txt.xz", ".txt.gz"))
 
 
+def _without_sizes(files: list[Path]) -> list[Path]:
+    """Without the ``metadata.npz`` that is published beside LMDB files, the numbers of atoms in each structure."""
+    databases = any(path.suffix in (".lmdb", ".aselmdb") for path in files)
+    return [path for path in files if not (databases and path.name == "metadata.npz")]
+
+
 def fingerprint(files: Sequence[Path], keys: Keys, limits: Limits, bad_rows: str) -> str:
-    """A short name of what would be read: files by name, size and time, and every setting."""
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    """A short name of what would be read: files, and those that are read along, by name, size and time; and every
+    setting.
+    """
+    every = [read for path in files for read in (path, *files_beside(path))]
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in every]
     content = json.dumps([FORMAT, stats, asdict(keys), asdict(limits), bad_rows])
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -20,7 +20,16 @@ from .keys import Keys
 from .npz import read_npz
 from .pymatgen_json import is_json, read_json
 
-__all__ = ["Keys", "parts_of", "read_ase", "read_intact_rows", "read_rows", "row_of_atoms", "start_and_end"]
+__all__ = [
+    "Keys",
+    "files_beside",
+    "parts_of",
+    "read_ase",
+    "read_intact_rows",
+    "read_rows",
+    "row_of_atoms",
+    "start_and_end",
+]
 
 
 class Database(NamedTuple):
@@ -105,6 +114,16 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"There is no file {path}.") from error
     except Exception as error:  # ASE's readers raise whatever their format trips over
         raise DataError(f"{path} is damaged or not of the kind its name says: {sentence(error)}") from error
+
+
+def files_beside(path: Path) -> list[Path]:
+    """Other files that are read along with one: tables of references or properties, splits, constraints."""
+    if is_extxyz(path):
+        table = oc20.table_of(path)
+        return [] if table is None else [table]
+    if path.suffix == ".sdf" or gaps.is_table(path):
+        return gaps.files_beside(path)
+    return vasp.files_beside(path) if vasp.is_outcar(path) else []
 
 
 def start_and_end(path: Path, keys: Keys) -> Row:

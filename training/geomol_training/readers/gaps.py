@@ -171,8 +171,21 @@ def _row(
     return Row(numbers, positions, cell, pbc, value, group=group, split=splits.of(number), name=name)
 
 
+def files_beside(path: Path) -> list[Path]:
+    """The table of an SDF file, and the splits of a table."""
+    table = path if is_table(path) else table_of(path)
+    if table is None:
+        return []
+    splits = _splits_of(table)
+    return [file for file in (table, splits) if file is not None and file != path]
+
+
+def _splits_of(table: Path) -> Path | None:
+    return next((table.parent / name for name in SPLITS if (table.parent / name).exists()), None)
+
+
 def _splits(table: Path) -> _Splits:
-    path = next((table.parent / name for name in SPLITS if (table.parent / name).exists()), None)
+    path = _splits_of(table)
     if path is None:
         return _Splits([], np.zeros(0, dtype=np.int8))
     parts = json.loads(path.read_text()) if path.suffix == ".json" else _unpickled(path)

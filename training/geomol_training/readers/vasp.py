@@ -31,6 +31,11 @@ def without_twins(files: Iterable[Path]) -> list[Path]:
     return [path for path in files if not (twice and is_outcar(path))]
 
 
+def files_beside(outcar: Path) -> list[Path]:
+    """Where ASE looks for fixed atoms, which an OUTCAR does not tell."""
+    return [path for path in (outcar.with_name(name) for name in ("CONTCAR", "POSCAR")) if path.exists()]
+
+
 def read_vasp(path: Path, keys: Keys) -> Iterator[Row]:
     """Yield the finished ionic steps.
 
