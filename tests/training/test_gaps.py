@@ -15,7 +15,7 @@ from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.fit import fit
 from geomol_training.packed import preprocess
-from geomol_training.readers import Keys, files_beside, read_rows
+from geomol_training.readers import Keys, files_read, read_rows
 from geomol_training.readers.qm9 import geometry, package_files, table_lines
 from geomol_training.recipe import load_recipe
 from rich.console import Console
@@ -150,8 +150,8 @@ def test_changed_tables_and_splits_are_read_again(molecules, tmp_path: Path):
     frames = read()
     assert set(frames.split_names[frames.split]) == {"valid"}
     folder = write_pcqm4mv2(tmp_path / "pcqm4m-v2", molecules)
-    names = {path.name for path in files_beside(folder / "raw/data.csv.gz")}
-    assert names == {"split_dict.pt"}
+    names = {path.name for path in files_read(folder / "raw/data.csv.gz")}
+    assert names == {"data.csv.gz", "split_dict.pt"}
 
 
 def test_files_that_do_not_fit(molecules, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,40 @@ def test_rmd17_units_and_labels(tmp_path):
     np.testing.assert_allclose(original.forces, -revised.forces, rtol=1e-14)
     assert revised.positions[-1, 2] == pytest.approx(1.2)
     assert list(revised.group_names) == ["co"]
+
+
+def write_archive(folder: Path) -> None:
+    """All frames of a molecule, and two splits of them."""
+    for name in ("npz_data", "splits"):
+        (folder / name).mkdir()
+    write_rmd17(folder / "npz_data/rmd17_co.npz")
+    for name, places in (("train_01", [2, 0]), ("test_01", [1]), ("train_02", [7])):
+        (folder / f"splits/index_{name}.csv").write_text("".join(f"{place}\n" for place in places))
+
+
+@pytest.mark.parametrize(("labels", "times"), [("revised", 1), ("original", 10)])
+def test_portions_of_the_archive_of_rmd17(tmp_path, labels, times):
+    write_archive(tmp_path)
+    load_portion = partial(load, keys=Keys(labels=labels), limits=Limits(), cache=tmp_path)
+    frames = load_portion(str(tmp_path / "rmd17_co_train_01.npz")).frames
+    np.testing.assert_allclose(frames.energy, times * KCAL * np.array([3.0, 1.0]), rtol=1e-6)
+    np.testing.assert_allclose(frames.positions[[1, 3], 2], [1.2, 1.0])
+    assert list(frames.group_names) == ["co"]
+    test = str(tmp_path / "rmd17_co_test_01.npz")
+    assert len(load_portion(test).frames) == 1
+    (tmp_path / "splits/index_test_01.csv").write_text("0\n1\n")
+    assert len(load_portion(test).frames) == 2
+
+
+def test_portions_that_are_not_there(tmp_path):
+    write_archive(tmp_path)
+    with pytest.raises(DataError, match=r"rmd17_co_test_03\.npz' is no file"):
+        frames_of(tmp_path / "rmd17_co_test_03.npz")
+    with pytest.raises(DataError, match=r"rmd17_co_train_02\.npz is damaged .* index 7 is out of bounds"):
+        frames_of(tmp_path / "rmd17_co_train_02.npz")
+    (tmp_path / "npz_data/rmd17_co.npz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"npz_data/rmd17_co\.npz is empty"):
+        frames_of(tmp_path / "rmd17_co_train_01.npz")
 
 
 @pytest.mark.skipif(not RMD17.exists(), reason="the rMD17 files are not at ../shared/data/rmd17")

@@ -12,7 +12,8 @@ from pathlib import Path
 from ase_geomol.errors import DataError
 
 from .checks import Limits
-from .readers import Keys, files_beside, oc20, qm9, vasp
+from .readers import Keys, files_read, oc20, qm9, vasp
+from .readers.npz import portion_of_archive
 
 FORMAT = 3
 """Part of a cache's key; raised when frames are packed differently."""
@@ -21,8 +22,8 @@ READ_FROM_FOLDERS = (".extxyz", ".xyz", ".traj", ".db", ".npz", ".xz", ".gz", ".
 
 
 def find_files(sources: str | Sequence[str]) -> list[Path]:
-    """Files that one or more names mean: a file, a folder (its data files), a pattern such as ``a/*.traj``, or
-    "qm9pack".
+    """Files that one or more names mean: a file, a folder (its data files), a pattern such as ``a/*.traj``, "qm9pack",
+    or a portion of rMD17's archive (`geomol_training.readers.npz.portion_of_archive`), which is no file.
 
     Raises:
         DataError: a name means nothing, or some files of OC20 lack the tables that others beside them have.
@@ -32,7 +33,7 @@ def find_files(sources: str | Sequence[str]) -> list[Path]:
         path = Path(source)
         if path.is_dir():
             inside = vasp.without_twins(_without_sizes([entry for entry in path.iterdir() if _is_data(entry)]))
-        elif path.exists():
+        elif path.exists() or portion_of_archive(path) is not None:
             inside = [path]
         elif source == qm9.PACKAGE:
             inside = qm9.package_files()
@@ -66,7 +67,7 @@ def fingerprint(files: Sequence[Path], keys: Keys, limits: Limits, bad_rows: str
     """A short name of what would be read: files, and those that are read along, by name, size and time; and every
     setting.
     """
-    every = [read for path in files for read in (path, *files_beside(path))]
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in every]
+    every = [(path, read) for path in files for read in files_read(path)]
+    stats = [(str(path), str(read), read.stat().st_size, read.stat().st_mtime_ns) for path, read in every]
     content = json.dumps([FORMAT, stats, asdict(keys), asdict(limits), bad_rows])
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -17,12 +17,12 @@ from .ase_files import read_ase, read_database, read_trajectory, row_of_atoms
 from .damage import sentence
 from .extxyz import is_extxyz, read_extxyz
 from .keys import Keys
-from .npz import read_npz
+from .npz import portion_of_archive, read_npz
 from .pymatgen_json import is_json, read_json
 
 __all__ = [
     "Keys",
-    "files_beside",
+    "files_read",
     "parts_of",
     "read_ase",
     "read_intact_rows",
@@ -105,8 +105,9 @@ def parts_of(path: Path, size: int) -> list[slice]:
 def _readable(path: Path) -> Iterator[None]:
     """What goes wrong inside, as a sentence about the file."""
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty.")
+        for file in portion_of_archive(path) or (path,):
+            if file.stat().st_size == 0:
+                raise DataError(f"{file} is empty.")
         yield
     except (GeoMolError, MemoryError):
         raise
@@ -116,14 +117,21 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is damaged or not of the kind its name says: {sentence(error)}") from error
 
 
-def files_beside(path: Path) -> list[Path]:
-    """Other files that are read along with one: tables of references or properties, splits, constraints."""
-    if is_extxyz(path):
-        table = oc20.table_of(path)
-        return [] if table is None else [table]
+def files_read(path: Path) -> list[Path]:
+    """The files that are read for one: itself, and tables of references or properties, splits, constraints beside it.
+
+    Of a name that means a portion of rMD17's archive, those of the archive.
+    """
+    portion = portion_of_archive(path)
+    if portion is not None:
+        return list(portion)
+    table = oc20.table_of(path)
+    beside = [] if table is None else [table]
     if path.suffix == ".sdf" or gaps.is_table(path):
-        return gaps.files_beside(path)
-    return vasp.files_beside(path) if vasp.is_outcar(path) else []
+        beside = gaps.files_beside(path)
+    if vasp.is_outcar(path):
+        beside = vasp.files_beside(path)
+    return [path, *beside]
 
 
 def start_and_end(path: Path, keys: Keys) -> Row:
@@ -145,7 +153,7 @@ def _reader_of(path: Path) -> Callable[[Path, Keys], Iterator[Row]]:
         return lambda path, keys: qm9.read_table(path, keys.energy)
     if path.suffix == ".xyz" and qm9.is_qm9_file(path):
         return lambda path, keys: qm9.read_file(path, keys.energy)
-    if path.suffix == ".npz" and qm9.are_arrays(path):
+    if path.suffix == ".npz" and path.exists() and qm9.are_arrays(path):
         return lambda path, keys: qm9.read_arrays(path, keys.energy)
     if path.suffix == ".npz":
         return read_npz
