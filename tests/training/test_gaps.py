@@ -154,6 +154,23 @@ def test_changed_tables_and_splits_are_read_again(molecules, tmp_path: Path):
     assert names == {"data.csv.gz", "split_dict.pt"}
 
 
+class Attack:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("echo attacked > attacked.txt",)
+
+
+@pytest.mark.parametrize("content", [{"train": Attack()}, {"train": torch.nn.Linear(1, 1)}])
+def test_splits_rebuild_nothing_but_arrays(molecules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict):
+    monkeypatch.chdir(tmp_path)
+    folder = write_pcqm4mv2(tmp_path / "pcqm4m-v2", molecules)
+    torch.save(content, folder / "split_dict.pt")
+    with pytest.raises(DataError, match=r"splits .*split_dict\.pt are damaged: UnpicklingError"):
+        load(str(folder / "raw/data.csv.gz"), GAP, Limits())
+    assert not (tmp_path / "attacked.txt").exists()
+
+
 def test_files_that_do_not_fit(molecules, tmp_path: Path):
     folder = write_molecule3d(tmp_path / "molecule3d", molecules)
     first, second = sorted(folder.glob("*.sdf"))

@@ -15,17 +15,18 @@ from collections.abc import Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
-import torch
 
 from ase_geomol.errors import DataError, InputError, MissingExtraError
 from ase_geomol.simulate.structures import load_structure
 
 from ..frames import Row
-from .damage import row_or_damage
+from .damage import row_or_damage, sentence
 from .extxyz import open_text
 from .keys import Keys
+from .pickles import ARRAYS, plain_arrays, unpickle
 
 SMILES, GAP = "smiles", "homolumogap"
 TABLES = ("data.csv.gz", "data.csv", "raw/data.csv.gz", "pcqm4m-v2/raw/data.csv.gz", "properties.csv")
@@ -34,8 +35,6 @@ SPLITS = ("split_dict.pt", "../split_dict.pt", "random_split_inds.json", "scaffo
 """Likewise the splits, seen from the table's folder; the first that is there counts."""
 END = "$$$$"
 """Last line of each molecule of an SDF file."""
-NUMPYS = ("numpy.core.multiarray", "numpy._core.multiarray")
-"""How older and newer versions name the module that rebuilds an array."""
 
 
 def is_table(path: Path) -> bool:
@@ -188,18 +187,20 @@ def _splits(table: Path) -> _Splits:
     path = _splits_of(table)
     if path is None:
         return _Splits([], np.zeros(0, dtype=np.int8))
-    parts = json.loads(path.read_text()) if path.suffix == ".json" else _unpickled(path)
-    members = [np.asarray(numbers, dtype=np.int64) for numbers in parts.values()]
+    try:
+        parts = json.loads(path.read_text()) if path.suffix == ".json" else _unpickled(path)
+        members = [np.asarray(numbers, dtype=np.int64) for numbers in parts.values()]
+    except Exception as error:  # zip, pickle, JSON and numpy have many ways to say that a file is damaged
+        raise DataError(f"The splits {path} are damaged: {sentence(error)}") from error
     codes = np.zeros(1 + max(int(numbers.max()) for numbers in members if len(numbers)), dtype=np.int8)
     for code, numbers in enumerate(members, start=1):
         codes[numbers] = code
     return _Splits(["", *parts], codes)
 
 
-def _unpickled(path: Path) -> dict[str, np.ndarray]:
-    """A dictionary of arrays that torch wrote; nothing else is rebuilt."""
-    rebuild: Any = np.array([0]).__reduce__()[0]
-    kinds = [(rebuild, f"{module}._reconstruct") for module in NUMPYS]
-    allowed = [*kinds, np.ndarray, np.dtype, type(np.dtype(np.int64)), type(np.dtype(np.int32))]
-    with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
-        return torch.load(path, weights_only=True)
+def _unpickled(path: Path) -> dict[str, Any]:
+    """A dictionary of arrays as torch writes it, an archive with a pickle; nothing else is rebuilt."""
+    with ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        found = unpickle(archive.read(name), ARRAYS)
+    return {part: plain_arrays(numbers) for part, numbers in found.items()}
