@@ -1,14 +1,8 @@
-"""MD17 and revised MD17: the files of a split, in either layout, and what others have published."""
+"""MD17 and revised MD17: which molecules a folder has, and what others have published."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-
-import numpy as np
-
-from ase_geomol.errors import DataError
-from ase_geomol.files import make_folder, write_atomically
 
 MOLECULES = (
     "ethanol",
@@ -77,30 +71,3 @@ def molecules_in(data: Path) -> list[str]:
     names = [path.stem.removeprefix("rmd17_").split("_")[0] for path in data.glob("rmd17_*_train_*.npz")]
     names += [path.stem.removeprefix("rmd17_") for path in (data / "npz_data").glob("rmd17_*.npz")]
     return [molecule for molecule in MOLECULES if molecule in names]
-
-
-def split_file(data: Path, molecule: str, part: str, split: str, cut: Path) -> Path:
-    """The frames to learn or to test (``part``: "train" or "test") of an official split.
-
-    ``data`` has them as ``rmd17_ethanol_train_01.npz``; or as the archive of rMD17 does, all frames in
-    ``npz_data/rmd17_ethanol.npz`` and positions among them in ``splits/index_train_01.csv``: then they are cut out and
-    kept in the folder ``cut``.
-
-    Raises:
-        DataError: they are there in neither form.
-    """
-    name = f"rmd17_{molecule}_{part}_{split}.npz"
-    if (data / name).exists():
-        return data / name
-    whole, places = data / f"npz_data/rmd17_{molecule}.npz", data / f"splits/index_{part}_{split}.csv"
-    if not (whole.exists() and places.exists()):
-        raise DataError(f"{data} has neither {name} nor {whole.relative_to(data)} with {places.relative_to(data)}.")
-    if not (cut / name).exists():
-        index = np.loadtxt(places, dtype=np.int64)
-        with np.load(whole, allow_pickle=False) as arrays:
-            chosen = {key: arrays[key] if key == "nuclear_charges" else arrays[key][index] for key in arrays}
-        buffer = io.BytesIO()
-        np.savez(buffer, **chosen)
-        make_folder(cut)
-        write_atomically(cut / name, buffer.getvalue())
-    return cut / name

@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from _frame import RESULTS, Answer, Option, Row, answer
-from _rmd17 import MOLECULES, ORIGINAL, REVISED, molecules_in, split_file
+from _rmd17 import MOLECULES, ORIGINAL, REVISED, molecules_in
 from _training import MEV, write_stand_in
-from _work import FOLDER
 from geomol_training.fit import fit
 from geomol_training.keeper import LAST
 from geomol_training.recipe import load_recipe
@@ -67,9 +66,9 @@ class Study(NamedTuple):
         name = ("rmd17-" if self.labels == "revised" else "md17-") + ("est-" if self.network == "est" else "")
         return name + self.molecule + ("" if self.split == "01" else f"-{self.split}")
 
-    def changes(self, data: Path, cut: Path) -> list[str]:
+    def changes(self, data: Path) -> list[str]:
         """Of the recipe."""
-        files = {part: split_file(data, self.molecule, part, self.split, cut) for part in ("train", "test")}
+        files = {part: data / f"rmd17_{self.molecule}_{part}_{self.split}.npz" for part in ("train", "test")}
         return [
             f"variables.molecule={self.molecule}",
             f"variables.split='{self.split}'",
@@ -112,7 +111,7 @@ def _train(studies: list[Study], data: Path, seconds: float) -> None:
         out = RUNS / study.folder
         if (out / RESULT).exists():
             continue
-        recipe = load_recipe(RECIPES[study.network], study.changes(data, FOLDER / "rmd17/data"))
+        recipe = load_recipe(RECIPES[study.network], study.changes(data))
         resume = (out / LAST).exists()
         found = fit(recipe, out, resume=resume, time_budget=seconds, threads=torch.get_num_threads())
         if found.stopped_by in STOPPED:
@@ -143,7 +142,7 @@ def _trained_now() -> list[Row]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_stand_in(folder)
-        changes = Study("aspirin", "revised", "01", "geomformer").changes(folder, folder)
+        changes = Study("aspirin", "revised", "01", "geomformer").changes(folder)
         changes += ["data.split.train=null", "data.split.valid=1", "training.max_steps=2"]
         changes += ["model.config.layers=1", "model.config.channels=16", "training.batch_frames=1"]
         fit(load_recipe(RECIPES["geomformer"], changes), folder / "run", threads=1, console=Console(quiet=True))

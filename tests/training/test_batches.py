@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from geomol_training.batches import PORTION_BATCHES, FixedBatches, Plan, TrainingStream, make_batch, survey
 from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.frames import Frames, pack
-from geomol_training.readers import Keys, row_of_atoms
+from geomol_training.packed import preprocess
+from geomol_training.readers import Keys, read_rows, row_of_atoms
+from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.sections import Split
+from geomol_training.sources import find_files
 from geomol_training.splits import split_frames
 
 from ase_geomol.errors import DataError
@@ -45,6 +50,30 @@ def test_groups_are_not_divided(frames):
     assert not groups[0] & groups[1]
     assert not groups[0] & groups[2]
     assert not groups[1] & groups[2]
+
+
+def test_trajectories_are_not_divided(structures, tmp_path):
+    """Each file is one, unless its frames tell; a database that was converted, or packed data, still know."""
+    for file in range(6):
+        write(tmp_path / f"run{file}.traj", structures[4 * file : 4 * file + 4])
+    named = [atoms.copy() for atoms in structures[24:30]]
+    for index, atoms in enumerate(named):
+        atoms.calc = structures[24 + index].calc
+        atoms.info["trajectory"] = "ab"[index // 3]
+    write(tmp_path / "two.extxyz", named)
+    write_aselmdb(
+        tmp_path / "all.aselmdb", (row for file in find_files(str(tmp_path)) for row in read_rows(file, Keys()))
+    )
+    packed, _ = preprocess(str(tmp_path / "all.aselmdb"), tmp_path / "packed")
+    files = [str(tmp_path / pattern) for pattern in ("*.traj", "*.extxyz")]
+    for frames in (load(files, Keys(), Limits()).frames, packed):
+        runs = frames.trajectory_names[frames.trajectory].tolist()
+        assert [Path(name).name for name in dict.fromkeys(runs)] == [*(f"run{n}.traj" for n in range(6)), "a", "b"]
+        parts = split_frames(frames, Split(by="trajectory", valid=2, test=0.25), seed=0)
+        assert [len({runs[index] for index in part}) for part in parts] == [4, 2, 2]
+        assert sorted(np.concatenate(parts)) == list(range(30))
+    with pytest.raises(DataError, match=r"8 trajectories cannot be divided into -2 .* with split: \{by: frame\}"):
+        split_frames(packed, Split(by="trajectory", valid=10), seed=0)
 
 
 def test_sizes_of_a_split(frames):

@@ -15,7 +15,7 @@ from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.fit import fit
 from geomol_training.packed import preprocess
-from geomol_training.readers import Keys, read_rows
+from geomol_training.readers import Keys, files_read, read_rows
 from geomol_training.readers.qm9 import geometry, package_files, table_lines
 from geomol_training.recipe import load_recipe
 from rich.console import Console
@@ -92,10 +92,11 @@ def test_a_table_gives_start_structures(molecules, tmp_path: Path):
 
 
 def test_molecules_without_a_structure_are_counted(tmp_path: Path):
-    (tmp_path / "data.csv").write_text("idx,smiles,homolumogap\n0,C,9.0\n1,not a molecule,8.0\n2,O,7.0\n")
+    lines = "0,C,9.0\n1,not a molecule,8.0\n2,O,7.0\n3,C,\n4,C,wide\n5,C\n"
+    (tmp_path / "data.csv").write_text(f"idx,smiles,homolumogap\n{lines}")
     loaded = load(str(tmp_path / "data.csv"), GAP, Limits(), bad_rows="skip")
     assert loaded.frames.energy.tolist() == [9.0, 7.0]
-    assert loaded.skipped == {"no atoms": 1}
+    assert loaded.skipped == {"no atoms": 1, "damaged row": 2}
 
 
 @pytest.mark.parametrize("place", ["", "raw"])
@@ -135,6 +136,41 @@ def test_parts_of_molecule3d(molecules, tmp_path: Path):
     assert list(load(str(folder / "*.sdf"), Keys(energy="homo"), Limits()).frames.energy) == 12 * [-0.2]
 
 
+def test_changed_tables_and_splits_are_read_again(molecules, tmp_path: Path):
+    folder = write_molecule3d(tmp_path / "molecule3d", molecules)
+
+    def read():
+        return load(str(folder / "*.sdf"), GAP, Limits(), cache=tmp_path).frames
+
+    assert read().energy[0] == pytest.approx(molecules[0][3])
+    table = (folder / "properties.csv").read_text()
+    (folder / "properties.csv").write_text(table.replace(f"{molecules[0][3]},-40", "9.875,-40", 1))
+    assert read().energy[0] == 9.875
+    (folder / "random_split_inds.json").write_text(json.dumps({"valid": list(range(12))}))
+    frames = read()
+    assert set(frames.split_names[frames.split]) == {"valid"}
+    folder = write_pcqm4mv2(tmp_path / "pcqm4m-v2", molecules)
+    names = {path.name for path in files_read(folder / "raw/data.csv.gz")}
+    assert names == {"data.csv.gz", "split_dict.pt"}
+
+
+class Attack:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("echo attacked > attacked.txt",)
+
+
+@pytest.mark.parametrize("content", [{"train": Attack()}, {"train": torch.nn.Linear(1, 1)}])
+def test_splits_rebuild_nothing_but_arrays(molecules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict):
+    monkeypatch.chdir(tmp_path)
+    folder = write_pcqm4mv2(tmp_path / "pcqm4m-v2", molecules)
+    torch.save(content, folder / "split_dict.pt")
+    with pytest.raises(DataError, match=r"splits .*split_dict\.pt are damaged: UnpicklingError"):
+        load(str(folder / "raw/data.csv.gz"), GAP, Limits())
+    assert not (tmp_path / "attacked.txt").exists()
+
+
 def test_files_that_do_not_fit(molecules, tmp_path: Path):
     folder = write_molecule3d(tmp_path / "molecule3d", molecules)
     first, second = sorted(folder.glob("*.sdf"))
@@ -145,8 +181,10 @@ def test_files_that_do_not_fit(molecules, tmp_path: Path):
     with pytest.raises(DataError, match="do not belong together: the table ends before molecule 3"):
         list(read_rows(second, GAP))
     first.write_text(first.read_text().replace(" C ", " Xy ", 1))
-    with pytest.raises(DataError, match=r"combined_mols_0_to_7\.sdf: molecule \d is damaged"):
-        list(read_rows(first, GAP))
+    with pytest.raises(DataError, match=r"combined_mols_0_to_7\.sdf, row \d: damaged row \(RDKit cannot read"):
+        load(str(first), GAP, Limits())
+    loaded = load(str(first), GAP, Limits(), bad_rows="skip")
+    assert (len(loaded.frames), loaded.skipped) == (6, {"damaged row": 1})
 
 
 def test_the_small_recipe_runs(molecules, tmp_path: Path):

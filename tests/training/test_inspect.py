@@ -10,6 +10,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from ase.units import Hartree
 from geomol_training.cli import app
 from geomol_training.frames import Frames, pack
 from geomol_training.inspection import RATIOS, inspect
@@ -48,6 +49,36 @@ def test_units_that_do_not_fit_are_guessed(words: str):
     found = inspect(trajectory(energy=ratio) if ratio > 0 else trajectory(forces=-1.0))
     assert len(found.warnings) == 1
     assert words in found.warnings[0]
+
+
+@pytest.mark.parametrize(("unit", "hartree"), [("Hartree", 1.0), ("kcal/mol", 627.509), ("kJ/mol", 2625.5)])
+def test_units_of_total_energies_are_seen(unit: str, hartree: float):
+    """Of B3LYP with all electrons: ethanol and water."""
+    rows = [row_of_atoms(molecule(name), Keys()) for name in ("CH3CH2OH", "H2O")]
+    rows = [row._replace(energy=e * hartree) for row, e in zip(rows, (-155.03, -76.40), strict=True)]
+    (sentence,) = inspect(pack(rows)).warnings
+    assert sentence.startswith(f"Energies look like total ones in {unit}")
+    for factor in (Hartree / hartree, 0.3 * Hartree / hartree):  # in eV; and as if inner electrons were left out
+        assert not inspect(pack(row._replace(energy=factor * row.energy) for row in rows)).warnings
+
+
+def test_forces_and_stresses_far_too_large():
+    copper = bulk("Cu", cubic=True)
+    copper.calc = SinglePointCalculator(copper, energy=1.0, forces=np.full((4, 3), 20.0), stress=np.full(6, -5.0))
+    forces, stress = inspect(pack([row_of_atoms(copper, Keys())])).warnings
+    assert forces.startswith("The median force is 34.6 eV/Å")
+    assert stress.startswith("The median pressure is 801 GPa")
+
+
+def test_what_could_not_be_seen_is_said():
+    rows = [row_of_atoms(atoms, Keys()) for atoms in structures()]
+    assert inspect(pack(rows)).unseen == []
+    (sentence,) = inspect(pack(rows[:4])).unseen
+    assert "could not be seen: 3 pairs of frames follow each other closely" in sentence
+    (sentence,) = inspect(pack(row._replace(trajectory=str(number)) for number, row in enumerate(rows))).unseen
+    assert "0 pairs of frames" in sentence
+    (sentence,) = inspect(pack(row._replace(forces=None) for row in rows)).unseen
+    assert sentence == "There are no forces, with which energies could be compared."
 
 
 def test_a_ratio_of_no_known_units():
@@ -94,4 +125,8 @@ def test_command(tmp_path: Path):
     write(tmp_path / "bad.extxyz", structures(energy=23.06))
     runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
     assert "Nothing smells wrong" in runner.invoke(app, ["inspect", str(tmp_path / "good.extxyz")]).output
+    write(tmp_path / "few.extxyz", structures(count=3))
+    few = runner.invoke(app, ["inspect", str(tmp_path / "few.extxyz")]).output
+    assert "could not be seen: 2 pairs" in few
+    assert "Nothing smells wrong, as far as could be seen." in few
     assert "kcal/mol" in runner.invoke(app, ["inspect", str(tmp_path / "bad.extxyz")]).output

@@ -7,6 +7,7 @@ import json
 import lzma
 import pickle
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,15 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 from geomol_training import packed
 from geomol_training.batches import make_batch
-from geomol_training.checks import Limits
+from geomol_training.checks import Limits, problem
 from geomol_training.cli import app
 from geomol_training.data import load
 from geomol_training.fit import fit
-from geomol_training.frames import Frames, Row, displacements, load_frames, pack, save_frames
+from geomol_training.frames import Frames, Row, displacements, joined, load_frames, pack, save_frames
 from geomol_training.loss import total_loss
 from geomol_training.metrics import Predicted
 from geomol_training.packed import preprocess
-from geomol_training.readers import Keys, read_rows, row_of_atoms, start_and_end
+from geomol_training.readers import Keys, read_intact_rows, read_rows, row_of_atoms, start_and_end
 from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.readers.lmdb_files import unpickle
 from geomol_training.recipe import Loss, Recipe, Relaxation, load_recipe
@@ -130,7 +131,7 @@ def test_s2ef(runs, tmp_path: Path, ending: str):
     forces = np.concatenate([a.get_forces(apply_constraint=False) for a in structures])
     np.testing.assert_allclose(frames.forces, forces, atol=1e-6)
     assert frames.name[:2].tolist() == ["100_0", "100_1"]
-    assert len(set(frames.group)) == len(runs)
+    assert len(set(frames.group)) == len(set(frames.trajectory)) == len(runs)
     save_frames(tmp_path / "packed.npz", frames)
     again, _ = load_frames(tmp_path / "packed.npz")
     for name in ("tags", "fixed", "relaxed", "name", "has_relaxed"):
@@ -150,7 +151,29 @@ def test_tables_that_do_not_fit(tmp_path: Path, table: str, sentence: str):
     write(tmp_path / "0.extxyz", _made()[0], format="extxyz")
     (tmp_path / "0.txt").write_text(table)
     with pytest.raises(DataError, match=sentence):
-        list(read_rows(tmp_path / "0.extxyz", Keys()))
+        list(read_intact_rows(tmp_path / "0.extxyz", Keys()))
+
+
+@pytest.mark.parametrize("content", [b"", b"my notes on this run\n", lzma.compress(b"")])
+def test_a_table_that_is_none_stops(tmp_path: Path, content: bytes):
+    """Else total energies would be learned beside energies relative to references."""
+    write_s2ef(tmp_path, _made()[0], ["random1,frame0"] * 3, ".xz" if content.startswith(b"\xfd") else "")
+    (table,) = tmp_path.glob("0.txt*")
+    table.write_bytes(content)
+    with pytest.raises(DataError, match=r"0\.txt(\.xz)? is no table of OC20"):
+        load(str(tmp_path), Keys(), Limits())
+
+
+def test_all_files_of_a_folder_have_tables_or_none(tmp_path: Path):
+    write_s2ef(tmp_path, _made()[0], ["random1,frame0"] * 3, "")
+    write(tmp_path / "1.extxyz", _made()[1], format="extxyz")
+    for source in (tmp_path, tmp_path / "1.*"):
+        with pytest.raises(DataError, match=r"1\.extxyz has no table of references \(1\.txt or 1\.txt\.xz\)"):
+            load(str(source), Keys(), Limits())
+    with pytest.raises(DataError, match="has no table"):
+        preprocess(str(tmp_path), tmp_path / "packed")
+    (tmp_path / "0.txt").unlink()
+    assert len(load(str(tmp_path), Keys(), Limits()).frames) == 6
 
 
 # --- IS2RE and IS2RS
@@ -246,7 +269,7 @@ def test_nothing_else_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     write_lmdb(tmp_path / "data.lmdb", [Attack()])
     with pytest.raises(DataError, match="not on the list"):
-        list(read_rows(tmp_path / "data.lmdb", Keys()))
+        list(read_intact_rows(tmp_path / "data.lmdb", Keys()))
     assert not (tmp_path / "attacked.txt").exists()
     for content in (print, np.zeros(2), np.zeros(2, dtype=object), torch.nn.Linear(1, 1)):
         with pytest.raises(pickle.UnpicklingError):
@@ -279,7 +302,61 @@ def test_damaged_files(tmp_path: Path, damage, sentence: str):
     write_lmdb(path, [as_data(_made()[0], 1)])
     damage(path)
     with pytest.raises(DataError, match=sentence):
-        list(read_rows(path, Keys()))
+        list(read_intact_rows(path, Keys()))
+
+
+@pytest.mark.parametrize(
+    ("entry", "detail"),
+    [
+        (b"no pickle", "UnpicklingError"),
+        (lambda: pickle.dumps(as_data(_made()[0], 1))[:-40], "Error"),
+        (lambda: {"pos": np.zeros(3)}, "UnpicklingError it names numpy"),
+        (lambda: 5, "entry 1 is no object of torch-geometric"),
+        (lambda: without("cell"), "no cell"),
+        (lambda: without("cell", cell="a cube"), "ValueError could not convert"),
+        (lambda: without("sid", sid="one"), "ValueError invalid literal"),
+    ],
+)
+def test_a_damaged_entry_is_one_row(tmp_path: Path, entry, detail: str):
+    """The next one is read, by several processes, too."""
+    pytest.importorskip("torch_geometric")
+    good = as_data(_made()[0], 1)
+    write_lmdb(tmp_path / "data.lmdb", [good, entry() if callable(entry) else entry, good])
+    with pytest.raises(DataError, match=rf"data\.lmdb, row 1: damaged row \(.*{detail}"):
+        load(str(tmp_path / "data.lmdb"), Keys(), Limits())
+    frames, skipped, _ = load(str(tmp_path / "data.lmdb"), Keys(), Limits(), bad_rows="skip")
+    assert len(frames) == 2
+    assert skipped == {"damaged row": 1}
+    assert preprocess(str(tmp_path / "data.lmdb"), tmp_path / "packed", bad_rows="skip")[1] == skipped
+
+
+def without(name: str, **changes):
+    """A structure of IS2RE without one of its fields, or with another content."""
+    data = as_data(_made()[0], 1)
+    delattr(data, name)
+    for field, content in changes.items():
+        setattr(data, field, content)
+    return data
+
+
+@pytest.mark.parametrize("damage", ["no JSON", "text", "missing"])
+def test_a_damaged_entry_of_ase_lmdb_is_one_row(tmp_path: Path, damage: str):
+    path = tmp_path / "a.aselmdb"
+    write_aselmdb(path, relaxations(3))
+    if damage == "no JSON":
+        environment = lmdb.open(str(path), subdir=False, map_size=1 << 24, lock=False)
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"2", zlib.compress(b"{")[:-1])
+        environment.close()
+    else:
+        change = {
+            "text": lambda fields: fields["data"].update(sid=1, y_relaxed="low"),
+            "missing": lambda fields: fields.pop("cell"),
+        }
+        change_entry(path, 2, change[damage])
+    with pytest.raises(DataError, match=r"a\.aselmdb, row 1: damaged row"):
+        load(str(path), Keys(), Limits())
+    assert load(str(path), Keys(), Limits(), bad_rows="skip").skipped == {"damaged row": 1}
 
 
 def test_a_database_of_ase_lmdb_as_others_write_it(tmp_path: Path):
@@ -317,9 +394,9 @@ def test_a_database_of_ase_lmdb_as_others_write_it(tmp_path: Path):
 
 def same_frames(first: Frames, second: Frames) -> None:
     for field in dataclasses.fields(first):
-        if field.name not in ("group", "split", "source"):
+        if field.name not in ("group", "split", "source", "trajectory"):
             np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name))
-    for kind in ("group", "split", "source"):
+    for kind in ("group", "split", "source", "trajectory"):
         names = [getattr(f, f"{kind}_names")[getattr(f, kind)].tolist() for f in (first, second)]
         assert names[0] == names[1]
 
@@ -365,6 +442,50 @@ def test_packed_frames_are_those_of_the_files(tmp_path: Path, workers: int):
         load(str(tmp_path / "packed"), Keys(), Limits())
 
 
+def test_what_no_structure_has_is_not_stored(tmp_path: Path):
+    rows = [row._replace(relaxed=None, charge=1, spin=2) for row in relaxations(3)]
+    write_aselmdb(tmp_path / "0.aselmdb", rows)
+    frames, _ = preprocess(str(tmp_path / "0.aselmdb"), tmp_path / "packed")
+    for name in ("forces", "energies", "stress", "relaxed"):
+        assert not (tmp_path / f"packed/{name}.npy").exists()
+        assert getattr(frames, name).shape == getattr(pack(rows), name).shape
+    assert frames.relaxed is frames.positions
+    save_frames(tmp_path / "a.npz", frames)
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert not {"forces", "energies", "stress", "relaxed"} & set(arrays)
+    for same in (load_frames(tmp_path / "a.npz")[0], pickle.loads(pickle.dumps(frames))):
+        same_frames(same, frames)
+    content = json.loads((tmp_path / "packed/packed.json").read_text())
+    expected = {"elements": [8, 29], "charges": [1], "spins": [2], "periodic": True}
+    assert {name: content[name] for name in expected} == expected
+    with pytest.raises(DataError, match=r"charges \[\] and spins \[2\], which are not known here"):
+        load(str(tmp_path / "packed"), Keys(), Limits(charges=(1,), spins=(1,)))
+    other = preprocess([str(tmp_path / "0.aselmdb"), str(ends(tmp_path))], tmp_path / "both")[0]
+    assert other.has_relaxed.tolist() == [False] * 3 + [True] * 2
+    np.testing.assert_array_equal(other.relaxed[:39], other.positions[:39])
+    also = joined(frames, load(str(ends(tmp_path)), Keys(), Limits()).frames)
+    np.testing.assert_array_equal(also.relaxed, other.relaxed)
+    np.testing.assert_array_equal(also.has_relaxed, other.has_relaxed)
+    few = other.take(np.arange(2))
+    assert few.relaxed is few.positions
+    assert few.energies.strides == (0,)
+
+
+def ends(folder: Path) -> Path:
+    """A database of two relaxations."""
+    path = folder / "1.aselmdb"
+    if not path.exists():
+        write_aselmdb(path, relaxations(2))
+    return path
+
+
+def test_elements_of_packed_data_are_known_without_a_look_at_all_atoms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_aselmdb(tmp_path / "a.aselmdb", relaxations(2))
+    preprocess(str(tmp_path / "a.aselmdb"), tmp_path / "packed")
+    monkeypatch.setattr(np, "bincount", lambda *_: pytest.fail("all atoms were read"))
+    assert load(str(tmp_path / "packed"), Keys(), Limits(elements=(8, 29))).frames.elements == (8, 29)
+
+
 def test_preprocessing_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for index in range(4):
         write(tmp_path / f"{index}.extxyz", _made()[0], format="extxyz")
@@ -403,6 +524,80 @@ def test_several_processes_read_one_database(kind: str, workers: int, tmp_path: 
         preprocess(str(tmp_path / "bad.aselmdb"), tmp_path / "bad")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("tags", lambda tags: tags[:-1], "wrong shape"),
+        ("tags", lambda tags: [None, *tags[1:]], "tags not finite"),
+        ("pos_relaxed", lambda relaxed: relaxed[:-1], "wrong shape"),
+        ("pos_relaxed", lambda relaxed: [[0.0, float("nan"), 0.0], *relaxed[1:]], "relaxed not finite"),
+    ],
+)
+def test_what_else_belongs_to_atoms_fits_them(tmp_path: Path, name: str, change, reason: str):
+    """One tag too few would shift the tags of all structures that follow."""
+
+    def damage(fields: dict) -> None:
+        place = fields if name in fields else fields["data"]
+        place[name] = change(place[name])
+
+    write_aselmdb(tmp_path / "a.aselmdb", relaxations(3))
+    change_entry(tmp_path / "a.aselmdb", 2, damage)
+    with pytest.raises(DataError, match=f"row 1: {reason}"):
+        load(str(tmp_path / "a.aselmdb"), Keys(), Limits())
+    frames, skipped, _ = load(str(tmp_path / "a.aselmdb"), Keys(), Limits(), bad_rows="skip")
+    assert skipped == {reason: 1}
+    assert frames.tags.reshape(2, 13)[:, -1].tolist() == [2, 2]
+
+
+def test_fixed_atoms_are_as_many_as_atoms():
+    row = relaxations(1)[0]
+    assert problem(row, Limits()) is None
+    found = problem(row._replace(fixed=row.fixed[:-1]), Limits())
+    assert found == ("wrong shape", "fixed (12,), expected (13,)")
+
+
+def change_entry(path: Path, number: int, change: Callable[[dict], None]) -> None:
+    """Rewrite an entry of an ASE-LMDB database."""
+    environment = lmdb.open(str(path), subdir=False, map_size=1 << 24, lock=False)
+    with environment.begin(write=True) as transaction:
+        fields = json.loads(zlib.decompress(transaction.get(str(number).encode())))
+        change(fields)
+        transaction.put(str(number).encode(), zlib.compress(json.dumps(fields).encode()))
+    environment.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("{", "is damaged"), ("[]", "is damaged"), ('{"identity": "2-abc"}', "is of another version")],
+)
+def test_packed_data_that_cannot_be_used(tmp_path: Path, content: str, sentence: str):
+    write_aselmdb(tmp_path / "a.aselmdb", relaxations(1))
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed/packed.json").write_text(content)
+    with pytest.raises(DataError, match=f"packed {sentence}: delete it and preprocess again"):
+        preprocess(str(tmp_path / "a.aselmdb"), tmp_path / "packed")
+    with pytest.raises(DataError, match=sentence):
+        load(str(tmp_path / "packed"), Keys(), Limits())
+
+
+def test_sizes_published_beside_databases_are_no_data(tmp_path: Path):
+    """But an .npz of this name alone is read, and refused where it is none of molecules."""
+    np.savez(tmp_path / "metadata.npz", natoms=np.array([13, 13]), neighbors=np.array([5, 5]))
+    with pytest.raises(DataError, match=r"metadata\.npz is no file of MD17"):
+        load(str(tmp_path), Keys(), Limits())
+    write_aselmdb(tmp_path / "data.0000.aselmdb", relaxations(2))
+    assert len(load(str(tmp_path), Keys(), Limits()).frames) == 2
+
+
+def test_a_changed_table_is_read_again(tmp_path: Path):
+    source = tmp_path / "s2ef"
+    write_s2ef(source, _made()[0], ["random1,frame0"] * 3, "")
+    before = load(str(source), Keys(), Limits(), cache=tmp_path)
+    (source / "0.txt").write_text("random1,frame0,-100.0\n" * 3)
+    after = load(str(source), Keys(), Limits(), cache=tmp_path)
+    np.testing.assert_allclose(after.frames.energy - before.frames.energy, 100 + REFERENCE)
+
+
 def test_bad_rows_of_packed_data(tmp_path: Path):
     good, bad = _made()[0][:2]
     bad.positions[0, 0] = np.nan
@@ -426,6 +621,50 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert done.exit_code == 0, done.output
     same = load("a.aselmdb", Keys(), Limits()).frames
     np.testing.assert_allclose(same.energy, load("a.extxyz", Keys(), Limits()).frames.energy)
+
+
+def other_names(folder: Path) -> list[str]:
+    """A file whose labels have names of their own, with one row that is damaged; and options that name them."""
+    rows = [atoms.copy() for atoms in _made()[0]]
+    for number, atoms in enumerate(rows):
+        atoms.info |= {"toten": -1.0 - number, "run": f"run{number}", "virial": np.arange(6) / 100}
+        atoms.arrays["push"] = np.full((len(atoms), 3), 0.5)
+    rows[1].positions[0, 0] = np.nan
+    write(folder / "own.extxyz", rows, format="extxyz")
+    return ["--energy-key", "toten", "--forces-key", "push", "--stress-key", "virial", "--group-key", "run"]
+
+
+def test_converted_data_keep_labels_of_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    options, runner = other_names(tmp_path), CliRunner(env={"COLUMNS": "160", "TERM": "dumb"})
+    stops = runner.invoke(app, ["convert", "own.extxyz", "a.aselmdb", *options])
+    assert "row 1: positions not finite" in str(stops.exception)
+    done = runner.invoke(app, ["convert", "own.extxyz", "a.aselmdb", "--skip-bad", *options])
+    assert done.exit_code == 0, done.output
+    assert "1 rows left out: 1 positions not finite" in done.output
+    lines = [" ".join(line.replace("│", " ").split()) for line in done.output.splitlines()]
+    assert {"energy 2 0", "forces 2 0", "stress 2 0", "relaxed structure 0 2"} <= set(lines)
+    frames = load("a.aselmdb", Keys(), Limits()).frames
+    assert frames.energy.tolist() == [-1.0, -3.0]
+    assert (frames.forces == 0.5).all()
+    assert frames.has_stress.all()
+    assert frames.group_names.tolist() == ["run0", "run2"]
+    done = runner.invoke(app, ["convert", "own.extxyz", "b.aselmdb", "--skip-bad"])
+    lines = [" ".join(line.replace("│", " ").split()) for line in done.output.splitlines()]
+    assert {"energy 0 2", "forces 0 2", "stress 0 2"} <= set(lines)
+
+
+def test_packed_data_keep_labels_of_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    call = ["preprocess", "own.extxyz", "--out", "packed", "--workers", "1", "--skip-bad", *other_names(tmp_path)]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    keys = Keys("toten", "push", "virial", "run")
+    frames = load("packed", keys, Limits()).frames
+    assert frames.has_stress.all()
+    assert frames.group_names.tolist() == ["run0", "run2"]
+    with pytest.raises(DataError, match="packed with 'virial' as its stress, and 'stress' is asked for"):
+        load("packed", Keys("toten", "push", group="run"), Limits())
 
 
 # --- ends of relaxations

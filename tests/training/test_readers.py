@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,12 @@ def test_database(structures, tmp_path):
             pairs = {key: value for key, value in atoms.info.items() if isinstance(value, str)}
             database.write(atoms, key_value_pairs=pairs)
     check_same(frames_of(tmp_path / "frames.db"), structures)
+
+
+def test_a_database_tells_charges(structures, tmp_path):
+    with connect(tmp_path / "ions.db") as database:
+        database.write(structures[0], key_value_pairs={"charge": -1})
+    assert frames_of(tmp_path / "ions.db").charge.tolist() == [-1]
 
 
 def test_folder_of_shards(structures, tmp_path):
@@ -129,6 +137,40 @@ def test_rmd17_units_and_labels(tmp_path):
     np.testing.assert_allclose(original.forces, -revised.forces, rtol=1e-14)
     assert revised.positions[-1, 2] == pytest.approx(1.2)
     assert list(revised.group_names) == ["co"]
+
+
+def write_archive(folder: Path) -> None:
+    """All frames of a molecule, and two splits of them."""
+    for name in ("npz_data", "splits"):
+        (folder / name).mkdir()
+    write_rmd17(folder / "npz_data/rmd17_co.npz")
+    for name, places in (("train_01", [2, 0]), ("test_01", [1]), ("train_02", [7])):
+        (folder / f"splits/index_{name}.csv").write_text("".join(f"{place}\n" for place in places))
+
+
+@pytest.mark.parametrize(("labels", "times"), [("revised", 1), ("original", 10)])
+def test_portions_of_the_archive_of_rmd17(tmp_path, labels, times):
+    write_archive(tmp_path)
+    load_portion = partial(load, keys=Keys(labels=labels), limits=Limits(), cache=tmp_path)
+    frames = load_portion(str(tmp_path / "rmd17_co_train_01.npz")).frames
+    np.testing.assert_allclose(frames.energy, times * KCAL * np.array([3.0, 1.0]), rtol=1e-6)
+    np.testing.assert_allclose(frames.positions[[1, 3], 2], [1.2, 1.0])
+    assert list(frames.group_names) == ["co"]
+    test = str(tmp_path / "rmd17_co_test_01.npz")
+    assert len(load_portion(test).frames) == 1
+    (tmp_path / "splits/index_test_01.csv").write_text("0\n1\n")
+    assert len(load_portion(test).frames) == 2
+
+
+def test_portions_that_are_not_there(tmp_path):
+    write_archive(tmp_path)
+    with pytest.raises(DataError, match=r"rmd17_co_test_03\.npz' is no file"):
+        frames_of(tmp_path / "rmd17_co_test_03.npz")
+    with pytest.raises(DataError, match=r"rmd17_co_train_02\.npz is damaged .* index 7 is out of bounds"):
+        frames_of(tmp_path / "rmd17_co_train_02.npz")
+    (tmp_path / "npz_data/rmd17_co.npz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"npz_data/rmd17_co\.npz is empty"):
+        frames_of(tmp_path / "rmd17_co_train_01.npz")
 
 
 @pytest.mark.skipif(not RMD17.exists(), reason="the rMD17 files are not at ../shared/data/rmd17")
@@ -289,11 +331,54 @@ def test_truncated_file(ending, structures, tmp_path):
 def test_truncated_between_rows_names_the_row(tmp_path):
     path = tmp_path / "rows.extxyz"
     path.write_text(GOOD + GOOD[: GOOD.rindex("O ")])
-    with pytest.raises(DataError, match=r"row 1, line 5: .* ends inside it: 1 of 2 atoms"):
+    with pytest.raises(DataError, match=r"row 1: .*line 5: .* ends inside it: 1 of 2 atoms"):
         frames_of(path)
     path.write_text(GOOD + GOOD.replace("0.5", "five"))
-    with pytest.raises(DataError, match="row 1, line 5"):
+    with pytest.raises(DataError, match=r"row 1: damaged row \(line 5: "):
         frames_of(path)
+
+
+def test_a_damaged_frame_of_extxyz_is_one_row(tmp_path):
+    path = tmp_path / "rows.extxyz"
+    through_ase = (
+        GOOD.replace("forces:R:3", "forces:R:3:site:S:1").replace("0.3\n", "0.3 a\n").replace("0.6\n", "0.6 b\n")
+    )
+    broken = [
+        GOOD.replace("0.5", "five"),
+        through_ase.replace("0.5", "five"),
+        GOOD.replace("energy=", "charge=no energy="),
+    ]
+    path.write_text("".join([GOOD, *broken, through_ase, GOOD]) + GOOD[: GOOD.rindex("O ")])
+    frames, skipped, _ = load(str(path), Keys(), Limits(), bad_rows="skip")
+    np.testing.assert_array_equal(frames.forces, np.tile([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], (3, 1)))
+    assert skipped == {"damaged row": 4}
+    path.write_text(GOOD + GOOD.replace("O ", "", 1)[: GOOD.rindex("O ")] + GOOD)  # nobody knows where the third begins
+    with pytest.raises(DataError, match=r"rows\.extxyz, row 2, line 9: not a number of atoms"):
+        load(str(path), Keys(), Limits(), bad_rows="skip")
+
+
+@pytest.mark.parametrize("ending", ["traj", "db"])
+def test_a_damaged_row_of_ase_is_one_row(ending, structures, tmp_path):
+    frames, path = [atoms.copy() for atoms in structures[:3]], tmp_path / f"frames.{ending}"
+    for atoms, good in zip(frames, structures, strict=False):
+        atoms.calc = good.calc
+    frames[1].info["charge"] = "unknown"
+    if ending == "db":
+        with connect(path) as database:
+            for atoms in frames:
+                database.write(atoms, key_value_pairs={"charge": atoms.info["charge"]})
+    else:
+        write(path, frames)
+    with pytest.raises(DataError, match=rf"frames\.{ending}, row 1: damaged row"):
+        frames_of(path)
+    assert load(str(path), Keys(), Limits(), bad_rows="skip").skipped == {"damaged row": 1}
+
+
+def test_what_cannot_be_read_further_names_the_row(tmp_path):
+    text = lzma.compress(((GOOD + "\n") * 3000).encode())
+    (tmp_path / "rows.extxyz.xz").write_bytes(text[: len(text) // 2])
+    with pytest.raises(DataError, match=r"rows\.extxyz\.xz, row \d+, and what follows cannot be read: EOFError"):
+        load(str(tmp_path / "rows.extxyz.xz"), Keys(), Limits(), bad_rows="skip")
 
 
 def test_missing(tmp_path):

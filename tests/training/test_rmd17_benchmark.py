@@ -9,8 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from geomol_training.checks import Limits
+from geomol_training.data import load
+from geomol_training.readers import Keys
 
-from ase_geomol.errors import ConfigError, DataError
+from ase_geomol.errors import ConfigError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FRAMES = 6
@@ -22,7 +25,6 @@ def rmd17(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.syspath_prepend(BENCHMARKS)
     found = importlib.import_module("rmd17")
     monkeypatch.setattr(found, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(found, "FOLDER", tmp_path / "work")
     monkeypatch.setattr(found, "TABLE", tmp_path / "rmd17.json")
     return found
 
@@ -41,18 +43,17 @@ def archive(folder: Path) -> Path:
     return folder
 
 
-def test_a_split_is_cut_out_of_the_archive(rmd17, tmp_path: Path) -> None:
+def test_files_are_those_of_either_layout(rmd17, tmp_path: Path) -> None:
+    """A training finds the portions of the archive by the names that files of the splits have."""
     data = archive(tmp_path / "rmd17")
     assert rmd17.molecules_in(data) == ["benzene"]
-    path = rmd17.split_file(data, "benzene", "train", "02", tmp_path / "cut")
-    assert path == tmp_path / "cut/rmd17_benzene_train_02.npz"
-    whole, cut = np.load(data / "npz_data/rmd17_benzene.npz"), np.load(path)
-    assert np.array_equal(cut["old_forces"], whole["old_forces"][[4, 1]])
-    assert np.array_equal(cut["energies"], whole["energies"][[4, 1]])
-    assert cut["nuclear_charges"].tolist() == [6, 1]
-    assert rmd17.split_file(path.parent, "benzene", "train", "02", tmp_path / "none") == path
-    with pytest.raises(DataError, match=r"neither rmd17_benzene_train_03.npz nor npz_data/rmd17_benzene.npz with"):
-        rmd17.split_file(data, "benzene", "train", "03", tmp_path / "cut")
+    changes = rmd17.Study("benzene", "revised", "02", "geomformer").changes(data)
+    recipe = rmd17.load_recipe(rmd17.RECIPES["geomformer"], changes)
+    names = [Path(str(name)).name for name in (recipe.data.train, recipe.data.test)]
+    assert names == ["rmd17_benzene_train_02.npz", "rmd17_benzene_test_02.npz"]
+    whole = np.load(data / "npz_data/rmd17_benzene.npz")
+    frames = load(str(recipe.data.train), Keys(), Limits()).frames
+    assert np.array_equal(frames.positions, whole["coords"][[4, 1]].reshape(-1, 3))
 
 
 def test_what_is_missing_is_trained(rmd17, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,30 +76,45 @@ class Inspector:
 
 def problem(row: Row, limits: Limits) -> tuple[str, str] | None:
     """Return what is wrong with a row as (reason, detail), or None."""
-    n = len(row.numbers)
-    if n == 0:
+    if row.damage:
+        return "damaged row", row.damage
+    if len(row.numbers) == 0:
         return "no atoms", "the structure is empty"
-    if row.positions.shape != (n, 3):
-        return "wrong shape", f"positions {row.positions.shape} for {n} atoms"
     if row.energy is None and limits.labelled:
         return "no energy", "no label to learn"
-    if row.energy is not None and not np.isfinite(row.energy):
-        return "energy is not finite", f"{row.energy}"
-    labels = {"forces": (row.forces, (n, 3)), "energies": (row.energies, (n,)), "stress": (row.stress, (3, 3))}
-    for name, (values, shape) in labels.items():
-        if values is not None and values.shape != shape:
-            return "wrong shape", f"{name} {values.shape}, expected {shape}"
-    for name, values in {"positions": row.positions, **{name: values for name, (values, _) in labels.items()}}.items():
-        if values is not None and not np.isfinite(values).all():
-            where = int(np.argwhere(~np.isfinite(values))[0, 0])
-            return f"{name} not finite", f"first at index {where}"
     return (
-        _unknown_element(row, limits)
+        _wrong_shape(row)
+        or _not_finite(row)
+        or _unknown_element(row, limits)
         or _bad_cell(row, limits)
         or _foreign_state(row, limits)
         or _too_close(row)
         or _too_strong(row, limits)
     )
+
+
+def _wrong_shape(row: Row) -> tuple[str, str] | None:
+    n = len(row.numbers)
+    shapes: dict[str, tuple[int, ...]] = {"numbers": (n,), "cell": (3, 3), "pbc": (3,), "stress": (3, 3)}
+    shapes |= dict.fromkeys(("positions", "forces", "relaxed"), (n, 3)) | dict.fromkeys(
+        ("energies", "tags", "fixed"), (n,)
+    )
+    for name, shape in shapes.items():
+        values = getattr(row, name)
+        if values is not None and values.shape != shape:
+            return "wrong shape", f"{name} {values.shape}, expected {shape}"
+    return None
+
+
+def _not_finite(row: Row) -> tuple[str, str] | None:
+    """The cell is looked at with the periodicity, which it may lack."""
+    if row.energy is not None and not np.isfinite(row.energy):
+        return "energy is not finite", f"{row.energy}"
+    for name in ("positions", "forces", "stress", "energies", "tags", "fixed", "relaxed"):
+        values = getattr(row, name)
+        if values is not None and not np.isfinite(values).all():
+            return f"{name} not finite", f"first at index {int(np.argwhere(~np.isfinite(values))[0, 0])}"
+    return None
 
 
 def _unknown_element(row: Row, limits: Limits) -> tuple[str, str] | None:

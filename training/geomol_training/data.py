@@ -48,7 +48,7 @@ def load(
     """
     if (identity := packed_identity(sources)) is not None:
         frames, skipped = open_packed(Path(str(sources)))
-        check_packed(Path(str(sources)), frames, keys, limits)
+        check_packed(Path(str(sources)), keys, limits)
         return Loaded(frames, skipped, identity)
     files = find_files(sources)
     key = fingerprint(files, keys, limits, bad_rows)

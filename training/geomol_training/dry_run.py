@@ -12,6 +12,7 @@ from ase_geomol.errors import DataError, GeoMolError, MissingExtraError
 from .beginning import read_start, untrained
 from .conformers.flow_recipe import FlowRecipe
 from .packed import packed_identity
+from .readers import files_read
 from .recipe import Recipe
 from .sections import TrainingRecipe
 from .sources import find_files
@@ -88,7 +89,7 @@ def _found(
         files = find(sources)
     except (DataError, MissingExtraError) as error:
         return f"missing: {error}", False
-    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    megabytes = sum(read.stat().st_size for file in files for read in files_read(file)) / 1e6
     return f"{len(files)} files, {megabytes:,.0f} MB", True
 
 

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,13 @@ from ase.geometry import complete_cell
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
 
+CODED = ("group", "split", "source", "trajectory")
+"""Arrays of `Frames` with indices into names, ``group_names`` and so on."""
 OF_ATOMS = ("numbers", "positions", "forces", "energies", "tags", "fixed", "relaxed")
 """Arrays of `Frames` with a line for each atom."""
+TOLD = {"forces": "has_forces", "energies": "has_energies", "stress": "has_stress", "relaxed": "has_relaxed"}
+"""Arrays of `Frames` that structures may lack, and those that tell which have them. What no structure has takes no
+memory and is not stored."""
 SKIPPED = "skipped"
 """Name, in a file of packed frames, of the counts of rows that were left out."""
 
@@ -27,10 +33,11 @@ class Row(NamedTuple):
     """One labelled structure as a reader hands it over: eV, Å, eV/Å, eV/Å³.
 
     ``forces`` (N, 3), ``stress`` (3, 3) and the atoms' shares of the energy ``energies`` (N,), as potentials know them,
-    are None where the file has none. ``group`` names what must not be
-    divided between training and validation (a molecule), ``split`` the part that the file assigns, ``name`` the
-    structure itself. ``tags`` (N,) are ASE's, ``fixed`` (N,) tells atoms that may not move, and ``relaxed`` (N, 3) is
-    where a relaxation takes the atoms, if the file tells; the energy is then that of the end.
+    are None where the file has none. ``group`` names what must not be divided between training and validation (a
+    molecule), ``split`` the part that the file assigns, ``name`` the structure itself, ``trajectory`` the run that it
+    is a frame of. ``tags`` (N,) are ASE's, ``fixed`` (N,) tells atoms that may not move, and ``relaxed`` (N, 3) is
+    where a relaxation takes the atoms, if the file tells; the energy is then that of the end. ``damage`` says why a
+    reader could not read the row, of which there is nothing else then.
     """
 
     numbers: np.ndarray
@@ -50,6 +57,14 @@ class Row(NamedTuple):
     fixed: np.ndarray | None = None
     relaxed: np.ndarray | None = None
     energies: np.ndarray | None = None
+    damage: str = ""
+    trajectory: str = ""
+
+
+def damaged_row(why: str) -> Row:
+    """Stands for a row that cannot be read."""
+    none = np.zeros((0, 3))
+    return Row(np.zeros(0, dtype=np.int64), none, np.zeros((3, 3)), np.zeros(3, dtype=bool), None, damage=why)
 
 
 @dataclass(frozen=True)
@@ -76,8 +91,8 @@ class Frames:
         fixed: (N,) bool, atoms that may not move.
         relaxed: (N, 3) Å, where a relaxation ends; the positions where a structure has none.
         has_relaxed: (F,) bool.
-        group: (F,) index into ``group_names``; likewise ``split`` and ``source``.
-        group_names: (G,) text; likewise ``split_names`` and ``source_names``.
+        group: (F,) index into ``group_names``; likewise ``split``, ``source`` and ``trajectory``.
+        group_names: (G,) text; likewise ``split_names``, ``source_names`` and ``trajectory_names``.
     """
 
     numbers: np.ndarray
@@ -105,6 +120,8 @@ class Frames:
     split_names: np.ndarray
     source: np.ndarray
     source_names: np.ndarray
+    trajectory: np.ndarray
+    trajectory_names: np.ndarray
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -112,7 +129,7 @@ class Frames:
 
     def __reduce__(self) -> Any:
         """To another process, arrays that are mapped from files go as the files' names."""
-        return _reopened, ({field.name: _as_file(getattr(self, field.name)) for field in dataclasses.fields(self)},)
+        return _reopened, ({name: _as_file(values) for name, values in told_arrays(self).items()},)
 
     def __len__(self) -> int:
         return len(self.energy)
@@ -122,10 +139,10 @@ class Frames:
         """Number of atoms (F,) of each structure."""
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers that occur, ascending."""
-        return tuple(int(number) for number in np.unique(self.numbers))
+        return tuple(int(number) for number in np.flatnonzero(np.bincount(self.numbers)))
 
     def atoms_of(self, index: np.ndarray) -> np.ndarray:
         """Positions, in the per-atom arrays, of all atoms of the structures ``index``, one after the other."""
@@ -135,31 +152,44 @@ class Frames:
 
     def take(self, index: np.ndarray) -> Frames:
         """The structures ``index``, in that order."""
-        atoms = self.atoms_of(index)
-        taken = {
-            field.name: getattr(self, field.name)[index]
-            for field in dataclasses.fields(self)
-            if not field.name.endswith("_names") and field.name not in (*OF_ATOMS, "offsets")
-        }
-        taken |= {name: getattr(self, name)[atoms] for name in OF_ATOMS}
-        return dataclasses.replace(
-            self,
-            **taken,
-            offsets=np.concatenate([[0], np.cumsum(self.n_atoms[index])]),
-        )
+        atoms, taken = self.atoms_of(index), {}
+        for name, values in told_arrays(self).items():
+            if name == "offsets":
+                taken[name] = np.concatenate([[0], np.cumsum(self.n_atoms[index])])
+            else:
+                taken[name] = values if name.endswith("_names") else values[atoms if name in OF_ATOMS else index]
+        return completed(taken)
+
+
+def told_arrays(frames: Frames) -> dict[str, np.ndarray]:
+    """All arrays by name, but those that no structure has."""
+    names = [field.name for field in dataclasses.fields(frames)]
+    return {name: getattr(frames, name) for name in names if name not in TOLD or getattr(frames, TOLD[name]).any()}
+
+
+def completed(arrays: Mapping[str, np.ndarray]) -> Frames:
+    """Frames of these arrays, which need not have those that no structure has."""
+    frames, atoms = len(arrays["energy"]), len(arrays["numbers"])
+    untold = {
+        "forces": np.broadcast_to(0.0, (atoms, 3)),
+        "energies": np.broadcast_to(0.0, atoms),
+        "stress": np.broadcast_to(0.0, (frames, 3, 3)),
+        "relaxed": arrays["positions"],
+    }
+    return Frames(**{**arrays, **{name: untold[name] for name, flag in TOLD.items() if not arrays[flag].any()}})
 
 
 def joined(first: Frames, second: Frames) -> Frames:
     """The structures of both, one after the other; ``*_names`` are those of both."""
-    arrays = {}
-    for field in dataclasses.fields(Frames):
-        name, one, two = field.name, getattr(first, field.name), getattr(second, field.name)
+    arrays, of_first, of_second = {}, told_arrays(first), told_arrays(second)
+    for name in {**of_first, **of_second}:
+        one, two = getattr(first, name), getattr(second, name)
         if name == "offsets":
             one, two = one, two[1:] + one[-1]
         elif f"{name}_names" in Frames.__dataclass_fields__:
             two = two + len(getattr(first, f"{name}_names"))
         arrays[name] = np.concatenate([one, two])
-    return Frames(**arrays)
+    return completed(arrays)
 
 
 def _as_file(array: np.ndarray) -> np.ndarray | str:
@@ -168,7 +198,7 @@ def _as_file(array: np.ndarray) -> np.ndarray | str:
 
 
 def _reopened(arrays: dict[str, Any]) -> Frames:
-    return Frames(**{name: np.load(a, mmap_mode="r") if isinstance(a, str) else a for name, a in arrays.items()})
+    return completed({name: np.load(a, mmap_mode="r") if isinstance(a, str) else a for name, a in arrays.items()})
 
 
 def displacements(frames: Frames) -> np.ndarray:
@@ -187,49 +217,44 @@ def displacements(frames: Frames) -> np.ndarray:
 def pack(rows: Iterable[Row]) -> Frames:
     """Put rows into one container; rows are taken as they are (see `geomol_training.checks`)."""
     rows = list(rows)
-    group, group_names = coded([row.group for row in rows])
-    split, split_names = coded([row.split for row in rows])
-    source, source_names = coded([row.source for row in rows])
     sizes = [len(row.numbers) for row in rows]
-    return Frames(
-        numbers=_joined([row.numbers for row in rows], np.int64, ()),
-        positions=_joined([row.positions for row in rows], np.float64, (3,)),
-        forces=_joined(
-            [np.zeros_like(row.positions) if row.forces is None else row.forces for row in rows], np.float64, (3,)
-        ),
-        energies=_joined(
-            [np.zeros(n) if row.energies is None else row.energies for n, row in zip(sizes, rows, strict=True)],
-            np.float64,
-            (),
-        ),
-        energy=np.array([np.nan if row.energy is None else row.energy for row in rows], dtype=np.float64),
-        stress=np.array(
-            [np.zeros((3, 3)) if row.stress is None else row.stress for row in rows], dtype=np.float64
-        ).reshape(-1, 3, 3),
-        has_forces=np.array([row.forces is not None for row in rows], dtype=bool),
-        has_stress=np.array([row.stress is not None for row in rows], dtype=bool),
-        has_energies=np.array([row.energies is not None for row in rows], dtype=bool),
-        cell=np.array([row.cell for row in rows], dtype=np.float64).reshape(-1, 3, 3),
-        pbc=np.array([row.pbc for row in rows], dtype=bool).reshape(-1, 3),
-        offsets=np.cumsum([0, *sizes]),
-        charge=np.array([row.charge for row in rows], dtype=np.int64),
-        spin=np.array([row.spin for row in rows], dtype=np.int64),
-        name=np.array([row.name for row in rows], dtype=np.str_),
-        tags=_joined(
-            [np.zeros(n) if row.tags is None else row.tags for n, row in zip(sizes, rows, strict=True)], np.int32, ()
-        ),
-        fixed=_joined(
-            [np.zeros(n) if row.fixed is None else row.fixed for n, row in zip(sizes, rows, strict=True)], np.bool_, ()
-        ),
-        relaxed=_joined([row.positions if row.relaxed is None else row.relaxed for row in rows], np.float64, (3,)),
-        has_relaxed=np.array([row.relaxed is not None for row in rows], dtype=bool),
-        group=group,
-        group_names=group_names,
-        split=split,
-        split_names=split_names,
-        source=source,
-        source_names=source_names,
-    )
+    arrays = {
+        "numbers": _joined([row.numbers for row in rows], np.int64, ()),
+        "positions": _joined([row.positions for row in rows], np.float64, (3,)),
+        "energy": np.array([np.nan if row.energy is None else row.energy for row in rows], dtype=np.float64),
+        "cell": np.array([row.cell for row in rows], dtype=np.float64).reshape(-1, 3, 3),
+        "pbc": np.array([row.pbc for row in rows], dtype=bool).reshape(-1, 3),
+        "offsets": np.cumsum([0, *sizes]),
+        "charge": np.array([row.charge for row in rows], dtype=np.int64),
+        "spin": np.array([row.spin for row in rows], dtype=np.int64),
+        "name": np.array([row.name for row in rows], dtype=np.str_),
+    }
+    for name, dtype in (("tags", np.int32), ("fixed", np.bool_)):
+        values = [getattr(row, name) for row in rows]
+        arrays[name] = _joined([np.zeros(n) if v is None else v for n, v in zip(sizes, values, strict=True)], dtype, ())
+    for name in CODED:
+        arrays[name], arrays[f"{name}_names"] = coded([getattr(row, name) for row in rows])
+    return completed(arrays | _told_by(rows))
+
+
+def _told_by(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """What only some rows may have, and which of them; nothing of what none has."""
+    arrays = {
+        flag: np.array([getattr(row, name) is not None for row in rows], dtype=bool) for name, flag in TOLD.items()
+    }
+    if arrays["has_forces"].any():
+        values = [np.zeros_like(row.positions) if row.forces is None else row.forces for row in rows]
+        arrays["forces"] = _joined(values, np.float64, (3,))
+    if arrays["has_energies"].any():
+        values = [np.zeros(len(row.numbers)) if row.energies is None else row.energies for row in rows]
+        arrays["energies"] = _joined(values, np.float64, ())
+    if arrays["has_stress"].any():
+        values = [np.zeros((3, 3)) if row.stress is None else row.stress for row in rows]
+        arrays["stress"] = np.array(values, dtype=np.float64)
+    if arrays["has_relaxed"].any():
+        values = [row.positions if row.relaxed is None else row.relaxed for row in rows]
+        arrays["relaxed"] = _joined(values, np.float64, (3,))
+    return arrays
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: type, shape: tuple[int, ...]) -> np.ndarray:
@@ -247,7 +272,7 @@ def save_frames(path: Path, frames: Frames, skipped: Mapping[str, int] | None = 
 
     ``skipped`` tells how many rows were left out for which reason.
     """
-    arrays: dict[str, Any] = {field.name: getattr(frames, field.name) for field in dataclasses.fields(frames)}
+    arrays: dict[str, Any] = told_arrays(frames)
     arrays[SKIPPED] = np.array(json.dumps(dict(skipped or {})))
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -258,7 +283,7 @@ def load_frames(path: Path) -> tuple[Frames, Counter[str]]:
     """Read the frames and the counts that `save_frames` wrote; raises :class:`DataError` where they are damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            frames = Frames(**{field.name: arrays[field.name] for field in dataclasses.fields(Frames)})
+            frames = completed({name: arrays[name] for name in arrays if name != SKIPPED})
             return frames, Counter(json.loads(str(arrays[SKIPPED]))) if SKIPPED in arrays else Counter()
     except Exception as error:  # numpy and zipfile have a dozen ways to say that a file is damaged
         raise DataError(f"The packed data {path} is damaged: delete it and start again ({error}).") from error

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
-from ase.units import Bohr, Hartree, kcal, kJ, mol
+from ase.units import Bohr, GPa, Hartree, kcal, kJ, mol
 
 from .frames import Frames, displacements
 from .references import composition, fit_references
@@ -31,6 +31,16 @@ RATIOS = {
     "forces are gradients: of the wrong sign": -1.0,
 }
 """Units, and by how many times energies then change more than forces say."""
+_HARTREE = "0.5 2.904 7.478 14.667 24.654 37.845 54.589 75.067 99.734 128.938"
+_HARTREE += " 162.255 200.053 242.346 289.359 341.259 398.110 460.148 527.540"
+FREE_ATOMS = tuple(map(float, _HARTREE.split()))
+"""Energies of the atoms from H to Ar with all electrons, nonrelativistic and without their sign (Hartree; Chakravorty
+et al. 1993). Bonds and methods change them by some percent at most."""
+TOTAL_ENERGIES = {"Hartree": 1.0, "kcal/mol": Hartree / (kcal / mol), "kJ/mol": Hartree / (kJ / mol)}
+STRONG = 10.0
+"""eV/Å; rMD17's molecules at 500 K have a median force of 1.5 to 1.8."""
+STIFF = 1.0
+"""eV/Å³, 160 GPa."""
 
 
 class Inspection(NamedTuple):
@@ -41,12 +51,14 @@ class Inspection(NamedTuple):
         elements: how many atoms of each.
         ranges: smallest, median and largest of quantities, with their units.
         warnings: what smells wrong, each a sentence.
+        unseen: what could not be looked at, each a sentence.
     """
 
     counts: dict[str, int]
     elements: dict[str, int]
     ranges: dict[str, tuple[float, float, float]]
     warnings: list[str]
+    unseen: list[str]
 
 
 def inspect(frames: Frames) -> Inspection:
@@ -62,6 +74,16 @@ def inspect(frames: Frames) -> Inspection:
         "length of a force (eV/Å)": _range(lengths[labelled]),
         "stress component (eV/Å³)": _range(frames.stress[frames.has_stress].ravel()),
     }
+    change, work = _successive(frames)
+    comparable = len(change) >= FEWEST_PAIRS and bool(np.any(work))
+    warnings = [
+        *_outliers(frames, left, lengths),
+        *_duplicates(frames),
+        *_total_energies(frames, elements, counts),
+        *_strength(frames, lengths),
+        *(_consistency(change, work) if comparable else []),
+        *_states(frames),
+    ]
     return Inspection(
         counts={
             "frames": len(frames),
@@ -75,7 +97,8 @@ def inspect(frames: Frames) -> Inspection:
         },
         elements={chemical_symbols[z]: int(counts[:, i].sum()) for i, z in enumerate(elements)},
         ranges={name: found for name, found in ranges.items() if found is not None},
-        warnings=[*_outliers(frames, left, lengths), *_duplicates(frames), *_consistency(frames), *_states(frames)],
+        warnings=warnings,
+        unseen=[] if comparable else [_why_not(frames, len(change))],
     )
 
 
@@ -115,12 +138,41 @@ def _duplicates(frames: Frames) -> list[str]:
     ]
 
 
-def _consistency(frames: Frames) -> list[str]:
-    """Compare changes of the energy along trajectories with the work of the forces."""
+def _total_energies(frames: Frames, elements: np.ndarray, counts: np.ndarray) -> list[str]:
+    """Units of total energies by their size."""
+    if elements.max() > len(FREE_ATOMS):
+        return []
+    atoms = counts @ np.array([FREE_ATOMS[z - 1] for z in elements])
+    heavy = atoms > counts.sum(1)  # of hydrogen alone, bonds are no small part of the energy
+    times = float(np.median(-frames.energy[heavy] / atoms[heavy])) if heavy.any() else 0.0
+    near = [unit for unit, ratio in TOTAL_ENERGIES.items() if abs(times / ratio - 1) < 0.03]
+    return [f"Energies look like total ones in {unit}, all electrons counted: give them in eV." for unit in near]
+
+
+def _strength(frames: Frames, lengths: np.ndarray) -> list[str]:
+    """Units of forces and stresses, where they are larger than most structures could bear."""
+    found = []
+    labelled = lengths[np.repeat(frames.has_forces, frames.n_atoms)]
+    if len(labelled) and (force := float(np.median(labelled))) > STRONG:
+        found.append(
+            f"The median force is {force:.3g} eV/Å, and that of molecules at 500 K below 2: are they in kcal/mol/Å or "
+            "kJ/mol/Å?"
+        )
+    pressures = np.abs(np.trace(frames.stress[frames.has_stress], axis1=1, axis2=2)) / 3
+    if len(pressures) and (pressure := float(np.median(pressures))) > STIFF:
+        found.append(
+            f"The median pressure is {pressure / GPa:,.0f} GPa, if stresses are in eV/Å³: are they in GPa or kbar?"
+        )
+    return found
+
+
+def _successive(frames: Frames) -> tuple[np.ndarray, np.ndarray]:
+    """How energies (eV) change between frames that follow each other closely, and the work that forces do there."""
     changes, works = [], []
     for frame in range(len(frames) - 1):
         first, last = (slice(frames.offsets[f], frames.offsets[f + 1]) for f in (frame, frame + 1))
-        if frames.group[frame] != frames.group[frame + 1] or not frames.has_forces[frame : frame + 2].all():
+        alike = all(kind[frame] == kind[frame + 1] for kind in (frames.group, frames.trajectory))
+        if not alike or not frames.has_forces[frame : frame + 2].all():
             continue
         if not np.array_equal(frames.numbers[first], frames.numbers[last]):
             continue
@@ -133,9 +185,21 @@ def _consistency(frames: Frames) -> list[str]:
         if 0 < np.abs(moved).max() < NEAR:
             works.append(-float(((frames.forces[first] + frames.forces[last]) / 2 * moved).sum()))
             changes.append(float(frames.energy[frame + 1] - frames.energy[frame]))
-    if len(changes) < FEWEST_PAIRS or not np.any(works):
-        return []
-    change, work = np.array(changes), np.array(works)
+    return np.array(changes), np.array(works)
+
+
+def _why_not(frames: Frames, pairs: int) -> str:
+    """Why forces and energies cannot be compared."""
+    if not frames.has_forces.any():
+        return "There are no forces, with which energies could be compared."
+    return (
+        f"Whether energies change as forces say could not be seen: {pairs} pairs of frames follow each other closely "
+        f"(the same atoms and cell, moved by less than {NEAR} Å), and it takes {FEWEST_PAIRS} that do not stand still."
+    )
+
+
+def _consistency(change: np.ndarray, work: np.ndarray) -> list[str]:
+    """Compare changes of the energy along trajectories with the work of the forces."""
     slope = float(change @ work / (work @ work))
     rest = float(np.abs(change - slope * work).sum() / np.abs(change).sum()) if np.any(change) else 1.0
     if rest > 0.5:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -25,14 +26,12 @@ from ase_geomol.errors import DataError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 
 from .checks import Inspector, Limits, describe_skipped
-from .frames import OF_ATOMS, Frames, load_frames, pack, save_frames
+from .frames import CODED, OF_ATOMS, TOLD, Frames, completed, load_frames, pack, save_frames
 from .readers import Keys, parts_of, read_rows
 from .sources import find_files, fingerprint
 
 CONTENT = "packed.json"
-FORMAT = 2
-CODED = ("group", "split", "source")
-"""Arrays of indices into names."""
+FORMAT = 3
 ROWS_AT_ONCE = 10_000
 """Of a database, so that several processes read one."""
 
@@ -46,13 +45,20 @@ class Piece(NamedTuple):
 
 
 def packed_identity(source: str | Sequence[str]) -> str | None:
-    """What one packed folder holds, in short; None if ``source`` is none."""
+    """What one packed folder holds, in short; None if ``source`` is none.
+
+    Raises:
+        DataError: it is damaged, or of another version.
+    """
     if not isinstance(source, str) or not (Path(source) / CONTENT).is_file():
         return None
     try:
-        return str(json.loads((Path(source) / CONTENT).read_text())["identity"])
-    except (ValueError, KeyError) as error:
-        raise DataError(f"The packed data {source} is damaged: preprocess again ({error}).") from error
+        identity = str(json.loads((Path(source) / CONTENT).read_text())["identity"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"The packed data {source} is damaged: delete it and preprocess again ({error}).") from error
+    if not identity.startswith(f"{FORMAT}-"):
+        raise DataError(f"The packed data {source} is of another version: delete it and preprocess again.")
+    return identity
 
 
 def preprocess(
@@ -98,7 +104,7 @@ def preprocess(
 def _claim(out: Path, identity: str) -> None:
     """Refuse a folder with other data; an unfinished one goes on."""
     path = out / "shards" / "identity.txt"
-    before = json.loads((out / CONTENT).read_text())["identity"] if (out / CONTENT).exists() else None
+    before = packed_identity(str(out))
     if before is None and path.exists():
         before = path.read_text()
     if before is not None and before != identity:
@@ -157,72 +163,97 @@ def _read_one(piece: Piece, keys: Keys, limits: Limits, bad_rows: Literal["raise
     return len(frames)
 
 
+@dataclass
+class _Whole:
+    """What all shards together have: names in order of appearance, arrays that no structure has, sizes and kinds."""
+
+    names: dict[str, dict[str, int]] = field(default_factory=lambda: {kind: {} for kind in CODED})
+    untold: set[str] = field(default_factory=lambda: set(TOLD))
+    frames: int = 0
+    atoms: int = 0
+    longest_name: int = 1
+    elements: set[int] = field(default_factory=set)
+    charges: set[int] = field(default_factory=set)
+    spins: set[int] = field(default_factory=set)
+    periodic: bool = False
+
+    def add(self, part: Frames) -> None:
+        """Count one more shard in."""
+        self.frames, self.atoms = self.frames + len(part), self.atoms + len(part.numbers)
+        self.longest_name = max(self.longest_name, part.name.dtype.itemsize // 4)
+        self.untold -= {name for name in self.untold if getattr(part, TOLD[name]).any()}
+        self.elements.update(part.elements)
+        self.charges.update(np.unique(part.charge).tolist())
+        self.spins.update(np.unique(part.spin).tolist())
+        self.periodic |= bool(part.pbc.any())
+        for kind, codes in self.names.items():
+            for name in getattr(part, f"{kind}_names"):
+                codes.setdefault(str(name), len(codes))
+
+
 def _join(shards: list[Path], out: Path, identity: str, keys: Keys, limits: Limits) -> None:
     """One file for each array, written shard after shard."""
-    names: dict[str, dict[str, int]] = {kind: {} for kind in CODED}
-    frames = atoms = width = 0
+    whole = _Whole()
     skipped: Counter[str] = Counter()
     for part, left_out in map(load_frames, shards):
-        frames, atoms = frames + len(part), atoms + len(part.numbers)
-        width = max(width, part.name.dtype.itemsize // 4)
+        whole.add(part)
         skipped += left_out
-        for kind in CODED:
-            for name in getattr(part, f"{kind}_names"):
-                names[kind].setdefault(str(name), len(names[kind]))
-    if frames == 0:
+    if whole.frames == 0:
         raise DataError(f"No usable row in {len(shards)} files: {describe_skipped(skipped)}.")
     try:
-        _write_arrays(shards, out, names, frames, atoms, width)
+        _write_arrays(shards, out, whole)
     except OSError as error:
         raise OutputError(f"Cannot write {out}: {error.strerror or error}.") from error
     content = {
         "identity": identity,
         "keys": dataclasses.asdict(keys),
         "max_force": limits.max_force,
-        "frames": frames,
-        "atoms": atoms,
+        "frames": whole.frames,
+        "atoms": whole.atoms,
+        "elements": sorted(whole.elements),
+        "charges": sorted(whole.charges),
+        "spins": sorted(whole.spins),
+        "periodic": whole.periodic,
         "skipped": dict(skipped),
     }
     write_atomically(out / CONTENT, json.dumps(content, indent=1).encode())
 
 
-def _write_arrays(
-    shards: list[Path], out: Path, names: dict[str, dict[str, int]], frames: int, atoms: int, width: int
-) -> None:
-    whole: dict[str, np.ndarray] = {}
+def _write_arrays(shards: list[Path], out: Path, whole: _Whole) -> None:
+    arrays: dict[str, np.ndarray] = {}
     first = first_atom = 0
     for part, _ in map(load_frames, shards):
         if not len(part):
             continue
         last, last_atom = first + len(part), first_atom + len(part.numbers)
-        for name, values in _arrays(part, names):
-            rows, start, end = (atoms, first_atom, last_atom) if name in OF_ATOMS else (frames, first, last)
+        for name, values in _arrays(part, whole):
+            rows, start, end = (whole.atoms, first_atom, last_atom) if name in OF_ATOMS else (whole.frames, first, last)
             if name == "offsets":
-                rows, start, values = frames + 1, first + 1, values[1:] + first_atom
+                rows, start, values = whole.frames + 1, first + 1, values[1:] + first_atom
                 end = start + len(part)
-            if name not in whole:
-                dtype = f"<U{max(width, 1)}" if name == "name" else values.dtype
-                whole[name] = open_memmap(out / f"{name}.npy", "w+", dtype, (rows, *values.shape[1:]))
+            if name not in arrays:
+                dtype = f"<U{whole.longest_name}" if name == "name" else values.dtype
+                arrays[name] = open_memmap(out / f"{name}.npy", "w+", dtype, (rows, *values.shape[1:]))
                 if name == "offsets":
-                    whole[name][0] = 0
-            whole[name][start:end] = values
+                    arrays[name][0] = 0
+            arrays[name][start:end] = values
         first, first_atom = last, last_atom
-    for array in whole.values():
+    for array in arrays.values():
         array.flush()  # type: ignore[attr-defined]
-    for kind in CODED:
-        np.save(out / f"{kind}_names.npy", np.array(list(names[kind]), dtype=np.str_))
+    for kind, codes in whole.names.items():
+        np.save(out / f"{kind}_names.npy", np.array(list(codes), dtype=np.str_))
 
 
-def _arrays(part: Frames, names: dict[str, dict[str, int]]) -> Iterator[tuple[str, np.ndarray]]:
-    """All arrays of a shard but the names, with codes that hold for all shards."""
-    for field in dataclasses.fields(part):
-        if field.name.endswith("_names"):
+def _arrays(part: Frames, whole: _Whole) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a shard that are stored, without the names, and with codes that hold for all shards."""
+    for name in Frames.__dataclass_fields__:
+        if name.endswith("_names") or name in whole.untold:
             continue
-        values = getattr(part, field.name)
-        if field.name in CODED:
-            codes = np.array([names[field.name][str(name)] for name in getattr(part, f"{field.name}_names")])
+        values = getattr(part, name)
+        if name in CODED:
+            codes = np.array([whole.names[name][str(one)] for one in getattr(part, f"{name}_names")])
             values = codes[values].astype(np.int64)
-        yield field.name, values
+        yield name, values
 
 
 def open_packed(folder: Path) -> tuple[Frames, Counter[str]]:
@@ -230,17 +261,23 @@ def open_packed(folder: Path) -> tuple[Frames, Counter[str]]:
     try:
         content = json.loads((folder / CONTENT).read_text())
         arrays = {
-            field.name: np.load(folder / f"{field.name}.npy", mmap_mode="r", allow_pickle=False)
-            for field in dataclasses.fields(Frames)
+            field.name: _mapped(folder, field.name) for field in dataclasses.fields(Frames) if field.name not in TOLD
         }
+        arrays |= {name: _mapped(folder, name) for name, flag in TOLD.items() if arrays[flag].any()}
         if len(arrays["energy"]) != content["frames"] or len(arrays["numbers"]) != content["atoms"]:
             raise ValueError("its arrays are not as long as it says")
+        frames, skipped = completed(arrays), Counter(content["skipped"])
+        frames.__dict__["elements"] = tuple(content["elements"])  # a look at each atom would read the whole set
     except Exception as error:  # numpy has many ways to say that a file is damaged
         raise DataError(f"The packed data {folder} is damaged: preprocess again ({error}).") from error
-    return Frames(**arrays), Counter(content["skipped"])
+    return frames, skipped
 
 
-def check_packed(folder: Path, frames: Frames, keys: Keys, limits: Limits) -> None:
+def _mapped(folder: Path, name: str) -> np.ndarray:
+    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def check_packed(folder: Path, keys: Keys, limits: Limits) -> None:
     """Refuse packed data that were read with other names of labels, or hold what may not be learned here.
 
     Raises:
@@ -259,11 +296,12 @@ def check_packed(folder: Path, frames: Frames, keys: Keys, limits: Limits) -> No
             f"{folder} was packed with forces up to {before or 'any size'}, and {limits.max_force:g} eV/Å is asked "
             "for: preprocess with --max-force."
         )
-    unknown = sorted(set(frames.elements) - set(limits.elements or frames.elements))
+    unknown = sorted(set(content["elements"]) - set(limits.elements or content["elements"]))
     if unknown:
         raise DataError(f"{folder} has the atomic numbers {unknown}, which model.config.elements lacks.")
-    if not limits.periodic and frames.pbc.any():
+    if not limits.periodic and content["periodic"]:
         raise DataError(f"{folder} has periodic structures, which this network cannot see: it needs a cutoff.")
-    charges = sorted(set(np.unique(frames.charge).tolist()) - set(limits.charges or frames.charge.tolist()))
-    if charges:
-        raise DataError(f"{folder} has charges {charges}, which are not known here.")
+    charges = sorted(set(content["charges"]) - set(limits.charges or content["charges"]))
+    spins = sorted(set(content["spins"]) - {1} - set(limits.spins or content["spins"]))  # 1 may be what no file tells
+    if charges or spins:
+        raise DataError(f"{folder} has charges {charges} and spins {spins}, which are not known here.")

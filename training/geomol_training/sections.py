@@ -20,13 +20,14 @@ class Split(Section):
     """How frames of the training source are divided when no other source is given for validation.
 
     Attributes:
-        by: "key", the split that the file names; "group", whole groups such as molecules; "frame", single frames.
+        by: "key", the split that the file names; "group", whole groups such as molecules; "trajectory", whole runs,
+            each with its ``trajectory`` in the file, or a file each; "frame", single frames.
         train: number of units (1 and more) or fraction (below 1) to train on; None: all that are left.
         valid: likewise for validation.
         test: likewise for the test.
     """
 
-    by: Literal["key", "group", "frame"] = "group"
+    by: Literal["key", "group", "trajectory", "frame"] = "group"
     train: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     valid: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     test: float = Field(default=0.0, ge=0, allow_inf_nan=False)

@@ -19,6 +19,7 @@ ALIASES = {
     "validation": "valid",
     "test": "test",
 }
+UNITS = {"group": "groups", "trajectory": "trajectories", "frame": "frames"}
 
 
 class Splits(NamedTuple):
@@ -59,14 +60,14 @@ def split_frames(frames: Divided, rule: Split, seed: int) -> Splits:
     if rule.by == "key":
         return _by_key(frames)
     rng = np.random.default_rng(seed)
-    units = np.arange(len(frames)) if rule.by == "frame" else frames.group
+    units = np.arange(len(frames)) if rule.by == "frame" else getattr(frames, rule.by)
     names = rng.permutation(np.unique(units))
     n_valid, n_test = (_count(size, len(names)) for size in (rule.valid, rule.test))
     n_train = len(names) - n_valid - n_test if rule.train is None else _count(rule.train, len(names))
     if n_train < 1 or n_train + n_valid + n_test > len(names):
         raise DataError(
-            f"{len(names)} {rule.by}s cannot be divided into {n_train} for training, {n_valid} for validation and "
-            f"{n_test} for the test: {_advice(rule)}."
+            f"{len(names)} {UNITS[rule.by]} cannot be divided into {n_train} for training, {n_valid} for validation "
+            f"and {n_test} for the test: {_advice(rule)}."
         )
     bounds = np.cumsum([n_train, n_valid, n_test])
     parts = (names[: bounds[0]], names[bounds[0] : bounds[1]], names[bounds[1] : bounds[2]])
@@ -74,7 +75,7 @@ def split_frames(frames: Divided, rule: Split, seed: int) -> Splits:
 
 
 def _advice(rule: Split) -> str:
-    return "divide by frame, with split: {by: frame}" if rule.by == "group" else "ask for fewer, or give more data"
+    return "ask for fewer, or give more data" if rule.by == "frame" else "divide by frame, with split: {by: frame}"
 
 
 def _by_key(frames: Divided) -> Splits:

@@ -16,6 +16,12 @@ from ase_geomol.errors import ConfigError, MissingExtraError
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a field of the recipe: key.path=value.")]
+EnergyKey = Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")]
+ForcesKey = Annotated[str, typer.Option(help="Name of the forces (eV/Å).")]
+StressKey = Annotated[str, typer.Option(help="Name of the stress (eV/Å³).")]
+GroupKey = Annotated[str, typer.Option(help="Name of what must not be divided, such as the molecule.")]
+Labels = Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")]
+SkipBad = Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")]
 
 
 def parse_duration(text: str) -> float:

@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
-from .common import packages, stoppable
+from .common import EnergyKey, ForcesKey, GroupKey, Labels, SkipBad, StressKey, packages, stoppable
 
 
 def inspect(
     data: Annotated[list[str], typer.Argument(help="Files, folders or patterns of labelled structures.")],
-    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
-    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
-    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    group_key: GroupKey = "molecule",
+    labels: Labels = "revised",
 ) -> None:
     """Look at labelled data: composition, ranges, outliers, repeated frames, units that do not fit.
 
@@ -32,7 +35,8 @@ def inspect(
     console = Console()
     with console.status("reading data"):
         sources = data[0] if len(data) == 1 else data
-        loaded = load(sources, Keys(energy_key, forces_key, labels=labels), Limits(), bad_rows="skip")
+        keys = Keys(energy_key, forces_key, stress_key, group_key, labels=labels)
+        loaded = load(sources, keys, Limits(), bad_rows="skip")
         found = run_inspect(loaded.frames)
     for table in inspection_tables(found):
         console.print(table)
@@ -41,17 +45,22 @@ def inspect(
         warnings.insert(0, f"{describe_skipped(loaded.skipped)}.")
     for sentence in warnings:
         console.print(f"[yellow]![/] {escape(sentence)}", highlight=False, soft_wrap=True)
+    for sentence in found.unseen:
+        console.print(f"[cyan]?[/] {escape(sentence)}", highlight=False, soft_wrap=True)
     if not warnings:
-        console.print("Nothing smells wrong.")
+        console.print("Nothing smells wrong" + (", as far as could be seen." if found.unseen else "."))
 
 
 def preprocess(
     data: Annotated[list[str], typer.Argument(help="Files, folders or patterns of labelled structures.")],
     out: Annotated[Path, typer.Option(help="Folder of the packed data; run again to resume.")],
     workers: Annotated[int, typer.Option(min=1, help="Processes that read.")] = 2,
-    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
-    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
-    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    group_key: GroupKey = "molecule",
+    labels: Labels = "revised",
+    skip_bad: SkipBad = False,
     max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
 ) -> None:
     """Read a large data set once, into arrays on disk that `fit` maps into memory (`data.train: OUT`).
@@ -68,7 +77,7 @@ def preprocess(
         frames, skipped = run_preprocess(
             data,
             out,
-            Keys(energy=energy_key, forces=forces_key),
+            Keys(energy_key, forces_key, stress_key, group_key, labels=labels),
             Limits(max_force=max_force),
             bad_rows="skip" if skip_bad else "raise",
             workers=workers,
@@ -87,6 +96,12 @@ def convert(
     relaxations: Annotated[
         bool, typer.Option(help="Each file is a relaxation: its start, with energy and positions of its end.")
     ] = False,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    group_key: GroupKey = "molecule",
+    labels: Labels = "revised",
+    skip_bad: SkipBad = False,
 ) -> None:
     """Write structures with their labels, of any kind that is read, into one ASE-LMDB database.
 
@@ -97,12 +112,24 @@ def convert(
     `geomol-train convert relaxations/*.traj starts_and_ends.aselmdb --relaxations`
     """
     with packages("train", "Converting"):
-        from ..readers import Keys, read_rows, start_and_end
-        from ..readers.aselmdb import write_aselmdb
-        from ..sources import find_files
+        from ..checks import describe_skipped
+        from ..convert import convert as run_convert
+        from ..readers import Keys
 
-    files, keys = find_files(data), Keys()
-    with Console().status("converting"):
-        rows = (start_and_end(file, keys) for file in files) if relaxations else None
-        count = write_aselmdb(out, rows or (row for file in files for row in read_rows(file, keys)))
-    Console().print(f"{count} structures in {out}.", markup=False)
+    console = Console()
+    with console.status("converting"):
+        found = run_convert(
+            data,
+            out,
+            Keys(energy_key, forces_key, stress_key, group_key, labels=labels),
+            relaxations=relaxations,
+            bad_rows="skip" if skip_bad else "raise",
+        )
+    table = Table(
+        "label", "structures with it", "without it", title=f"{found.structures} structures in {escape(str(out))}"
+    )
+    for name, count in found.labels.items():
+        table.add_row(name, f"{count:,}", f"{found.structures - count:,}")
+    console.print(table)
+    if found.skipped:
+        console.print(f"{describe_skipped(found.skipped)}.", markup=False)

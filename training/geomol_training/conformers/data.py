@@ -17,7 +17,7 @@ from ase_geomol.errors import DataError, InputError
 from ase_geomol.providers.molecules import parse
 from ase_geomol.providers.refine import TEMPERATURE
 
-from ..readers import Keys, read_rows
+from ..readers import Keys, read_intact_rows
 from ..sources import find_files
 from .geom import read_geom, read_references
 from .sets import ConformerSets, MoleculeSet, pack_sets, read_packed_sets, save_sets
@@ -91,7 +91,7 @@ def _read(source: str, splits: Path | None, skipped: Counter[str]) -> Iterator[M
 
 def _read_frames(file: Path) -> Iterator[MoleculeSet]:
     """Frames of one molecule follow each other; ``smiles`` says in which order its atoms are."""
-    for smiles, rows in groupby(read_rows(file, Keys(name="smiles")), key=lambda row: row.name):
+    for smiles, rows in groupby(read_intact_rows(file, Keys(name="smiles")), key=lambda row: row.name):
         frames = list(rows)
         try:
             molecule = parse(smiles)

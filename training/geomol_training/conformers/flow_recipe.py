@@ -37,7 +37,7 @@ class FlowData(Section):
     def _divided_as_given(self) -> Self:
         if self.geom_splits is not None and (self.split.by != "key" or self.valid is not None):
             raise ValueError("geom_splits divide the data: give split: {by: key}, and no valid")
-        if self.split.by == "frame":
+        if self.split.by in ("frame", "trajectory"):
             raise ValueError("split.by: conformers are divided by key or by group, since those of a molecule are alike")
         return self
 

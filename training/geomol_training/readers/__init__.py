@@ -12,13 +12,24 @@ import numpy as np
 from ase_geomol.errors import DataError, GeoMolError
 
 from ..frames import Row
-from . import aselmdb, gaps, oc20, qm9
-from .ase_files import read_ase, read_database, row_of_atoms
-from .extxyz import is_plain_extxyz, read_plain_extxyz
+from . import aselmdb, gaps, oc20, qm9, vasp
+from .ase_files import read_ase, read_database, read_trajectory, row_of_atoms
+from .damage import sentence
+from .extxyz import is_extxyz, read_extxyz
 from .keys import Keys
-from .npz import read_npz
+from .npz import portion_of_archive, read_npz
+from .pymatgen_json import is_json, read_json
 
-__all__ = ["Keys", "parts_of", "read_ase", "read_rows", "row_of_atoms", "start_and_end"]
+__all__ = [
+    "Keys",
+    "files_read",
+    "parts_of",
+    "read_ase",
+    "read_intact_rows",
+    "read_rows",
+    "row_of_atoms",
+    "start_and_end",
+]
 
 
 class Database(NamedTuple):
@@ -43,22 +54,38 @@ def _database(path: Path) -> Database | None:
 
 
 def read_rows(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
-    """Yield the rows of one file of any kind: all that ASE reads, (r)MD17, QM9, OC20, PCQM4Mv2, Molecule3D.
+    """Yield the rows of one file of any kind: all that ASE reads, pymatgen's structures as JSON, (r)MD17, QM9,
+    OC20, PCQM4Mv2, Molecule3D.
 
-    ``part`` is all, or one of `parts_of` the file.
+    A row that cannot be read has ``damage`` in its place, if the file goes on behind it. A trajectory is the file,
+    unless that tells of several. ``part`` is all, or one of
+    `parts_of` the file.
 
     Raises:
-        DataError: the file is empty, damaged or of an unknown kind.
+        DataError: the file is empty, damaged as a whole, or of an unknown kind.
     """
     count = 0
     with _readable(path):
         database = _database(path)
         rows = _reader_of(path)(path, keys) if database is None else database.read(path, keys, part)
-        for row in rows:
-            count += 1
-            yield row
+        try:
+            for row in rows:
+                count += 1
+                yield row if row.trajectory else row._replace(trajectory=str(path))
+        except Exception as error:
+            if count == 0 or isinstance(error, GeoMolError | MemoryError):
+                raise
+            raise DataError(f"{path}, row {count}, and what follows cannot be read: {sentence(error)}") from error
     if count == 0 and part == slice(None):
         raise DataError(f"{path} holds no frames.")
+
+
+def read_intact_rows(path: Path, keys: Keys) -> Iterator[Row]:
+    """Yield all rows of one file, as `read_rows`; raises :class:`DataError` at one that cannot be read, too."""
+    for number, row in enumerate(read_rows(path, keys)):
+        if row.damage:
+            raise DataError(f"{path}, row {number}: {row.damage}.")
+        yield row
 
 
 def parts_of(path: Path, size: int) -> list[slice]:
@@ -78,15 +105,33 @@ def parts_of(path: Path, size: int) -> list[slice]:
 def _readable(path: Path) -> Iterator[None]:
     """What goes wrong inside, as a sentence about the file."""
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty.")
+        for file in portion_of_archive(path) or (path,):
+            if file.stat().st_size == 0:
+                raise DataError(f"{file} is empty.")
         yield
     except (GeoMolError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.") from error
     except Exception as error:  # ASE's readers raise whatever their format trips over
-        raise DataError(f"{path} is damaged or not of the kind its name says: {_sentence(error)}") from error
+        raise DataError(f"{path} is damaged or not of the kind its name says: {sentence(error)}") from error
+
+
+def files_read(path: Path) -> list[Path]:
+    """The files that are read for one: itself, and tables of references or properties, splits, constraints beside it.
+
+    Of a name that means a portion of rMD17's archive, those of the archive.
+    """
+    portion = portion_of_archive(path)
+    if portion is not None:
+        return list(portion)
+    table = oc20.table_of(path)
+    beside = [] if table is None else [table]
+    if path.suffix == ".sdf" or gaps.is_table(path):
+        beside = gaps.files_beside(path)
+    if vasp.is_outcar(path):
+        beside = vasp.files_beside(path)
+    return [path, *beside]
 
 
 def start_and_end(path: Path, keys: Keys) -> Row:
@@ -95,7 +140,7 @@ def start_and_end(path: Path, keys: Keys) -> Row:
     Raises:
         DataError: as `read_rows`; or the file has one frame only, or frames of other atoms.
     """
-    rows = list(read_rows(path, keys))
+    rows = list(read_intact_rows(path, keys))
     first, last = rows[0], rows[-1]
     if len(rows) == 1 or not np.array_equal(first.numbers, last.numbers):
         raise DataError(f"{path} is no relaxation: it needs two frames or more of the same atoms.")
@@ -103,21 +148,23 @@ def start_and_end(path: Path, keys: Keys) -> Row:
     return first._replace(energy=last.energy, forces=None, stress=None, relaxed=last.positions, name=name, group=name)
 
 
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__} {error}".strip().splitlines()[0].rstrip(".") + "."
-
-
 def _reader_of(path: Path) -> Callable[[Path, Keys], Iterator[Row]]:
     if path.suffix == ".csv":
         return lambda path, keys: qm9.read_table(path, keys.energy)
     if path.suffix == ".xyz" and qm9.is_qm9_file(path):
         return lambda path, keys: qm9.read_file(path, keys.energy)
+    if path.suffix == ".npz" and path.exists() and qm9.are_arrays(path):
+        return lambda path, keys: qm9.read_arrays(path, keys.energy)
     if path.suffix == ".npz":
         return read_npz
     if path.suffix == ".db":
         return read_database
+    if path.suffix == ".traj":
+        return read_trajectory
+    if is_json(path):
+        return read_json
     if oc20.table_of(path) is not None:
         return oc20.read_s2ef
-    if any(suffix in (".extxyz", ".xyz") for suffix in path.suffixes[-2:]) and is_plain_extxyz(path):
-        return read_plain_extxyz
-    return read_ase
+    if is_extxyz(path):
+        return read_extxyz
+    return vasp.read_vasp if vasp.is_vasprun(path) or vasp.is_outcar(path) else read_ase

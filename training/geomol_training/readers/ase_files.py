@@ -10,27 +10,46 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.db import connect
+from ase.db.row import AtomsRow
 from ase.io import iread
+from ase.io.trajectory import TrajectoryReader
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from ase_geomol.checks import has_volume
 
 from ..frames import Row
+from .damage import row_or_damage
 from .keys import Keys
 
 
 def read_ase(path: Path, keys: Keys) -> Iterator[Row]:
     """Yield the rows of a file through ASE."""
     for atoms in iread(str(path), index=":"):
-        yield row_of_atoms(atoms, keys)
+        yield row_or_damage(row_of_atoms, atoms, keys)
+
+
+def read_trajectory(path: Path, keys: Keys) -> Iterator[Row]:
+    """Yield the frames of a trajectory of ASE."""
+    with TrajectoryReader(path) as frames:
+        for number in range(len(frames)):
+            yield row_or_damage(_frame, frames, number, keys)
+
+
+def _frame(frames: TrajectoryReader, number: int, keys: Keys) -> Row:
+    return row_of_atoms(frames[number], keys)  # type: ignore[arg-type]
 
 
 def read_database(path: Path, keys: Keys) -> Iterator[Row]:
     """Yield the rows of an ASE database, with its key-value pairs in the place of ``info``."""
-    for row in connect(path).select():
-        atoms = row.toatoms()
-        atoms.info = dict(row.key_value_pairs)
-        yield row_of_atoms(atoms, keys)
+    for stored in connect(path).select():
+        yield row_or_damage(_stored_row, stored, keys)
+
+
+def _stored_row(stored: AtomsRow, keys: Keys) -> Row:
+    atoms = stored.toatoms()
+    # ASE has a property of its own that hides a pair called "charge".
+    atoms.info = {key: vars(stored)[key] for key in stored.key_value_pairs}
+    return row_of_atoms(atoms, keys)
 
 
 def row_of_atoms(atoms: Atoms, keys: Keys) -> Row:
@@ -87,6 +106,7 @@ def make_row(
         split=str(info.get(keys.split, "")),
         source=str(info.get(keys.source, "")),
         name=str(info.get(keys.name, "")),
+        trajectory=str(info.get("trajectory", "")),
         tags=arrays.get("tags"),
         energies=None if energies is None else np.asarray(energies, dtype=float),
     )

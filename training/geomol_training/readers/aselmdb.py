@@ -16,6 +16,7 @@ from ase_geomol.files import make_folder
 
 from ..frames import Row
 from .ase_files import formula_of, make_row
+from .damage import row_or_damage
 from .keys import Keys
 from .lmdb_files import open_lmdb
 
@@ -29,7 +30,7 @@ def read_aselmdb(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[
     """
     with open_lmdb(path) as transaction:
         for number in _numbers(transaction)[part]:
-            yield _row(json.loads(zlib.decompress(transaction.get(str(number).encode()))), keys)
+            yield row_or_damage(_stored_row, transaction, number, keys)
 
 
 def count_rows(path: Path) -> int:
@@ -44,6 +45,10 @@ def _numbers(transaction: Any) -> list[int]:
     deleted = set(json.loads(zlib.decompress(stored))) if stored is not None else set()
     numbers = {int(key) for key in transaction.cursor().iternext(values=False) if key.isdigit()}
     return sorted(numbers - deleted)
+
+
+def _stored_row(transaction: Any, number: int, keys: Keys) -> Row:
+    return _row(json.loads(zlib.decompress(transaction.get(str(number).encode()))), keys)
 
 
 def _row(fields: dict[str, Any], keys: Keys) -> Row:
@@ -65,7 +70,7 @@ def _row(fields: dict[str, Any], keys: Keys) -> Row:
         _array(cell["array"] if isinstance(cell, dict) and "array" in cell else cell).reshape(3, 3),
         _array(fields["pbc"]),
         results,
-        {"molecule": info.get("sid", formula), "name": _name(info), **info},
+        {"molecule": info.get("sid", formula), "name": _name(info), "trajectory": info.get("sid", ""), **info},
         arrays,
         keys,
         formula,
@@ -89,7 +94,8 @@ def _array(values: Any) -> np.ndarray:
     if isinstance(values, dict) and "__ndarray__" in values:
         shape, dtype, flat = values["__ndarray__"]
         return np.array(flat, dtype=dtype).reshape(shape)
-    return np.asarray(values)
+    array = np.asarray(values)
+    return array.astype(float) if array.dtype == object else array  # a missing number becomes NaN
 
 
 def write_aselmdb(path: Path, rows: Iterable[Row]) -> int:
@@ -128,7 +134,8 @@ def write_aselmdb(path: Path, rows: Iterable[Row]) -> int:
 
 
 def _fields(row: Row) -> dict[str, Any]:
-    data: dict[str, Any] = {"molecule": row.group, "name": row.name, "split": row.split, "source": row.source}
+    names = {"molecule": row.group, "name": row.name, "split": row.split, "source": row.source}
+    data: dict[str, Any] = {**names, "trajectory": row.trajectory}
     if row.name:
         data["sid"] = row.name
     if row.relaxed is not None:

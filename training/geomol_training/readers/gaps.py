@@ -15,16 +15,18 @@ from collections.abc import Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
-import torch
 
 from ase_geomol.errors import DataError, InputError, MissingExtraError
 from ase_geomol.simulate.structures import load_structure
 
 from ..frames import Row
+from .damage import row_or_damage, sentence
 from .extxyz import open_text
 from .keys import Keys
+from .pickles import ARRAYS, plain_arrays, unpickle
 
 SMILES, GAP = "smiles", "homolumogap"
 TABLES = ("data.csv.gz", "data.csv", "raw/data.csv.gz", "pcqm4m-v2/raw/data.csv.gz", "properties.csv")
@@ -33,8 +35,6 @@ SPLITS = ("split_dict.pt", "../split_dict.pt", "random_split_inds.json", "scaffo
 """Likewise the splits, seen from the table's folder; the first that is there counts."""
 END = "$$$$"
 """Last line of each molecule of an SDF file."""
-NUMPYS = ("numpy.core.multiarray", "numpy._core.multiarray")
-"""How older and newer versions name the module that rebuilds an array."""
 
 
 def is_table(path: Path) -> bool:
@@ -59,15 +59,17 @@ def read_table(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Ro
     """
     splits = _splits(path)
     for number, line in _lines(path, part.start or 0, part.stop):
-        value = _value(path, line, keys.energy)
-        if value is None:
-            continue
-        try:
-            atoms = load_structure(f"smiles:{line[SMILES]}")
-            numbers, positions = atoms.numbers.astype(np.int64), atoms.positions
-        except InputError:
-            numbers, positions = np.zeros(0, dtype=np.int64), np.zeros((0, 3))
-        yield _row(numbers, positions, value, number, line, splits)
+        if _is_published(path, line, keys.energy):
+            yield row_or_damage(_row_of_smiles, number, line, keys.energy, splits)
+
+
+def _row_of_smiles(number: int, line: dict[str, str], name: str, splits: _Splits) -> Row:
+    try:
+        atoms = load_structure(f"smiles:{line[SMILES]}")
+        numbers, positions = atoms.numbers.astype(np.int64), atoms.positions
+    except InputError:
+        numbers, positions = np.zeros(0, dtype=np.int64), np.zeros((0, 3))
+    return _row(numbers, positions, float(line[name]), number, line, splits)
 
 
 def table_of(path: Path) -> Path | None:
@@ -85,7 +87,7 @@ def read_sdf(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]
     """Yield the molecules of an SDF file in the geometries that it has, with the property of its table's lines.
 
     Raises:
-        DataError: the table is shorter, or a molecule cannot be read.
+        DataError: the table is shorter.
         MissingExtraError: RDKit is not installed.
     """
     table = table_of(path)
@@ -101,10 +103,12 @@ def read_sdf(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]
         if line is None:
             raise DataError(f"{path} and {table.name} do not belong together: the table ends before molecule {number}.")
         place, fields = line
-        value = _value(table, fields, keys.energy)
-        if value is not None:
-            numbers, positions = _geometry(block, path, number)
-            yield _row(numbers, positions, value, place, fields, splits)
+        if _is_published(table, fields, keys.energy):
+            yield row_or_damage(_row_of_block, block, place, fields, keys.energy, splits)
+
+
+def _row_of_block(block: str, number: int, line: dict[str, str], name: str, splits: _Splits) -> Row:
+    return _row(*_geometry(block), float(line[name]), number, line, splits)
 
 
 def _blocks(path: Path) -> Iterator[str]:
@@ -119,7 +123,7 @@ def _blocks(path: Path) -> Iterator[str]:
                 lines.append(line)
 
 
-def _geometry(block: str, path: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
+def _geometry(block: str) -> tuple[np.ndarray, np.ndarray]:
     """Atomic numbers (N,) and positions (N, 3) in Å."""
     try:
         from rdkit import Chem, rdBase
@@ -128,7 +132,7 @@ def _geometry(block: str, path: Path, number: int) -> tuple[np.ndarray, np.ndarr
     with rdBase.BlockLogs():
         molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
     if molecule is None:
-        raise DataError(f"{path}: molecule {number} is damaged.")
+        raise DataError("RDKit cannot read the molecule")
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], dtype=np.int64)
     return numbers, molecule.GetConformer().GetPositions()
 
@@ -139,12 +143,11 @@ def _lines(table: Path, start: int, stop: int | None) -> Iterator[tuple[int, dic
         yield from islice(enumerate(csv.DictReader(file)), start, stop)
 
 
-def _value(table: Path, line: dict[str, str], name: str) -> float | None:
-    """A property of a line; None where it is not published."""
+def _is_published(table: Path, line: dict[str, str], name: str) -> bool:
+    """Whether a line has a property; raises :class:`DataError` where no line has."""
     if name not in line:
         raise DataError(f"{table} has the columns {', '.join(line)}, but no '{name}': name one of them.")
-    value = float(line[name] or "nan")
-    return None if np.isnan(value) else value
+    return line[name] is None or line[name].strip().lower() not in ("", "nan")  # None: the line is cut off
 
 
 class _Splits(NamedTuple):
@@ -167,22 +170,37 @@ def _row(
     return Row(numbers, positions, cell, pbc, value, group=group, split=splits.of(number), name=name)
 
 
+def files_beside(path: Path) -> list[Path]:
+    """The table of an SDF file, and the splits of a table."""
+    table = path if is_table(path) else table_of(path)
+    if table is None:
+        return []
+    splits = _splits_of(table)
+    return [file for file in (table, splits) if file is not None and file != path]
+
+
+def _splits_of(table: Path) -> Path | None:
+    return next((table.parent / name for name in SPLITS if (table.parent / name).exists()), None)
+
+
 def _splits(table: Path) -> _Splits:
-    path = next((table.parent / name for name in SPLITS if (table.parent / name).exists()), None)
+    path = _splits_of(table)
     if path is None:
         return _Splits([], np.zeros(0, dtype=np.int8))
-    parts = json.loads(path.read_text()) if path.suffix == ".json" else _unpickled(path)
-    members = [np.asarray(numbers, dtype=np.int64) for numbers in parts.values()]
+    try:
+        parts = json.loads(path.read_text()) if path.suffix == ".json" else _unpickled(path)
+        members = [np.asarray(numbers, dtype=np.int64) for numbers in parts.values()]
+    except Exception as error:  # zip, pickle, JSON and numpy have many ways to say that a file is damaged
+        raise DataError(f"The splits {path} are damaged: {sentence(error)}") from error
     codes = np.zeros(1 + max(int(numbers.max()) for numbers in members if len(numbers)), dtype=np.int8)
     for code, numbers in enumerate(members, start=1):
         codes[numbers] = code
     return _Splits(["", *parts], codes)
 
 
-def _unpickled(path: Path) -> dict[str, np.ndarray]:
-    """A dictionary of arrays that torch wrote; nothing else is rebuilt."""
-    rebuild: Any = np.array([0]).__reduce__()[0]
-    kinds = [(rebuild, f"{module}._reconstruct") for module in NUMPYS]
-    allowed = [*kinds, np.ndarray, np.dtype, type(np.dtype(np.int64)), type(np.dtype(np.int32))]
-    with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
-        return torch.load(path, weights_only=True)
+def _unpickled(path: Path) -> dict[str, Any]:
+    """A dictionary of arrays as torch writes it, an archive with a pickle; nothing else is rebuilt."""
+    with ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        found = unpickle(archive.read(name), ARRAYS)
+    return {part: plain_arrays(numbers) for part, numbers in found.items()}

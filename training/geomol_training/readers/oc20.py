@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 
 from ase_geomol.errors import DataError
 
-from ..frames import Row
-from .ase_files import read_ase
-from .extxyz import is_plain_extxyz, open_text, read_plain_extxyz
+from ..frames import Row, damaged_row
+from .damage import row_or_damage
+from .extxyz import open_text, read_extxyz
 from .keys import Keys
 from .lmdb_files import Bag, open_lmdb, unpickle
 
@@ -22,18 +22,57 @@ TABLES = (".txt", ".txt.xz")
 
 
 def table_of(path: Path) -> Path | None:
-    """The table beside an extended XYZ file: ``0.txt`` or ``0.txt.xz`` for ``0.extxyz.xz``; None without one."""
-    if ".extxyz" not in path.suffixes[-2:]:
+    """The table beside an extended XYZ file: ``0.txt`` or ``0.txt.xz`` for ``0.extxyz.xz``; None without one.
+
+    Raises:
+        DataError: there is such a file, but its first line does not begin with a system and a frame.
+    """
+    if not _is_extxyz(path):
         return None
-    stem = path.name[: path.name.index(".extxyz")]
-    beside = (path.with_name(stem + ending) for ending in TABLES)
-    return next((table for table in beside if table.exists() and _is_table(table)), None)
+    table = next((path.with_name(name) for name in _tables(path.name) if path.with_name(name).exists()), None)
+    if table is None:
+        return None
+    with open_text(table) as file:
+        if re.match(r"(random)?\d+,", file.readline()):
+            return table
+    raise DataError(
+        f"{table} is no table of OC20, with a system, a frame and a reference energy in each line, and without "
+        f"references the energies of {path.name} would be total ones: download it again, or if the two have nothing to "
+        "do with each other, give it another name."
+    )
 
 
-def _is_table(path: Path) -> bool:
-    """Whether its first line begins with a system and a frame."""
-    with open_text(path) as file:
-        return re.match(r"(random)?\d+,", file.readline()) is not None
+def check_tables(files: Iterable[Path]) -> None:
+    """Refuse extended XYZ files without a table where others of the same folder have theirs.
+
+    Raises:
+        DataError: their energies would be total ones, beside others that are relative to references.
+    """
+    chosen: dict[Path, list[str]] = {}
+    for path in files:
+        if _is_extxyz(path):
+            chosen.setdefault(path.parent, []).append(path.name)
+    for folder, names in chosen.items():
+        there = {entry.name for entry in folder.iterdir()}
+        if not any(there.intersection(_tables(name)) for name in there if _is_extxyz(Path(name))):
+            continue
+        without = [name for name in names if not there.intersection(_tables(name))]
+        if without:
+            raise DataError(
+                f"{folder / without[0]} has no table of references ({' or '.join(_tables(without[0]))}), unlike others "
+                f"in this folder: {len(without)} of {len(names)} files would keep their total energies. Download the "
+                "tables, or move these files elsewhere."
+            )
+
+
+def _is_extxyz(path: Path) -> bool:
+    return ".extxyz" in path.suffixes[-2:]
+
+
+def _tables(name: str) -> list[str]:
+    """What the table of an extended XYZ file may be called."""
+    stem = name[: name.index(".extxyz")]
+    return [stem + ending for ending in TABLES]
 
 
 def read_s2ef(path: Path, keys: Keys) -> Iterator[Row]:
@@ -45,17 +84,17 @@ def read_s2ef(path: Path, keys: Keys) -> Iterator[Row]:
     assert table is not None
     with open_text(table) as file:
         lines = [line for line in file.read().split("\n") if line.strip()]
-    rows = (read_plain_extxyz if is_plain_extxyz(path) else read_ase)(path, keys)
-    for number, (row, line) in enumerate(zip_longest(rows, lines)):
+    for number, (row, line) in enumerate(zip_longest(read_extxyz(path, keys), lines)):
         if row is None or line is None:
             raise DataError(f"{path} and {table.name} do not belong together: one ends after {number} frames.")
         try:
             system, frame, reference = line.split(",")
             system, frame, reference = system.removeprefix("random"), frame.removeprefix("frame"), float(reference)
-        except ValueError as error:
-            raise DataError(f"{table}, line {number + 1}: not system, frame and energy: {line!r}.") from error
+        except ValueError:
+            yield damaged_row(f"{table.name}, line {number + 1}: not system, frame and energy: {line!r}")
+            continue
         energy = None if row.energy is None else row.energy - reference
-        yield row._replace(energy=energy, name=f"{system}_{frame}", group=system)
+        yield row._replace(energy=energy, name=f"{system}_{frame}", group=system, trajectory=system)
 
 
 def read_lmdb(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
@@ -65,15 +104,8 @@ def read_lmdb(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row
     Nothing is unpickled but tensors, numbers and the objects' attributes.
     """
     with open_lmdb(path) as transaction:
-        length = _length(transaction)
-        for index in range(length)[part]:
-            content = transaction.get(str(index).encode())
-            if content is None:
-                raise DataError(f"{path}: entry {index} of {length} is missing.")
-            found = unpickle(content)
-            if not isinstance(found, Bag):
-                raise DataError(f"{path}: entry {index} is no object of torch-geometric.")
-            yield _row(found.fields(), path, index)
+        for index in range(_length(transaction))[part]:
+            yield row_or_damage(_stored_row, transaction, index)
 
 
 def count_structures(path: Path) -> int:
@@ -87,10 +119,20 @@ def _length(transaction: Any) -> int:
     return int(unpickle(stored)) if stored is not None else transaction.stat()["entries"]
 
 
-def _row(fields: dict[str, Any], path: Path, index: int) -> Row:
+def _stored_row(transaction: Any, index: int) -> Row:
+    content = transaction.get(str(index).encode())
+    if content is None:
+        raise DataError(f"entry {index} is missing")
+    found = unpickle(content)
+    if not isinstance(found, Bag):
+        raise DataError(f"entry {index} is no object of torch-geometric")
+    return _row(found.fields())
+
+
+def _row(fields: dict[str, Any]) -> Row:
     missing = {"pos", "cell", "atomic_numbers"} - set(fields)
     if missing:
-        raise DataError(f"{path}: entry {index} has no {', '.join(sorted(missing))}.")
+        raise DataError(f"no {', '.join(sorted(missing))}")
     system = str(int(fields["sid"])) if fields.get("sid") is not None else ""
     frame = f"_{int(fields['fid'])}" if fields.get("fid") is not None else ""
     energy = fields.get("y_relaxed", fields.get("y"))
@@ -102,6 +144,7 @@ def _row(fields: dict[str, Any], path: Path, index: int) -> Row:
         energy=None if energy is None else float(energy),
         forces=_optional(fields, "force", float),
         group=system,
+        trajectory=system,
         name=system + frame,
         tags=_optional(fields, "tags", np.int32),
         fixed=_optional(fields, "fixed", bool),

@@ -1,6 +1,8 @@
-"""QM9 (Ramakrishnan et al. 2014): the tables of the package ``qm9pack``, and the files ``dsgdb9nsd_….xyz``.
+"""QM9 (Ramakrishnan et al. 2014): the tables of the package ``qm9pack``, files ``dsgdb9nsd_….xyz``, and ``.npz`` files.
 
-Properties by their usual names; energies become eV here.
+The latter have all molecules in flat arrays: ``R`` (ΣN, 3) in Å, ``Z`` (ΣN,), ``N`` (M,), and the properties (M,) by
+their usual names; ``id`` (M,) numbers the molecules. Energies are in eV, as the common ``qm9_eV.npz`` has them, or in
+Hartree where ``e_unit`` says so; all else is in the units of QM9 itself. Energies become eV here.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from ase.units import Hartree
 from ase_geomol.errors import DataError, MissingExtraError
 
 from ..frames import Row
+from .damage import row_or_damage
 
 PACKAGE = "qm9pack"
 """As a source of data: the tables of the installed package."""
@@ -83,8 +86,11 @@ def read_table(path: Path, name: str) -> Iterator[Row]:
     """Yield the molecules of a table of ``qm9pack`` with the property ``name`` in the place of the energy."""
     wanted = _property(path, name)
     for line in table_lines(path):
-        numbers, positions = geometry(line)
-        yield _row(numbers, positions, wanted.factor * float(line[wanted.column]), line["SMILES"])
+        yield row_or_damage(_row_of_line, line, wanted)
+
+
+def _row_of_line(line: Mapping[str, str], wanted: Property) -> Row:
+    return _row(*geometry(line), wanted.factor * float(line[wanted.column]), line["SMILES"])
 
 
 def is_qm9_file(path: Path) -> bool:
@@ -96,7 +102,10 @@ def is_qm9_file(path: Path) -> bool:
 
 def read_file(path: Path, name: str) -> Iterator[Row]:
     """Yield the molecule of a file of QM9's own, as `read_table`."""
-    wanted = _property(path, name)
+    yield row_or_damage(_row_of_file, path, name, _property(path, name))
+
+
+def _row_of_file(path: Path, name: str, wanted: Property) -> Row:
     with path.open(encoding="utf-8") as file:
         lines = file.read().replace("*^", "e").split("\n")
     n, values = int(lines[0]), lines[1].split()[5:]
@@ -104,7 +113,51 @@ def read_file(path: Path, name: str) -> Iterator[Row]:
     numbers = np.array([atomic_numbers[atom[0]] for atom in atoms])
     positions = np.array([[float(x) for x in atom[1:4]] for atom in atoms])
     value = wanted.factor * float(values[list(PROPERTIES).index(name)])
-    yield _row(numbers, positions, value, lines[3 + n].split()[0])
+    return _row(numbers, positions, value, lines[3 + n].split()[0])
+
+
+def are_arrays(path: Path) -> bool:
+    """Whether an .npz file is of the form of QM9."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {"R", "Z", "N"} <= set(arrays) and not {"E", "F"} & set(arrays)
+
+
+def read_arrays(path: Path, name: str) -> Iterator[Row]:
+    """Yield the molecules of an .npz file with the property ``name`` in the place of the energy.
+
+    Raises:
+        DataError: it has no such property, arrays that do not fit, or energies in another unit than it says.
+    """
+    wanted = _property(path, name)
+    with np.load(path, allow_pickle=False) as arrays:
+        if name not in arrays:
+            raise DataError(
+                f"{path} has {', '.join(n for n in PROPERTIES if n in arrays) or 'no property'}, not {name}."
+            )
+        positions, numbers, sizes, values = (arrays[key] for key in ("R", "Z", "N", name))
+        identity = arrays["id"] if "id" in arrays else np.arange(len(sizes))
+        hartree = _is_in_hartree(path, arrays)
+    ends = np.cumsum(sizes)
+    if not (len(values) == len(sizes) == len(identity) and len(positions) == len(numbers) == ends[-1]):
+        raise DataError(
+            f"{path}: {len(sizes)} sizes of {ends[-1]} atoms, but {len(values)} values, {len(numbers)} atoms."
+        )
+    factor = wanted.factor if hartree else 1.0
+    for start, end, value, number in zip(ends - sizes, ends, values, identity, strict=True):
+        row = _row(numbers[start:end].astype(np.int64), positions[start:end], factor * float(value), str(number))
+        yield row._replace(name=str(number))
+
+
+def _is_in_hartree(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
+    unit = str(arrays["e_unit"]) if "e_unit" in arrays else "eV"
+    if unit not in ("eV", "Hartree"):
+        raise DataError(f"{path}: e_unit is {unit}, not eV or Hartree: convert it first.")
+    if "gap" in arrays and (np.median(arrays["gap"]) < 1.0) != (unit == "Hartree"):
+        raise DataError(
+            f"{path}: the median gap is {np.median(arrays['gap']):.3g}, and that of QM9 6.8 eV or 0.25 Hartree: is "
+            f"e_unit another one than {unit}?"
+        )
+    return unit == "Hartree"
 
 
 def _property(path: Path, name: str) -> Property:
