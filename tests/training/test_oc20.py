@@ -154,6 +154,22 @@ def test_tables_that_do_not_fit(tmp_path: Path, table: str, sentence: str):
         list(read_intact_rows(tmp_path / "0.extxyz", Keys()))
 
 
+def test_damaged_frames_and_lines_keep_the_others_together(tmp_path: Path):
+    run = _made()[0] + _made()[1]
+    write_s2ef(tmp_path, run, [f"random1,frame{number}" for number in range(6)], "")
+    lines = (tmp_path / "0.extxyz").read_text().splitlines()
+    lines[15 + 2] = lines[15 + 2].replace("Cu", "??")  # an atom of the second frame
+    (tmp_path / "0.extxyz").write_text("\n".join(lines))
+    table = (tmp_path / "0.txt").read_text().replace(f"frame3,{REFERENCE}", "frame3,-")
+    (tmp_path / "0.txt").write_text(table.replace(f"frame5,{REFERENCE}", "frame5,100.0"))
+    frames, skipped, _ = load(str(tmp_path), Keys(), Limits(), bad_rows="skip")
+    assert skipped == {"damaged row": 2}
+    assert frames.name.tolist() == ["1_0", "1_2", "1_4", "1_5"]
+    references = np.array([REFERENCE, REFERENCE, REFERENCE, 100.0])
+    expected = [run[number].get_potential_energy() for number in (0, 2, 4, 5)] - references
+    np.testing.assert_allclose(frames.energy, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("content", [b"", b"my notes on this run\n", lzma.compress(b"")])
 def test_a_table_that_is_none_stops(tmp_path: Path, content: bytes):
     """Else total energies would be learned beside energies relative to references."""

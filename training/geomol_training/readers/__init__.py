@@ -54,12 +54,11 @@ def _database(path: Path) -> Database | None:
 
 
 def read_rows(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:
-    """Yield the rows of one file of any kind: all that ASE reads, pymatgen's structures as JSON, (r)MD17, QM9,
-    OC20, PCQM4Mv2, Molecule3D.
+    """Yield the rows of one file of any kind: all that ASE reads, pymatgen's structures as JSON, (r)MD17, QM9, OC20,
+    PCQM4Mv2, Molecule3D.
 
-    A row that cannot be read has ``damage`` in its place, if the file goes on behind it. A trajectory is the file,
-    unless that tells of several. ``part`` is all, or one of
-    `parts_of` the file.
+    In the place of a row that cannot be read stands one with its ``damage``, if the file goes on behind it. A
+    trajectory is the file, unless that tells of several. ``part`` is all, or one of `parts_of` the file.
 
     Raises:
         DataError: the file is empty, damaged as a whole, or of an unknown kind.
@@ -75,7 +74,8 @@ def read_rows(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row
         except Exception as error:
             if count == 0 or isinstance(error, GeoMolError | MemoryError):
                 raise
-            raise DataError(f"{path}, row {count}, and what follows cannot be read: {sentence(error)}") from error
+            row = count + (part.start or 0)
+            raise DataError(f"{path}, row {row}, and what follows cannot be read: {sentence(error)}") from error
     if count == 0 and part == slice(None):
         raise DataError(f"{path} holds no frames.")
 
