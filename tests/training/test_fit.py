@@ -180,6 +180,26 @@ def test_time_budget(make_recipe, structures, tmp_path):
     assert (tmp_path / "result.json").read_bytes() == told
 
 
+def test_a_result_that_a_kill_kept_from_being_written_is_written_later(make_recipe, xyz, tmp_path, monkeypatch):
+    """The kill comes while the test frames are measured; a longer training that goes on has no result at first."""
+
+    def killed(*given, **named):
+        assert not (tmp_path / "result.json").exists()
+        raise MemoryError  # stands for a kill: nothing is written after it
+
+    for steps in (4, 8):
+        recipe = make_recipe(data={"test": str(xyz)}, training={"max_steps": steps})
+        with monkeypatch.context() as patched:
+            patched.setattr("geomol_training.fit.predict_frames", killed)
+            with pytest.raises(MemoryError):
+                fit(recipe, tmp_path, resume=steps > 4, console=quiet())
+        again = fit(recipe, tmp_path, resume=True, console=quiet())
+        told = json.loads((tmp_path / "result.json").read_text())
+        assert (told["steps"], told["stopped_by"], told["errors"]) == (steps, "all steps done", again.errors)
+        assert again.errors["test_forces_MAE_meV_per_A"] > 0
+        assert again.stopped_by == "nothing was left to do"
+
+
 def test_exported_weights_are_the_best_mean_weights(make_recipe, tmp_path):
     fit(make_recipe(), tmp_path, console=quiet())
     state = state_of(tmp_path)

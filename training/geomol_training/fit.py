@@ -119,7 +119,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     learned = parts.train if parts.replay is None else joined(parts.train, shifted(parts.replay, change or {}))
     of_steps = (plan, predictor.cutoff, task.disturb, recipe.training.validate_every, recipe.training.parts)
     supply = FrameSupply(learned, parts.valid, *of_steps)
-    trained = run_to_end(fitting, supply, keeper, display, crew, state)
+    run_to_end(fitting, supply, keeper, display, crew, state)
     reason = keeper.stopped_by or NOTHING_LEFT
     card, before = _errors(recipe, task, parts, out, console, stopped=reason in STOPPED)
     fitted = Fitted(
@@ -135,10 +135,9 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
         start=started_from,
         learned=learned_numbers(fitting.predictor, recipe.finetune),
     )
-    if trained and reason not in STOPPED:
-        more = {"before": before, "frames": fitted.frames, "learned": fitted.learned} if recipe.finetune else {}
-        parameters = sum(parameter.numel() for parameter in predictor.parameters())
-        write_run_result(recipe, fitted, parameters, time_budget, crew, more)
+    more = {"before": before, "frames": fitted.frames, "learned": fitted.learned} if recipe.finetune else {}
+    parameters = sum(parameter.numel() for parameter in predictor.parameters())
+    write_run_result(recipe, fitted, parameters, time_budget, crew, more)
     told = f"{fitted.step} steps, {fitted.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}"
     console.print(told, soft_wrap=True, markup=False)
     return fitted
