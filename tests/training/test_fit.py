@@ -321,6 +321,20 @@ def test_time_for_the_first_validation_is_reserved(make_recipe, tmp_path, monkey
     assert 0.1 * result.step < 2.5  # 0.1 s for 6 atoms of a step, 112 to validate
 
 
+def test_a_first_step_that_compiles_says_nothing_of_a_validation(make_recipe, tmp_path, monkeypatch):
+    """Of 6 of 112 atoms it takes 0.5 s, which would be 4.7 s for a validation."""
+    step, slept = Fitting.training_step, []
+
+    def compiling(*given):
+        if not slept:
+            slept.append(time.sleep(0.5))
+        return step(*given)
+
+    monkeypatch.setattr(Fitting, "training_step", compiling)
+    recipe = make_recipe(training={"batch_edges": None, "batch_atoms": 1, "max_steps": 6, "validate_every": 1000})
+    assert fit(recipe, tmp_path, time_budget=4.0, console=quiet()).stopped_by == "all steps done"
+
+
 def test_held_out_frames_are_measured_and_written_down(make_recipe, tmp_path):
     recipe = make_recipe(data={"split": {"by": "frame", "valid": 8, "test": 5}}, training={"max_steps": 2})
     result = fit(recipe, tmp_path, console=quiet())
