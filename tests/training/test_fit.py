@@ -344,7 +344,8 @@ def test_held_out_frames_are_measured_and_written_down(make_recipe, tmp_path):
     assert len(written["test"]) == 5
     frames, _ = load_frames(tmp_path / written["data"])
     held_out = frames.take(np.array(written["test"]))
-    found = PotentialTask(Loss()).errors(held_out, predict_frames(load_checkpoint(result.model).potential, held_out))
+    task = PotentialTask(Loss())
+    found = task.errors(held_out, predict_frames(load_checkpoint(result.model).potential, held_out, task))
     assert found["energy_MAE_meV"] == pytest.approx(result.errors["test_energy_MAE_meV"])
     told = read_results(tmp_path.parent)[tmp_path]
     assert (told["steps"], told["errors"]) == (2, result.errors)

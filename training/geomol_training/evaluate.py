@@ -25,7 +25,7 @@ from .metrics import Part, Predicted, gather
 from .readers import Keys
 from .references import composition
 from .splits import ALIASES
-from .tasks import Predictor, task_of_weights
+from .tasks import Predictor, Task, task_of_weights
 
 BATCH_ATOMS = 512
 HEXAGONS = 80
@@ -63,6 +63,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare a checkpoint with labels; writes ``out/evaluation.json`` and ``out/parity.png``.
 
+    Forces of a potential that learned them by its direct head alone are those of this head.
+
     Args:
         checkpoint: path, or name of a shipped potential.
         data: file, folder or pattern.
@@ -88,8 +90,13 @@ def evaluate(
     limits = Limits(predictor.elements, max_force, metadata.charges, metadata.spins, periodic=periodic)
     frames, skipped, _ = load(data, keys, limits, bad_rows=bad_rows)
     frames = _of_split(frames, split)
-    predicted = predict_frames(predictor, frames, report)
-    task = task_of_weights(predictor, stress=True, free_atoms_only=free_atoms_only)
+    task = task_of_weights(
+        predictor,
+        stress=bool(frames.has_stress.any()),
+        free_atoms_only=free_atoms_only,
+        direct_forces=metadata.forces == "direct",
+    )
+    predicted = predict_frames(predictor, frames, task, report)
     result = Evaluation(
         errors=task.errors(frames, predicted),
         by_source=task.errors_by(frames, predicted, frames.source, frames.source_names),
@@ -116,15 +123,17 @@ def _of_split(frames: Frames, split: str | None) -> Frames:
 
 
 def predict_frames(
-    predictor: Predictor, frames: Frames, report: Callable[[int, int], None] = lambda done, frames: None
+    predictor: Predictor,
+    frames: Frames,
+    task: Task,
+    report: Callable[[int, int], None] = lambda done, frames: None,
 ) -> Predicted:
-    """Energies, forces and, where frames have a stress, stresses of all frames; or their property.
+    """What the task asks for, of all frames.
 
     Raises:
         GeoMolError: one of them is not finite.
     """
     device = next(predictor.parameters()).device
-    task = task_of_weights(predictor, stress=bool(frames.has_stress.any()))
     parts, done = [], 0
     for batch in FixedBatches(
         frames, fill_batches(np.arange(len(frames)), frames.n_atoms, BATCH_ATOMS), predictor.cutoff
@@ -159,8 +168,9 @@ def plot_parity(path: Path, frames: Frames, predicted: Predicted, predictor: Pre
     left, right = figure.subplots(1, 2)
     labels, values = ((energy - known) / frames.n_atoms for energy in (frames.energy, predicted.energy))
     _parity(left, labels, values, "energy per atom − references (eV)")
-    if atoms.any() and predicted.forces is not None:
-        _parity(right, frames.forces[atoms].ravel(), predicted.forces[atoms].ravel(), "force component (eV/Å)")
+    forces = predicted.direct_forces if predicted.forces is None else predicted.forces
+    if atoms.any() and forces is not None:
+        _parity(right, frames.forces[atoms].ravel(), forces[atoms].ravel(), "force component (eV/Å)")
     else:
         right.set_axis_off()
     write_picture(figure, path, f"{name}: {len(frames)} frames")

@@ -159,7 +159,7 @@ def _measured(task: Task, frames: Frames | None, out: Path, *, stopped: bool) ->
     predictor, card, path, _ = load_any(out / MODEL)
     if stopped or frames is None:
         return card
-    found = task.errors(frames, predict_frames(predictor, frames))
+    found = task.errors(frames, predict_frames(predictor, frames, task))
     card = card.model_copy(update={"errors": {**card.errors, **{f"test_{k}": v for k, v in found.items()}}})
     save_checkpoint(path, predictor, card)
     return card
@@ -170,7 +170,7 @@ def _before(task: Task, parts: Parts, out: Path, *, stopped: bool) -> dict[str, 
     predictor, found = load_checkpoint(out / START).potential, {}
     for name, frames in (("validation", parts.valid), ("test", None if stopped else parts.test)):
         if frames is not None:
-            errors = task.errors(frames, predict_frames(predictor, frames))
+            errors = task.errors(frames, predict_frames(predictor, frames, task))
             found |= {f"{name}_{quantity}": value for quantity, value in errors.items()}
     return found
 

@@ -160,6 +160,7 @@ def metadata_of(recipe: Recipe, parts: Parts) -> Metadata:
         licence=recipe.metadata.licence,
         charges=(int(charges[0]),),
         spins=(int(spins[0]),) if _spins_are_told(train, many) else (),
+        forces="direct" if recipe.loss.direct_forces > 0 and recipe.loss.forces == 0 else "gradient",
     )
 
 

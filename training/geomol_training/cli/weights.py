@@ -125,7 +125,9 @@ def submit(
     ood_ads: Annotated[str | None, typer.Option(help="Those with other adsorbates.")] = None,
     ood_cat: Annotated[str | None, typer.Option(help="Those with other catalysts.")] = None,
     ood_both: Annotated[str | None, typer.Option(help="Those with both.")] = None,
-    direct_forces: Annotated[bool, typer.Option(help="Forces of the direct head instead of the gradient.")] = False,
+    direct_forces: Annotated[
+        bool, typer.Option(help="Forces of the direct head, where the weights know those of the gradient, too.")
+    ] = False,
 ) -> None:
     """Predict test sets of OC20 (S2EF, IS2RE, IS2RS) and write them in the layout of its leaderboard.
 
