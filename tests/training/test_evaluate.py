@@ -129,9 +129,31 @@ def test_names_of_labels_and_of_the_folder(checkpoint, structures, tmp_path, mon
     assert isinstance(CliRunner().invoke(app, arguments).exception, DataError)
     result = CliRunner().invoke(app, [*arguments, "--energy-key", "dft_energy", "--forces-key", "dft_forces"])
     assert result.exit_code == 0, result.output
-    stored = json.loads((tmp_path / "evaluation/some/evaluation.json").read_text())
+    stored = json.loads((tmp_path / "evaluation/some.data/evaluation.json").read_text())
     expected = by_hand(checkpoint, structures[:1])
     assert stored["errors"]["forces_MAE_meV_per_A"] == pytest.approx(expected["forces_MAE_meV_per_A"], rel=1e-4)
+
+
+def test_sets_whose_files_have_one_name(checkpoint, structures, tmp_path, monkeypatch):
+    """As OC20's: one after the other, or in one call that compares them."""
+    monkeypatch.chdir(tmp_path)
+    sets = {"is2re/val_id/data.extxyz": structures[:3], "is2re/val_ood_ads/data.extxyz": structures[3:8]}
+    for path, frames in sets.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        write(path, frames)
+    runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+    for path in sets:
+        assert runner.invoke(app, ["evaluate", str(checkpoint), path]).exit_code == 0
+    result = runner.invoke(app, ["evaluate", str(checkpoint), *sets, "--out", "together"])
+    assert result.exit_code == 0, result.output
+    for path, frames in sets.items():
+        expected = by_hand(checkpoint, frames)
+        for folder in ("evaluation", "together"):
+            stored = json.loads((tmp_path / folder / path).with_suffix("").joinpath("evaluation.json").read_text())
+            assert (stored["data"], stored["n_frames"]) == (path, len(frames))
+            assert stored["errors"]["energy_MAE_meV"] == pytest.approx(expected["energy_MAE_meV"], rel=1e-4)
+        (row,) = [line for line in result.output.splitlines() if path in line and "│" in line]
+        assert f"{expected['energy_MAE_meV']:.2f} / " in row
 
 
 def test_command(checkpoint, xyz, tmp_path):
