@@ -430,9 +430,10 @@ def test_running_twice_in_one_folder(make_recipe, tmp_path):
     other = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_edges": 300})})
     with pytest.raises(ConfigError, match=r"another 'training\.batch_edges'"):
         fit(other, tmp_path, resume=True, console=quiet())
-    other = recipe.model_copy(update={"optimiser": recipe.optimiser.model_copy(update={"name": "muon"})})
-    with pytest.raises(ConfigError, match=r"another 'optimiser\.name'"):
-        fit(other, tmp_path, resume=True, console=quiet())
+    for name, value in {"name": "muon", "weight_decay": 0.1, "betas": (0.5, 0.9), "eps": 1e-6}.items():
+        other = recipe.model_copy(update={"optimiser": recipe.optimiser.model_copy(update={name: value})})
+        with pytest.raises(ConfigError, match=rf"another 'optimiser\.{name}'"):
+            fit(other, tmp_path, resume=True, console=quiet())
     write_state(tmp_path / "last.pt", {"settings": {}})
     with pytest.raises(CheckpointError, match="another command"):
         fit(recipe, tmp_path, resume=True, console=quiet())

@@ -33,12 +33,21 @@ class Split(Section):
 
 
 class Optimiser(Section):
-    """Adam, AdamW, or Muon (`geomol_training.optimiser.Muon`); weight decay acts on matrices only."""
+    """Adam, AdamW, or Muon (`geomol_training.optimiser.Muon`); weight decay acts on matrices only.
+
+    Attributes:
+        name: which one.
+        lr: highest learning rate; the only one of these that a resumed run may have another of.
+        weight_decay: decoupled, but for Adam.
+        betas: decay of both running means of Adam.
+        eps: what Adam adds to the root of the second.
+    """
 
     name: Literal["adam", "adamw", "muon"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
 
 
 class Schedule(Section):
@@ -135,7 +144,7 @@ class TrainingRecipe(Section):
     fixed_sections: ClassVar[tuple[str, ...]] = ("seed",)
     """Parts that must not change when a run is resumed."""
     fixed_fields: ClassVar[dict[str, tuple[str, ...]]] = {
-        "optimiser": ("name",),
+        "optimiser": ("name", "weight_decay", "betas", "eps"),
         "training": ("train_frames", "valid_frames", "batch_edges", "batch_atoms", "batch_frames"),
     }
     """Fields of other parts that must not change either."""
