@@ -88,8 +88,8 @@ class Training(Section):
         patience: regular validations without a better score after which the training ends; None: it goes on.
         ema: decay of the running mean of the weights; 0 for none.
         clip: largest norm of the gradient.
-        precision: of the network's weights; "mixed": float32, with linear maps that compute in bfloat16 while they
-            learn (`geomol_training.mixed`).
+        precision: of the network's weights; "mixed": float32, with feed-forward networks that compute in bfloat16
+            while they learn (`geomol_training.mixed`).
         compile: compile the network's blocks first, which takes minutes; only where nothing is differentiated twice,
             that is without forces by gradient and stresses.
         save_minutes: minutes between two resumable checkpoints.
