@@ -17,6 +17,7 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from geomol_training import keeper
+from geomol_training.display import Display
 from geomol_training.evaluate import predict_frames
 from geomol_training.fit import fit
 from geomol_training.frames import load_frames
@@ -540,9 +541,30 @@ def test_full_disk_stops_the_logs_with_a_sentence(make_recipe, tmp_path, monkeyp
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geomol_training.loop.CSVLogger.log_metrics", full)
+    monkeypatch.setattr("geomol_training.logs.CSVLogger.log_metrics", full)
     with pytest.raises(OutputError, match=r"Cannot write the logs into .*: No space left on device\."):
         fit(make_recipe(), tmp_path, console=quiet())
+
+
+def test_other_errors_of_files_are_not_taken_for_the_logs(make_recipe, tmp_path, monkeypatch):
+    def unreadable(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("geomol_training.objective.Fitting.training_step", unreadable)
+    with pytest.raises(OSError, match=r"\[Errno 5\] Input/output error"):
+        fit(make_recipe(), tmp_path, console=quiet())
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_atoms_are_counted_once(make_recipe, tmp_path, monkeypatch, parts):
+    """However many parts each batch has: 8 times three molecules in an epoch."""
+    counted = []
+    monkeypatch.setattr(Display, "on_train_end", lambda self, *_: counted.append(self._atoms))
+    recipe = make_recipe(
+        training={"batch_edges": None, "batch_frames": 6, "parts": parts, "max_steps": None, "max_epochs": 1}
+    )
+    fit(recipe, tmp_path, console=quiet())
+    assert counted == [8 * (9 + 5 + 3)]
 
 
 def test_full_disk(tmp_path, monkeypatch):
