@@ -16,7 +16,7 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
-from geomol_training import keeper
+from geomol_training import beginning, keeper
 from geomol_training.display import Display
 from geomol_training.evaluate import predict_frames
 from geomol_training.fit import fit
@@ -381,6 +381,22 @@ def test_given_references(make_recipe, tmp_path):
     potential = load_checkpoint(tmp_path / "model.safetensors").potential
     assert potential.reference_energies[[1, 6, 8]].tolist() == [-1.0, -2.0, -3.0]
     assert potential.scale.item() == 2.5
+
+
+def test_neighbours_are_counted_once(make_recipe, tmp_path, monkeypatch):
+    """For a run that is resumed, or that was killed before its first checkpoint; not for other neighbours."""
+    count, counted = beginning.survey, []
+    monkeypatch.setattr(beginning, "survey", lambda *given: counted.append(len(given[0])) or count(*given))
+    with pytest.raises(ConfigError, match="Nothing was learned"):
+        fit(make_recipe(), tmp_path, time_budget=1e-6, console=quiet())
+    fit(make_recipe(training={"max_steps": 2}), tmp_path, console=quiet())
+    fit(make_recipe(training={"max_steps": 4}), tmp_path, resume=True, console=quiet())
+    assert counted == [24]
+    fit(make_recipe(model={"cutoff": 3.0}, training={"max_steps": 2}), tmp_path / "other", console=quiet())
+    (tmp_path / "other/last.pt").unlink()
+    (tmp_path / "other/model.safetensors").unlink()
+    fit(make_recipe(training={"max_steps": 2}), tmp_path / "other", console=quiet())
+    assert counted == [24, 24, 24]
 
 
 def test_epochs_are_counted_in_steps(make_recipe, tmp_path):

@@ -95,7 +95,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     task = task_of(recipe)
     metadata = metadata_of(recipe, parts)
     check_alike(parts, metadata)
-    predictor, sizes = prepare(recipe, task, parts, state, start, crew.workers, console)
+    predictor, sizes = prepare(recipe, task, parts, state, start, out, crew.workers, console)
     change = refit_references(recipe, task, predictor, parts, console) if start is not None else None
     change = change if state is None else state["identity"].get("change")
     if start is not None and recipe.finetune is not None:
