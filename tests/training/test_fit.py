@@ -113,7 +113,10 @@ def test_computing_again_changes_nothing(make_recipe, tmp_path, monkeypatch, arc
     for recompute in (False, True):
         recipe = make_recipe(training={"max_steps": 5, "precision": "float64", "recompute": recompute})
         config = {"elements": [1, 6, 8], "cutoff": 4.0, "channels": 8, "layers": 2}
-        config |= {"hidden_dropout": dropout, "heads": 2} if architecture == "geomformer" else {"path_dropout": dropout}
+        if architecture == "geomformer":
+            config |= {"hidden_dropout": dropout, "heads": 2}
+        else:
+            config |= {"path_dropout": dropout, "lmax": 1, "points": "icosahedral-12", "zonal_nodes": 6}
         model = recipe.model.model_copy(update={"architecture": architecture, "config": config})
         out = tmp_path / str(recompute)
         fit(recipe.model_copy(update={"model": model}), out, console=quiet())
