@@ -51,10 +51,11 @@ class Optimiser(Section):
 
 
 class Schedule(Section):
-    """The learning rate: a linear warm-up, then one of three courses.
+    """The learning rate: a linear warm-up, then one of four courses.
 
     Attributes:
-        kind: "cosine" to the floor at the end of the steps or of the time budget, whichever comes first;
+        kind: "cosine" to the floor at the end of the steps or of the time budget, whichever comes first; "linear" to
+            the same in a line that begins with the warm-up;
             "plateau", multiplied by ``factor`` after ``patience`` validations without a better score; "constant".
         warmup_steps: steps to reach the full rate.
         floor: lowest rate.
@@ -62,7 +63,7 @@ class Schedule(Section):
         patience: of the plateau.
     """
 
-    kind: Literal["cosine", "plateau", "constant"] = "cosine"
+    kind: Literal["cosine", "linear", "plateau", "constant"] = "cosine"
     warmup_steps: int = Field(default=100, ge=0)
     floor: float = Field(default=1e-5, ge=0)
     factor: float = Field(default=0.5, gt=0, lt=1)
