@@ -24,6 +24,7 @@ class Metadata(BaseModel):
         licence: of the weights.
         charges: total charges (e) that it was trained for; conformers have their charges in the request.
         spins: multiplicities 2S+1 that it was trained for; empty if its data did not tell them.
+        forces: of a potential, how it learned them: "gradient" of its energy, or "direct", by its direct head alone.
         errors: measured errors, {"what and unit": value}.
     """
 
@@ -35,6 +36,7 @@ class Metadata(BaseModel):
     licence: str = "MIT"
     charges: tuple[int, ...] = (0,)
     spins: tuple[int, ...] = (1,)
+    forces: Literal["gradient", "direct"] = "gradient"
     errors: dict[str, FiniteFloat] = Field(default_factory=dict)
 
 

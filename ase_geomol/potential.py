@@ -139,7 +139,7 @@ class Potential(OfModel):
         if self.repulsion is not None:
             repulsion, held = self.repulsion(graph.numbers, graph.edge_index, vectors)
             energies, vectors = energies + repulsion, vectors if self.cutoff is None else held
-        output = self.model(graph.numbers, graph.system, graph.edge_index, vectors.to(self.dtype))
+        output = self.output(graph, vectors)
         return output, energies + self.scale * output.energies.double()
 
 

@@ -77,7 +77,7 @@ class ScalarProperty(OfModel):
         """Values (S,) of the structures of a graph made with this cutoff."""
         with torch.set_grad_enabled(self.training):
             vectors = edge_vectors(graph, graph.positions, graph.cell)
-            output = self.model(graph.numbers, graph.system, graph.edge_index, vectors.to(self.dtype))
+            output = self.output(graph, vectors)
             atoms = output.energies.double()
             if self.form.pooling in ("sum", "mean"):
                 total = segment_sum(self.scale * atoms + self.references[graph.numbers], graph.system, graph.n_systems)

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from .graph import AtomGraph, edge_vectors
 from .models import EnergyModel, OfModel
+from .models.base import TAGS
 from .nn import segment_sum
-
-TAGS = 3
-"""OC20's: 0 below the surface, 1 at the surface, 2 in the adsorbate."""
 
 
 class RelaxedForm(BaseModel):
@@ -90,7 +88,7 @@ class RelaxedState(OfModel):
         """Predict the end of relaxations that start at a graph made with this cutoff."""
         with torch.set_grad_enabled(self.training):
             vectors = edge_vectors(graph, graph.positions, graph.cell)
-            output = self.model(graph.numbers, graph.system, graph.edge_index, vectors.to(self.dtype))
+            output = self.output(graph, vectors)
             assert output.forces is not None  # a recipe and a checkpoint make sure of it
             tags = graph.tags.clamp(0, TAGS - 1) if self.form.tagged else torch.ones_like(graph.tags)
             energies = self.scale * self.factors[tags] * output.energies.double() * (tags > 0)

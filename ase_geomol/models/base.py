@@ -7,7 +7,11 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from ..graph import AtomGraph
 from ..nn import ScalarReadout
+
+TAGS = 3
+"""OC20's: 0 below the surface, 1 at the surface, 2 in the adsorbate."""
 
 
 class ModelOutput(NamedTuple):
@@ -33,6 +37,7 @@ class EnergyModel(Protocol):
         elements: atomic numbers that the model knows.
         cutoff: Å, or None for a model that connects all atoms.
         has_direct_forces: whether it has a head that predicts forces without a gradient.
+        reads_tags: whether it is given the atoms' tags, too.
         recompute: whether training computes again what its blocks would keep for derivatives, to save memory.
         readout: the head that maps scalars to energies.
     """
@@ -40,11 +45,16 @@ class EnergyModel(Protocol):
     elements: tuple[int, ...]
     cutoff: float | None
     has_direct_forces: bool
+    reads_tags: bool
     recompute: bool
     readout: ScalarReadout
 
-    def __call__(self, numbers: Tensor, system: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> ModelOutput:
-        """Map numbers (N,), structure (N,), receiver and sender (2, E) and vectors receiver → sender (E, 3) in Å."""
+    def __call__(
+        self, numbers: Tensor, system: Tensor, edge_index: Tensor, edge_vectors: Tensor, *tags: Tensor
+    ) -> ModelOutput:
+        """Map numbers (N,), structure (N,), receiver and sender (2, E) and vectors receiver → sender (E, 3) in Å; and
+        tags (N,), where it reads them.
+        """
         ...
 
 
@@ -75,6 +85,11 @@ class OfModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the network."""
         return next(self.model.parameters()).dtype  # type: ignore[attr-defined]
+
+    def output(self, graph: AtomGraph, vectors: Tensor) -> ModelOutput:
+        """What the network says of a graph with these vectors of its pairs (E, 3) in Å."""
+        tags = (graph.tags,) if self.model.reads_tags else ()
+        return self.model(graph.numbers, graph.system, graph.edge_index, vectors.to(self.dtype), *tags)
 
     def set_dtype(self, dtype: torch.dtype) -> Self:
         """Set the network's precision in place; references and geometry stay float64."""

@@ -10,6 +10,10 @@ rMD17 (`npz_data` and `splits`). Trainings are left in `runs`; after Ctrl-C the 
 1000 test frames of the split, which neither training nor the choice of the weights has seen. Published errors are of
 950 to 1000 frames to learn, means over several splits where their authors give such means, after much longer trainings
 on GPUs; benzene of MD17 is theirs of 2017.
+
+How force errors of the validation frames fell with the time, in the last column and in `results/rmd17.png` of all
+trainings that are in `runs`, shows how much of the distance to published errors is a matter of time. The learning rate
+falls to nothing at the end of each training, so that a curve is not what shorter trainings reach.
 """
 
 from __future__ import annotations
@@ -23,12 +27,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from _curves import Curve, draw_curves, read_curve
 from _frame import RESULTS, Answer, Option, Row, answer
 from _rmd17 import MOLECULES, ORIGINAL, REVISED, molecules_in
 from _training import MEV, write_stand_in
 from geomol_training.fit import fit
 from geomol_training.keeper import LAST
-from geomol_training.recipe import load_recipe
+from geomol_training.recipe import Recipe, load_recipe
 from geomol_training.result import RESULT, read_results
 from geomol_training.runs import STOPPED
 from rich.console import Console
@@ -36,6 +41,9 @@ from rich.console import Console
 from ase_geomol.errors import ConfigError, DataError
 
 RUNS, TABLE = Path("runs"), RESULTS / "rmd17.json"
+USUAL_MINUTES = 30.0
+"""Trainings of other length have it in the names of their folders."""
+FALL = "validation forces MAE (meV/Å) after 1/8, 1/4, 1/2, all of the time"
 RECIPES = {"geomformer": Path("training/recipes/rmd17.yaml"), "est": Path("training/recipes/rmd17_est.yaml")}
 NAMES = {"geomformer": "our GeoMFormer", "est": "our EST"}
 THEORY = {"revised": "PBE/def2-SVP", "original": "PBE+vdW-TS"}
@@ -59,12 +67,14 @@ class Study(NamedTuple):
     labels: str
     split: str
     network: str
+    minutes: float = USUAL_MINUTES
 
     @property
     def folder(self) -> str:
-        """Of the run: as the recipe names it, but for other labels and splits."""
+        """Of the run: as the recipe names it, but for other labels, splits and lengths."""
         name = ("rmd17-" if self.labels == "revised" else "md17-") + ("est-" if self.network == "est" else "")
-        return name + self.molecule + ("" if self.split == "01" else f"-{self.split}")
+        name += self.molecule + ("" if self.split == "01" else f"-{self.split}")
+        return name + ("" if self.minutes == USUAL_MINUTES else f"-{self.minutes:g}min")
 
     def changes(self, data: Path) -> list[str]:
         """Of the recipe."""
@@ -84,8 +94,9 @@ def run(smoke: bool, **options: Any) -> Answer:
         ours = _trained_now()
     else:
         if options["minutes"] > 0:
-            _train(_studies(options), Path(options["data"]), 60 * options["minutes"])
+            _train(_studies(options), Path(options["data"]))
         ours = _trained()
+        _draw(TABLE.with_suffix(".png"))
     rows = [*_published(), *ours]
     order = {molecule: place for place, molecule in enumerate(MOLECULES)}
     rows.sort(key=lambda row: (order[row["molecule"]], row["labels"] != "revised", row["split"], row["minutes"] or 0))
@@ -102,10 +113,10 @@ def _studies(options: Mapping[str, Any]) -> list[Study]:
         unknown = [value for value in values if known and value not in known]
         if unknown:
             raise ConfigError(f"'{unknown[0]}' is none of {', '.join(known or ())}.")
-    return [Study(*values) for values in itertools.product(*chosen)]
+    return [Study(*values, minutes=options["minutes"]) for values in itertools.product(*chosen)]
 
 
-def _train(studies: list[Study], data: Path, seconds: float) -> None:
+def _train(studies: list[Study], data: Path) -> None:
     """What has not been trained to its end, one after the other."""
     for study in studies:
         out = RUNS / study.folder
@@ -113,28 +124,36 @@ def _train(studies: list[Study], data: Path, seconds: float) -> None:
             continue
         recipe = load_recipe(RECIPES[study.network], study.changes(data))
         resume = (out / LAST).exists()
-        found = fit(recipe, out, resume=resume, time_budget=seconds, threads=torch.get_num_threads())
+        found = fit(recipe, out, resume=resume, time_budget=60 * study.minutes, threads=torch.get_num_threads())
         if found.stopped_by in STOPPED:
             raise KeyboardInterrupt(f"trainings are kept in {RUNS}, the same command goes on from there")
 
 
 def _trained() -> list[Row]:
-    results = [result for result in read_results(RUNS).values() if _is_md17(result)]
-    rows = [_of_training(result) for result in results]
+    rows = [_of_training(folder, result) for folder, result in _results().items()]
     known = {_identity(row) for row in rows}
     earlier = json.loads(TABLE.read_text())["rows"] if TABLE.exists() else []
+    earlier = [{**row, FALL: row.get(FALL)} for row in earlier]
     rows += [row for row in earlier if row["forces by"] != "paper" and _identity(row) not in known]
     if not rows:
         raise DataError(f"{RUNS} holds no finished training on (r)MD17: give --minutes, to train.")
     return rows
 
 
-def _is_md17(result: Mapping[str, Any]) -> bool:
-    return result["recipe"]["variables"].get("molecule") in MOLECULES
+def _results() -> dict[Path, dict[str, Any]]:
+    """Finished trainings on (r)MD17 by their folders."""
+    found = read_results(RUNS)
+    return {run: result for run, result in found.items() if result["recipe"]["variables"].get("molecule") in MOLECULES}
 
 
 def _identity(row: Row) -> tuple:
-    return tuple(row[name] for name in ("molecule", "labels", "split", "network", "forces by", "changes", "seed"))
+    names = ("molecule", "labels", "split", "network", "forces by", "changes", "seed")
+    return (*(row[name] for name in names), _length(row))
+
+
+def _length(row: Row) -> float:
+    """Whole minutes of a training, or what it has of one: its budget, which no training keeps to the second."""
+    return round(row["minutes"]) or row["minutes"]
 
 
 def _trained_now() -> list[Row]:
@@ -146,13 +165,13 @@ def _trained_now() -> list[Row]:
         changes += ["data.split.train=null", "data.split.valid=1", "training.max_steps=2"]
         changes += ["model.config.layers=1", "model.config.channels=16", "training.batch_frames=1"]
         fit(load_recipe(RECIPES["geomformer"], changes), folder / "run", threads=1, console=Console(quiet=True))
-        return [_of_training(result) for result in read_results(folder).values()]
+        return [_of_training(run, result) for run, result in read_results(folder).items()]
 
 
-def _of_training(result: dict[str, Any]) -> Row:
+def _of_training(run: Path, result: dict[str, Any]) -> Row:
     recipe, errors = result["recipe"], result["errors"]
-    direct = recipe["loss"]["forces"] == 0
-    hardware = result["hardware"]
+    direct = _is_direct(result)
+    hardware, curve = result["hardware"], _curve(run, result)
     return _row(
         recipe["variables"]["molecule"],
         recipe["data"]["labels"],
@@ -168,11 +187,41 @@ def _of_training(result: dict[str, Any]) -> Row:
         minutes=result["seconds"] / 60,
         hardware=f"{hardware.get('accelerator') or hardware['processor']}, "
         f"{result['processes'] * hardware['threads']} thread(s)",
+        fall=None if curve is None else curve.in_words(),
     )
 
 
+def _is_direct(result: Mapping[str, Any]) -> bool:
+    return result["recipe"]["loss"]["forces"] == 0
+
+
+def _curve(run: Path, result: Mapping[str, Any]) -> Curve | None:
+    """Force errors (meV/Å) of the validation frames while it was trained."""
+    error = f"{'direct_' if _is_direct(result) else ''}forces_MAE_meV_per_A"
+    return read_curve(run, error, result["steps"], result["seconds"] / 60)
+
+
+def _draw(path: Path) -> None:
+    """The curves of all trainings, a panel for each molecule and its labels."""
+    panels: dict[str, dict[str, Curve]] = {}
+    marks: dict[str, dict[str, float]] = {}
+    for row in _published():
+        marks.setdefault(_title(row), {})[row["network"]] = row["forces MAE (meV/Å)"]
+    for run, result in _results().items():
+        curve = _curve(run, result)
+        if curve is not None:
+            panels.setdefault(_title(_of_training(run, result)), {})[run.name] = curve
+    if panels:
+        draw_curves(path, panels, marks, "forces MAE (meV/Å), validation")
+
+
+def _title(row: Row) -> str:
+    return f"{row['molecule']}, {row['labels']} labels"
+
+
 def _changes(recipe: dict[str, Any]) -> list[str]:
-    """Fields that are not as in the recipe for this molecule and this split."""
+    """Fields not as in the recipe for this molecule and this split; what an older training lacks has its default."""
+    recipe = Recipe.model_validate(recipe).model_dump(mode="json")
     variables = [f"variables.{name}='{value}'" for name, value in recipe["variables"].items()]
     plain = load_recipe(RECIPES[recipe["model"]["architecture"]], variables).model_dump(mode="json")
     before, now = _flat(plain), _flat(recipe)
@@ -229,29 +278,31 @@ def _row(
         "steps": about.get("steps"),
         "minutes": about.get("minutes"),
         "hardware": about.get("hardware"),
+        FALL: about.get("fall"),
     }
 
 
 def _ratios(rows: list[Row]) -> dict[str, float | None]:
     """Of the recipe's gradient forces, the mean over its splits, to those of the best published network, for each
-    molecule and its labels.
+    molecule, its labels and the length of the training.
     """
     published: dict[tuple[str, str], float] = {}
     for row in rows:
         if row["forces by"] == "paper":
             key = row["molecule"], row["labels"]
             published[key] = min(published.get(key, np.inf), row["forces MAE (meV/Å)"])
-    ours: dict[tuple[str, str, str], list[float]] = {}
+    ours: dict[tuple[str, str, str, float], dict[str, list[float]]] = {}
     for row in rows:
         if row["forces by"] == "gradient" and row["changes"] == "":
-            ours.setdefault((row["network"], row["molecule"], row["labels"]), []).append(row["forces MAE (meV/Å)"])
+            which = row["network"], row["molecule"], row["labels"], _length(row)
+            ours.setdefault(which, {}).setdefault(row["split"], []).append(row["forces MAE (meV/Å)"])
     ratios = {}
-    for (network, molecule, labels), forces in ours.items():
+    for (network, molecule, labels, minutes), by_split in ours.items():
         best = published.get((molecule, labels))
         if best:
-            of = "" if len(forces) == 1 else f", {len(forces)} splits"
-            which = f"{network} / best published, {molecule}, {labels} labels{of}"
-            ratios[f"forces, {which}"] = float(np.mean(forces)) / best
+            of = "" if len(by_split) == 1 else f", {len(by_split)} splits"
+            name = f"forces, {network} / best published, {molecule}, {labels} labels, {minutes:.3g} min{of}"
+            ratios[name] = float(np.mean([np.mean(forces) for forces in by_split.values()])) / best
     return ratios
 
 

@@ -9,8 +9,14 @@ import pytest
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from geomol_training.checks import Limits
 from geomol_training.cli import app
-from geomol_training.evaluate import evaluate
+from geomol_training.data import load
+from geomol_training.evaluate import compared, evaluate, plot_parity, predict_frames
+from geomol_training.frames import Row
+from geomol_training.readers import Keys
+from geomol_training.readers.aselmdb import write_aselmdb
+from geomol_training.tasks import task_of_weights
 from typer.testing import CliRunner
 
 from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint
@@ -18,6 +24,7 @@ from ase_geomol.errors import DataError, GeoMolError, OutputError
 from ase_geomol.graph import from_atoms
 from ase_geomol.models import build_model
 from ase_geomol.potential import Potential
+from ase_geomol.relaxed import RelaxedForm, RelaxedState
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -129,9 +136,31 @@ def test_names_of_labels_and_of_the_folder(checkpoint, structures, tmp_path, mon
     assert isinstance(CliRunner().invoke(app, arguments).exception, DataError)
     result = CliRunner().invoke(app, [*arguments, "--energy-key", "dft_energy", "--forces-key", "dft_forces"])
     assert result.exit_code == 0, result.output
-    stored = json.loads((tmp_path / "evaluation/some/evaluation.json").read_text())
+    stored = json.loads((tmp_path / "evaluation/some.data/evaluation.json").read_text())
     expected = by_hand(checkpoint, structures[:1])
     assert stored["errors"]["forces_MAE_meV_per_A"] == pytest.approx(expected["forces_MAE_meV_per_A"], rel=1e-4)
+
+
+def test_sets_whose_files_have_one_name(checkpoint, structures, tmp_path, monkeypatch):
+    """As OC20's: one after the other, or in one call that compares them."""
+    monkeypatch.chdir(tmp_path)
+    sets = {"is2re/val_id/data.extxyz": structures[:3], "is2re/val_ood_ads/data.extxyz": structures[3:8]}
+    for path, frames in sets.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        write(path, frames)
+    runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+    for path in sets:
+        assert runner.invoke(app, ["evaluate", str(checkpoint), path]).exit_code == 0
+    result = runner.invoke(app, ["evaluate", str(checkpoint), *sets, "--out", "together"])
+    assert result.exit_code == 0, result.output
+    for path, frames in sets.items():
+        expected = by_hand(checkpoint, frames)
+        for folder in ("evaluation", "together"):
+            stored = json.loads((tmp_path / folder / path).with_suffix("").joinpath("evaluation.json").read_text())
+            assert (stored["data"], stored["n_frames"]) == (path, len(frames))
+            assert stored["errors"]["energy_MAE_meV"] == pytest.approx(expected["energy_MAE_meV"], rel=1e-4)
+        (row,) = [line for line in result.output.splitlines() if path in line and "│" in line]
+        assert f"{expected['energy_MAE_meV']:.2f} / " in row
 
 
 def test_command(checkpoint, xyz, tmp_path):
@@ -156,3 +185,28 @@ def test_predictions_that_are_not_finite_are_no_result(checkpoint, xyz, tmp_path
     with pytest.raises(GeoMolError, match="A prediction is not finite"):
         evaluate(tmp_path / "broken.safetensors", str(xyz), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(("energy", "structure"), [(True, False), (False, True), (True, True)])
+def test_what_was_learned_of_relaxations_is_drawn(tmp_path, energy, structure):
+    """Displacements of free atoms, and no energy where none was learned."""
+    pytest.importorskip("lmdb")
+    atoms, rows = bulk("Cu", cubic=True), []
+    fixed = np.array([True, False, False, False])
+    for shift in (0.1, 0.3):
+        end = atoms.positions + shift * np.arange(4)[:, None] + [0, 0, atoms.cell[2, 2]]
+        about = {"tags": np.ones(4), "fixed": fixed, "relaxed": end, "energy": shift}
+        rows.append(Row(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, **about))
+    write_aselmdb(tmp_path / "ends.aselmdb", rows)
+    model = build_model("geomformer", {"elements": (29,), "cutoff": 4.0, "channels": 8, "direct_forces": True})
+    state = RelaxedState(model, RelaxedForm(energy=energy, structure=structure)).eval()  # type: ignore[arg-type]
+    frames = load(str(tmp_path / "ends.aselmdb"), Keys(), Limits()).frames
+    predicted = predict_frames(state, frames, task_of_weights(state, stress=False))
+    found = compared(frames, predicted, state)
+    assert list(found) == ["energy of the end (eV)"] * energy + ["displacement component (Å)"] * structure
+    if structure:
+        labels, values = found["displacement component (Å)"]
+        np.testing.assert_allclose(labels.reshape(6, 3)[:, 0], [0.1, 0.2, 0.3, 0.3, 0.6, 0.9], atol=1e-9)
+        assert values.shape == labels.shape
+    plot_parity(tmp_path / "parity.png", frames, predicted, state, "ends")
+    assert (tmp_path / "parity.png").read_bytes()[:8] == PNG

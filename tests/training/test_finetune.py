@@ -92,16 +92,16 @@ def frames_of(run: Path):
 
 def test_references_follow_a_shift_exactly(start):
     frames = frames_of(start.parent)
-    labelled = dataclasses.replace(frames, energy=predict_frames(load_checkpoint(start).potential, frames).energy)
+    potential, task = load_checkpoint(start).potential, PotentialTask(Loss())
+    labelled = dataclasses.replace(frames, energy=predict_frames(potential, frames, task).energy)
     labelled = shifted(labelled, SHIFT)
-    potential = load_checkpoint(start).potential
     before = potential.reference_energies.clone()
-    change = PotentialTask(Loss()).refit_references(potential, labelled)
+    change = task.refit_references(potential, labelled)
     assert change == pytest.approx(SHIFT, abs=1e-4)  # the network's own rounding, float32
     assert torch.allclose(
         potential.reference_energies[[1, 6, 8]], before[[1, 6, 8]] + torch.tensor([-3.0, 5.0, 7.5]).double(), atol=1e-4
     )
-    assert np.allclose(predict_frames(potential, frames).energy, labelled.energy, atol=1e-3)
+    assert np.allclose(predict_frames(potential, frames, task).energy, labelled.energy, atol=1e-3)
 
 
 def test_one_composition_changes_references_by_as_little_as_possible(start):

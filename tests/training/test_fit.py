@@ -16,7 +16,8 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
-from geomol_training import keeper
+from geomol_training import beginning, keeper
+from geomol_training.display import Display
 from geomol_training.evaluate import predict_frames
 from geomol_training.fit import fit
 from geomol_training.frames import load_frames
@@ -112,7 +113,10 @@ def test_computing_again_changes_nothing(make_recipe, tmp_path, monkeypatch, arc
     for recompute in (False, True):
         recipe = make_recipe(training={"max_steps": 5, "precision": "float64", "recompute": recompute})
         config = {"elements": [1, 6, 8], "cutoff": 4.0, "channels": 8, "layers": 2}
-        config |= {"hidden_dropout": dropout, "heads": 2} if architecture == "geomformer" else {"path_dropout": dropout}
+        if architecture == "geomformer":
+            config |= {"hidden_dropout": dropout, "heads": 2}
+        else:
+            config |= {"path_dropout": dropout, "lmax": 1, "points": "icosahedral-12", "zonal_nodes": 6}
         model = recipe.model.model_copy(update={"architecture": architecture, "config": config})
         out = tmp_path / str(recompute)
         fit(recipe.model_copy(update={"model": model}), out, console=quiet())
@@ -178,6 +182,26 @@ def test_time_budget(make_recipe, structures, tmp_path):
     again = fit(recipe, tmp_path, time_budget=2.0, resume=True, console=quiet())
     assert (again.step, again.stopped_by) == (result.step, "nothing was left to do")
     assert (tmp_path / "result.json").read_bytes() == told
+
+
+def test_a_result_that_a_kill_kept_from_being_written_is_written_later(make_recipe, xyz, tmp_path, monkeypatch):
+    """The kill comes while the test frames are measured; a longer training that goes on has no result at first."""
+
+    def killed(*given, **named):
+        assert not (tmp_path / "result.json").exists()
+        raise MemoryError  # stands for a kill: nothing is written after it
+
+    for steps in (4, 8):
+        recipe = make_recipe(data={"test": str(xyz)}, training={"max_steps": steps})
+        with monkeypatch.context() as patched:
+            patched.setattr("geomol_training.fit.predict_frames", killed)
+            with pytest.raises(MemoryError):
+                fit(recipe, tmp_path, resume=steps > 4, console=quiet())
+        again = fit(recipe, tmp_path, resume=True, console=quiet())
+        told = json.loads((tmp_path / "result.json").read_text())
+        assert (told["steps"], told["stopped_by"], told["errors"]) == (steps, "all steps done", again.errors)
+        assert again.errors["test_forces_MAE_meV_per_A"] > 0
+        assert again.stopped_by == "nothing was left to do"
 
 
 def test_exported_weights_are_the_best_mean_weights(make_recipe, tmp_path):
@@ -301,6 +325,20 @@ def test_time_for_the_first_validation_is_reserved(make_recipe, tmp_path, monkey
     assert 0.1 * result.step < 2.5  # 0.1 s for 6 atoms of a step, 112 to validate
 
 
+def test_a_first_step_that_compiles_says_nothing_of_a_validation(make_recipe, tmp_path, monkeypatch):
+    """Of 6 of 112 atoms it takes 0.5 s, which would be 4.7 s for a validation."""
+    step, slept = Fitting.training_step, []
+
+    def compiling(*given):
+        if not slept:
+            slept.append(time.sleep(0.5))
+        return step(*given)
+
+    monkeypatch.setattr(Fitting, "training_step", compiling)
+    recipe = make_recipe(training={"batch_edges": None, "batch_atoms": 1, "max_steps": 6, "validate_every": 1000})
+    assert fit(recipe, tmp_path, time_budget=4.0, console=quiet()).stopped_by == "all steps done"
+
+
 def test_held_out_frames_are_measured_and_written_down(make_recipe, tmp_path):
     recipe = make_recipe(data={"split": {"by": "frame", "valid": 8, "test": 5}}, training={"max_steps": 2})
     result = fit(recipe, tmp_path, console=quiet())
@@ -310,7 +348,8 @@ def test_held_out_frames_are_measured_and_written_down(make_recipe, tmp_path):
     assert len(written["test"]) == 5
     frames, _ = load_frames(tmp_path / written["data"])
     held_out = frames.take(np.array(written["test"]))
-    found = PotentialTask(Loss()).errors(held_out, predict_frames(load_checkpoint(result.model).potential, held_out))
+    task = PotentialTask(Loss())
+    found = task.errors(held_out, predict_frames(load_checkpoint(result.model).potential, held_out, task))
     assert found["energy_MAE_meV"] == pytest.approx(result.errors["test_energy_MAE_meV"])
     told = read_results(tmp_path.parent)[tmp_path]
     assert (told["steps"], told["errors"]) == (2, result.errors)
@@ -345,6 +384,22 @@ def test_given_references(make_recipe, tmp_path):
     potential = load_checkpoint(tmp_path / "model.safetensors").potential
     assert potential.reference_energies[[1, 6, 8]].tolist() == [-1.0, -2.0, -3.0]
     assert potential.scale.item() == 2.5
+
+
+def test_neighbours_are_counted_once(make_recipe, tmp_path, monkeypatch):
+    """For a run that is resumed, or that was killed before its first checkpoint; not for other neighbours."""
+    count, counted = beginning.survey, []
+    monkeypatch.setattr(beginning, "survey", lambda *given: counted.append(len(given[0])) or count(*given))
+    with pytest.raises(ConfigError, match="Nothing was learned"):
+        fit(make_recipe(), tmp_path, time_budget=1e-6, console=quiet())
+    fit(make_recipe(training={"max_steps": 2}), tmp_path, console=quiet())
+    fit(make_recipe(training={"max_steps": 4}), tmp_path, resume=True, console=quiet())
+    assert counted == [24]
+    fit(make_recipe(model={"cutoff": 3.0}, training={"max_steps": 2}), tmp_path / "other", console=quiet())
+    (tmp_path / "other/last.pt").unlink()
+    (tmp_path / "other/model.safetensors").unlink()
+    fit(make_recipe(training={"max_steps": 2}), tmp_path / "other", console=quiet())
+    assert counted == [24, 24, 24]
 
 
 def test_epochs_are_counted_in_steps(make_recipe, tmp_path):
@@ -395,9 +450,10 @@ def test_running_twice_in_one_folder(make_recipe, tmp_path):
     other = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_edges": 300})})
     with pytest.raises(ConfigError, match=r"another 'training\.batch_edges'"):
         fit(other, tmp_path, resume=True, console=quiet())
-    other = recipe.model_copy(update={"optimiser": recipe.optimiser.model_copy(update={"name": "muon"})})
-    with pytest.raises(ConfigError, match=r"another 'optimiser\.name'"):
-        fit(other, tmp_path, resume=True, console=quiet())
+    for name, value in {"name": "muon", "weight_decay": 0.1, "betas": (0.5, 0.9), "eps": 1e-6}.items():
+        other = recipe.model_copy(update={"optimiser": recipe.optimiser.model_copy(update={name: value})})
+        with pytest.raises(ConfigError, match=rf"another 'optimiser\.{name}'"):
+            fit(other, tmp_path, resume=True, console=quiet())
     write_state(tmp_path / "last.pt", {"settings": {}})
     with pytest.raises(CheckpointError, match="another command"):
         fit(recipe, tmp_path, resume=True, console=quiet())
@@ -504,9 +560,30 @@ def test_full_disk_stops_the_logs_with_a_sentence(make_recipe, tmp_path, monkeyp
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geomol_training.loop.CSVLogger.log_metrics", full)
+    monkeypatch.setattr("geomol_training.logs.CSVLogger.log_metrics", full)
     with pytest.raises(OutputError, match=r"Cannot write the logs into .*: No space left on device\."):
         fit(make_recipe(), tmp_path, console=quiet())
+
+
+def test_other_errors_of_files_are_not_taken_for_the_logs(make_recipe, tmp_path, monkeypatch):
+    def unreadable(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("geomol_training.objective.Fitting.training_step", unreadable)
+    with pytest.raises(OSError, match=r"\[Errno 5\] Input/output error"):
+        fit(make_recipe(), tmp_path, console=quiet())
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_atoms_are_counted_once(make_recipe, tmp_path, monkeypatch, parts):
+    """However many parts each batch has: 8 times three molecules in an epoch."""
+    counted = []
+    monkeypatch.setattr(Display, "on_train_end", lambda self, *_: counted.append(self._atoms))
+    recipe = make_recipe(
+        training={"batch_edges": None, "batch_frames": 6, "parts": parts, "max_steps": None, "max_epochs": 1}
+    )
+    fit(recipe, tmp_path, console=quiet())
+    assert counted == [8 * (9 + 5 + 3)]
 
 
 def test_full_disk(tmp_path, monkeypatch):

@@ -162,6 +162,14 @@ def test_cosine_over_steps():
     assert np.all(np.diff(rates[10:]) < 0)
 
 
+def test_a_line_over_steps_and_over_a_time_budget():
+    schedule = Schedule(kind="linear", warmup_steps=10, floor=1e-4)
+    rates = [learning_rate(Standing(step=step), Extent(steps=100), OPTIMISER, schedule) for step in (0, 25, 50, 100)]
+    assert rates == pytest.approx([1e-3, 1e-4 + 0.75 * 9.9e-3, 1e-4 + 0.5 * 9.9e-3, 1e-4])
+    late = Standing(step=10, earlier=1e6)
+    assert learning_rate(late, Extent(seconds=1e6), OPTIMISER, schedule) == pytest.approx(1e-4)
+
+
 def test_cosine_ends_with_the_time_budget():
     standing = Standing(step=10, earlier=1e6)
     extent = Extent(steps=1000, seconds=1e6)

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from geomol_training.optimiser import Muon, matrices_of, orthogonal
+from geomol_training.optimiser import Muon, make_optimiser, matrices_of, orthogonal
+from geomol_training.sections import Optimiser
 from torch import nn
 
 from ase_geomol.nn.degrees import DegreeLinear
@@ -153,3 +154,14 @@ def test_a_learning_rate_set_from_outside_reaches_all(network: nn.Module) -> Non
     _learn(network, muon, 2)
     for parameter, start in zip(network.parameters(), before.parameters(), strict=True):
         assert torch.equal(parameter, start)
+
+
+@pytest.mark.parametrize(("name", "rank"), [("adam", None), ("adamw", None), ("muon", None), ("adamw", 2)])
+def test_settings_reach_the_optimiser(network: nn.Module, name: str, rank: int | None) -> None:
+    settings = Optimiser(name=name, lr=0.02, betas=(0.8, 0.9), eps=1e-5, weight_decay=0.1)  # type: ignore[arg-type]
+    made = make_optimiser(network, settings, rank)
+    adam = made if not hasattr(made, "adamw") else made.adamw
+    for group in adam.param_groups:
+        assert (group["lr"], group["betas"], group["eps"]) == (0.02, (0.8, 0.9), 1e-5)
+        assert group["weight_decay"] in (0.0, 0.1)
+    assert any(group.get("weight_decay") == 0.1 for group in made.param_groups + adam.param_groups)

@@ -128,7 +128,7 @@ def test_command(trained, xyz, structures, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "measured on the test" in result.output
     assert "spearman force of atoms" in result.output
-    stored = json.loads((tmp_path / "evaluation/frames/rigidity.json").read_text())
+    stored = json.loads((tmp_path / "evaluation" / xyz.relative_to("/").with_suffix("") / "rigidity.json").read_text())
     assert stored["results"]["outside_over_inside"] > 3
     assert load_checkpoint(weights).potential.rigidity.form.frames == 10
     before = weights.read_bytes()

@@ -17,6 +17,7 @@ from ase_geomol.errors import ConfigError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FRAMES = 6
+FORCES = "valid/forces_MAE_meV_per_A"
 
 
 @pytest.fixture
@@ -58,10 +59,11 @@ def test_files_are_those_of_either_layout(rmd17, tmp_path: Path) -> None:
 
 def test_what_is_missing_is_trained(rmd17, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, made = archive(tmp_path / "rmd17"), []
-    options = {"data": str(data), "molecules": "all", "splits": "01,02", "labels": "revised,original"}
+    options = {"data": str(data), "molecules": "all", "splits": "01,02", "labels": "revised,original", "minutes": 30.0}
     studies = rmd17._studies({**options, "networks": "geomformer"})
 
     def fit(recipe, out, *, resume, time_budget, threads):
+        assert time_budget == 1800
         made.append((out.name, recipe.data.labels, Path(recipe.data.test).name, recipe.metadata.theory, resume))
         if len(made) == 2:
             return SimpleNamespace(stopped_by="interrupted")
@@ -73,9 +75,9 @@ def test_what_is_missing_is_trained(rmd17, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "runs/rmd17-benzene-02").mkdir(parents=True)
     (tmp_path / "runs/rmd17-benzene-02/last.pt").touch()
     with pytest.raises(KeyboardInterrupt, match="the same command goes on from there"):
-        rmd17._train(studies, data, 60.0)
+        rmd17._train(studies, data)
     (tmp_path / "runs/rmd17-benzene-02/result.json").write_text("{}")
-    rmd17._train(studies, data, 60.0)
+    rmd17._train(studies, data)
     revised, original = "PBE/def2-SVP", "PBE+vdW-TS"
     assert made == [
         ("rmd17-benzene", "revised", "rmd17_benzene_test_01.npz", revised, False),
@@ -85,39 +87,68 @@ def test_what_is_missing_is_trained(rmd17, tmp_path: Path, monkeypatch: pytest.M
     ]
 
 
+def test_other_lengths_have_folders_of_their_own(rmd17) -> None:
+    folders = [rmd17.Study("ethanol", "revised", "01", network, 30.0).folder for network in ("geomformer", "est")]
+    assert folders == ["rmd17-ethanol", "rmd17-est-ethanol"]
+    assert rmd17.Study("ethanol", "original", "02", "est", 120.0).folder == "md17-est-ethanol-02-120min"
+
+
 @pytest.mark.parametrize(("name", "value"), [("molecules", "benzine"), ("labels", "new"), ("networks", "mace")])
 def test_unknown_names(rmd17, tmp_path: Path, name: str, value: str) -> None:
     options = {"data": str(archive(tmp_path / "rmd17")), "molecules": "all", "splits": "01", "labels": "revised"}
+    options["minutes"] = 30.0
     with pytest.raises(ConfigError, match=f"'{value}' is none of"):
         rmd17._studies({**options, "networks": "geomformer", name: value})
 
 
 def test_rows_of_all_trainings_meet(rmd17, tmp_path: Path) -> None:
-    def result(split: str, forces: float, **changes: int) -> dict:
+    def result(split: str, forces: float, minutes: float = 30.0, **changes: int) -> dict:
         variables = [f"variables.split='{split}'", "variables.molecule=aspirin"]
         changed = [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
         recipe = rmd17.load_recipe(rmd17.RECIPES["geomformer"], [*variables, *changed]).model_dump(mode="json")
         errors = {"test_energy_MAE_meV": 1.0, "test_forces_MAE_meV_per_A": forces}
-        about = {"parameters": 1, "steps": 1, "seconds": 60, "processes": 1}
+        del recipe["optimiser"]["eps"]  # as an older version would have left it
+        about = {"parameters": 1, "steps": 100, "seconds": 60 * minutes, "processes": 1}
         return {"recipe": recipe, "errors": errors, "hardware": {"processor": "a", "threads": 1}, **about}
 
     for name, content in {
         "first": result("01", 10.0),
-        "second": result("02", 12.0),
+        "second": result("02", 12.0, 30.01),
+        "longer": result("02", 7.0, 120.02),
         "with changes": result("02", 1.0, model__config__layers=2),
     }.items():
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "result.json").write_text(json.dumps(content))
-    earlier = [rmd17._of_training(result("01", 50.0)), rmd17._of_training(result("03", 14.0))]
+    (tmp_path / "runs/second/logs/version_0").mkdir(parents=True)
+    log = "".join(f"{step},{64 / step},\n" for step in (4, 8, 16, 32, 64))
+    (tmp_path / "runs/second/logs/version_0/metrics.csv").write_text(f"step,{FORCES},train/loss\n5,,1.0\n{log}")
+    none = tmp_path / "gone"
+    earlier = [rmd17._of_training(none, result("01", 50.0)), rmd17._of_training(none, result("03", 14.0))]
+    del earlier[1][rmd17.FALL]
     (tmp_path / "rmd17.json").write_text(json.dumps({"rows": earlier}))
     found = rmd17.run(False, minutes=0)
     ours = [row for row in found.rows if row["forces by"] == "gradient"]
-    assert [(row["split"], row["forces MAE (meV/Å)"], row["changes"]) for row in ours] == [
-        ("01", 10.0, ""),
-        ("02", 12.0, ""),
-        ("02", 1.0, "model.config.layers=2"),
-        ("03", 14.0, ""),
+    assert [(row["split"], row["forces MAE (meV/Å)"], row["changes"], row[rmd17.FALL]) for row in ours] == [
+        ("01", 10.0, "", None),
+        ("02", 1.0, "model.config.layers=2", None),
+        ("02", 12.0, "", "8, 4, 2, 1"),
+        ("02", 7.0, "", None),
+        ("03", 14.0, "", None),
     ]
-    (name,) = found.summary
-    assert name == "forces, our GeoMFormer / best published, aspirin, revised labels, 3 splits"
-    assert found.summary[name] == pytest.approx(12.0 / 6.6)
+    assert len({tuple(row) for row in found.rows}) == 1
+    best = "forces, our GeoMFormer / best published, aspirin, revised labels"
+    assert found.summary == pytest.approx({f"{best}, 30 min, 3 splits": 12.0 / 6.6, f"{best}, 120 min": 7.0 / 6.6})
+    assert (tmp_path / "rmd17.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_curve_is_of_all_logs_of_a_run(rmd17, tmp_path: Path) -> None:
+    """The first was resumed after its step 20, from where on steps were done again."""
+    for number, lines in enumerate(("10,9.0,1.0\n20,8.0,2.0\n30,7.0,3.0\n", "30,6.0,4.0\n40,5.0,6.0\n")):
+        folder = tmp_path / f"logs/version_{9 + number}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text(f"step,{FORCES},valid/minutes\n{lines}")
+    curve = rmd17.read_curve(tmp_path, "forces_MAE_meV_per_A", 40, 60.0)
+    assert curve.minutes.tolist() == [1.0, 2.0, 4.0, 6.0]
+    assert curve.values.tolist() == [9.0, 8.0, 6.0, 5.0]
+    assert curve.in_words() == "–, 9, 8, 5"
+    assert rmd17.read_curve(tmp_path, "stress_MAE_meV_per_A3", 40, 60.0) is None

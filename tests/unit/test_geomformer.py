@@ -602,13 +602,34 @@ def test_attention_dropout_drops_whole_heads_of_a_pair_in_training_only(make_pot
     assert torch.equal(filters[0], same_filters[0]), "filters are never dropped"
 
 
-@pytest.mark.parametrize("kind", ["attention_dropout", "hidden_dropout"])
+@pytest.mark.parametrize("kind", ["attention_dropout", "hidden_dropout", "readout_dropout"])
 def test_dropout_is_off_in_evaluation(make_potential, make_structure, kind: str) -> None:
     plain, dropping = make_potential(seed=6), make_potential(seed=6, **{kind: 0.5})
     graph = from_atoms(make_structure("ethanol"), plain.cutoff)
     assert torch.equal(plain(graph).energy, dropping(graph).energy)
     dropping.train()
     assert not torch.equal(dropping(graph).energy, dropping(graph).energy)
+
+
+# Tags
+
+
+@pytest.mark.parametrize("cutoff", [4.2, None])
+def test_tags_are_read_where_they_are_embedded(make_potential, make_structure, cutoff: float | None) -> None:
+    """Of each atom its own, in batches too; others than OC20's count as the nearest of these."""
+    plain, reading = (make_potential(cutoff=cutoff, tag_embedding=embedded) for embedded in (False, True))
+    graphs = []
+    for tags in ([0] * 9, [0] * 8 + [2], [2] + [0] * 8, [-3] * 8 + [7]):
+        atoms = make_structure("ethanol")
+        atoms.set_tags(tags)
+        graphs.append(from_atoms(atoms, cutoff))
+    energies = [reading(graph).energy.item() for graph in graphs]
+    assert energies[3] == energies[1]
+    assert len({round(energy, 9) for energy in energies}) == 3
+    assert len({plain(graph).energy.item() for graph in graphs}) == 1
+    lone = from_atoms(make_structure("atom"), cutoff)
+    together = reading(collate([lone, *graphs])).energy
+    assert together[1:].tolist() == pytest.approx(energies, abs=1e-10)
 
 
 # Atoms without neighbours

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +15,7 @@ from rich.console import Console
 
 from ase_geomol.checkpoint import Checkpoint, form_of, load_checkpoint
 from ase_geomol.errors import ConfigError
+from ase_geomol.files import write_atomically
 from ase_geomol.models import build_model
 
 from .batches import Plan, Survey, survey
@@ -17,6 +23,7 @@ from .frames import Frames, joined
 from .low_rank import freeze
 from .parts import Parts
 from .recipe import Recipe
+from .runs import fixed
 from .tasks import PotentialTask, Predictor, Task, task_of
 
 UNITS_FRAMES = 100_000
@@ -57,11 +64,14 @@ def prepare(
     parts: Parts,
     state: dict[str, Any] | None,
     start: Checkpoint | None,
+    out: Path,
     workers: int,
     console: Console,
 ) -> tuple[Predictor, np.ndarray]:
     """What is learned, with its references before the first step, and the size of each frame in a batch, those to
     replay last.
+
+    Where batches hold pairs, the neighbours of all frames are counted first, and the counts are kept in ``out``.
     """
     train = parts.train
     learned = train if parts.replay is None else joined(train, parts.replay)
@@ -79,7 +89,8 @@ def prepare(
         def look(frames: Frames) -> Survey:
             return survey(frames, predictor.cutoff, report, task.repulsion, workers)
 
-        seen = look(learned) if everything else None
+        kept = out / f"neighbours-{_key(recipe, parts)}.npz"
+        seen = _seen_once(kept, lambda: look(learned)) if everything else None
         of_few = seen if few is train else None
         if of_few is None and fresh:
             of_few = look(few) if task.repulsion > 0 else Survey(np.zeros(0, dtype=int), np.zeros(len(few)))
@@ -97,6 +108,22 @@ def prepare(
         freeze(predictor, recipe.finetune)
     predictor.model.recompute = recipe.training.recompute
     return predictor, _sizes(recipe, learned, seen)
+
+
+def _key(recipe: Recipe, parts: Parts) -> str:
+    """A short name of the frames to learn and of whatever decides which their neighbours are."""
+    return hashlib.sha256(json.dumps([fixed(recipe), parts.keys]).encode()).hexdigest()[:16]
+
+
+def _seen_once(path: Path, look: Callable[[], Survey]) -> Survey:
+    """What ``look`` finds, or what it found when it was asked before."""
+    if path.exists():
+        with np.load(path, allow_pickle=False) as arrays:
+            return Survey(**arrays)
+    seen, buffer = look(), io.BytesIO()
+    np.savez(buffer, **seen._asdict())  # pyright: ignore[reportArgumentType]
+    write_atomically(path, buffer.getvalue())
+    return seen
 
 
 def refit_references(

@@ -21,6 +21,9 @@ def facts(potential: Potential, metadata: Metadata) -> str:
     name += f" ({locality} form)" if form["architecture"] == "geomformer" else ""
     sizes = [f"{config[size]} {size}" for size in ("layers", "channels", "heads") if size in config]
     sizes.append("no cutoff" if potential.cutoff is None else f"cutoff {potential.cutoff} Å")
+    forces = "exact gradients of the energy" + ("; a head of its own, too" if potential.has_direct_forces else "")
+    if metadata.forces == "direct":
+        forces = "learned by a direct head alone, which is not conservative: take direct_forces=True"
     short_range = f"ZBL repulsion within {reach:g} sums of covalent radii, where the network sees distances held"
     rows = {
         "theory": metadata.theory,
@@ -29,7 +32,7 @@ def facts(potential: Potential, metadata: Metadata) -> str:
         "architecture": f"{name}: {', '.join(sizes)}",
         "parameters": f"{sum(p.numel() for p in potential.parameters()):,}",
         "short range": short_range if reach else "nothing but the network",
-        "forces": "exact gradients of the energy" + ("; a head of its own, too" if potential.has_direct_forces else ""),
+        "forces": forces,
         "licence": metadata.licence,
     }
     return pairs(rows)

@@ -65,7 +65,8 @@ class Display(lightning.Callback):
     ) -> None:
         """Count atoms, and redraw now and then."""
         now = time.monotonic()
-        self._atoms += batch.whole.atoms
+        if batch.last:  # each part of a batch knows of the atoms of the whole
+            self._atoms += batch.whole.atoms
         if now - self._drawn > REFRESH:
             self._drawn = now
             done = _done(pl_module)

@@ -14,18 +14,18 @@ import torch
 from ase_geomol.checkpoint import load_any
 from ase_geomol.errors import DataError, GeoMolError, OutputError
 from ase_geomol.files import make_folder, write_atomically
-from ase_geomol.potential import Potential
 from ase_geomol.property import ScalarProperty
+from ase_geomol.relaxed import RelaxedState
 
 from .batches import FixedBatches, fill_batches
 from .checks import Limits, describe_skipped
 from .data import load
-from .frames import Frames
+from .frames import Frames, displacements
 from .metrics import Part, Predicted, gather
 from .readers import Keys
 from .references import composition
 from .splits import ALIASES
-from .tasks import Predictor, task_of_weights
+from .tasks import Predictor, Task, task_of_weights
 
 BATCH_ATOMS = 512
 HEXAGONS = 80
@@ -63,6 +63,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare a checkpoint with labels; writes ``out/evaluation.json`` and ``out/parity.png``.
 
+    Forces of a potential that learned them by its direct head alone are those of this head.
+
     Args:
         checkpoint: path, or name of a shipped potential.
         data: file, folder or pattern.
@@ -88,8 +90,13 @@ def evaluate(
     limits = Limits(predictor.elements, max_force, metadata.charges, metadata.spins, periodic=periodic)
     frames, skipped, _ = load(data, keys, limits, bad_rows=bad_rows)
     frames = _of_split(frames, split)
-    predicted = predict_frames(predictor, frames, report)
-    task = task_of_weights(predictor, stress=True, free_atoms_only=free_atoms_only)
+    task = task_of_weights(
+        predictor,
+        stress=bool(frames.has_stress.any()),
+        free_atoms_only=free_atoms_only,
+        direct_forces=metadata.forces == "direct",
+    )
+    predicted = predict_frames(predictor, frames, task, report)
     result = Evaluation(
         errors=task.errors(frames, predicted),
         by_source=task.errors_by(frames, predicted, frames.source, frames.source_names),
@@ -116,15 +123,17 @@ def _of_split(frames: Frames, split: str | None) -> Frames:
 
 
 def predict_frames(
-    predictor: Predictor, frames: Frames, report: Callable[[int, int], None] = lambda done, frames: None
+    predictor: Predictor,
+    frames: Frames,
+    task: Task,
+    report: Callable[[int, int], None] = lambda done, frames: None,
 ) -> Predicted:
-    """Energies, forces and, where frames have a stress, stresses of all frames; or their property.
+    """What the task asks for, of all frames.
 
     Raises:
         GeoMolError: one of them is not finite.
     """
     device = next(predictor.parameters()).device
-    task = task_of_weights(predictor, stress=bool(frames.has_stress.any()))
     parts, done = [], 0
     for batch in FixedBatches(
         frames, fill_batches(np.arange(len(frames)), frames.n_atoms, BATCH_ATOMS), predictor.cutoff
@@ -139,31 +148,52 @@ def predict_frames(
 
 
 def plot_parity(path: Path, frames: Frames, predicted: Predicted, predictor: Predictor, name: str) -> None:
-    """Draw labels against predictions: energies per atom relative to the references, and force components; or one
-    property.
-    """
+    """Draw labels against predictions, a panel for each of `compared`."""
     from matplotlib.figure import Figure  # without pyplot: no state, no display
 
-    if not isinstance(predictor, Potential):
-        figure = Figure(figsize=(5, 4.2), layout="constrained")
-        what = "energy of the end (eV)"
-        if isinstance(predictor, ScalarProperty):
-            what = f"{predictor.form.name} ({predictor.form.unit})"
-        _parity(figure.subplots(), frames.energy, predicted.energy, what)
-        write_picture(figure, path, f"{name}: {len(frames)} frames")
-        return
+    panels = compared(frames, predicted, predictor)
+    figure = Figure(figsize=(0.5 + 4.25 * len(panels), 4.2), layout="constrained")
+    for axes, (quantity, (labels, values)) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        _parity(axes, labels, values, quantity)
+    write_picture(figure, path, f"{name}: {len(frames)} frames")
+
+
+def compared(frames: Frames, predicted: Predicted, predictor: Predictor) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Labels and predictions of what was learned, by quantity and unit.
+
+    Of a potential energies per atom relative to the references, and components of forces; of ends of relaxations
+    energies, and components of the displacements of free atoms; or one property.
+
+    Raises:
+        DataError: the frames have nothing of this.
+    """
+    if isinstance(predictor, ScalarProperty):
+        return {f"{predictor.form.name} ({predictor.form.unit})": (frames.energy, predicted.energy)}
+    if isinstance(predictor, RelaxedState):
+        found = {"energy of the end (eV)": (frames.energy, predicted.energy)} if predictor.form.energy else {}
+        atoms = np.repeat(frames.has_relaxed, frames.n_atoms) & ~frames.fixed
+        if predictor.form.structure and atoms.any():
+            found["displacement component (Å)"] = _components(displacements(frames), predicted.forces, atoms)
+        if not found:
+            raise DataError("No structure has a relaxed one beside it: there is nothing to compare with.")
+        return found
     elements, counts = composition(frames)
     known = counts @ predictor.reference_energies[torch.from_numpy(elements)].cpu().numpy()
+    energies = (frames.energy - known) / frames.n_atoms, (predicted.energy - known) / frames.n_atoms
+    found = {"energy per atom − references (eV)": energies}
     atoms = np.repeat(frames.has_forces, frames.n_atoms)
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    labels, values = ((energy - known) / frames.n_atoms for energy in (frames.energy, predicted.energy))
-    _parity(left, labels, values, "energy per atom − references (eV)")
-    if atoms.any() and predicted.forces is not None:
-        _parity(right, frames.forces[atoms].ravel(), predicted.forces[atoms].ravel(), "force component (eV/Å)")
-    else:
-        right.set_axis_off()
-    write_picture(figure, path, f"{name}: {len(frames)} frames")
+    forces = predicted.direct_forces if predicted.forces is None else predicted.forces
+    if atoms.any() and forces is not None:
+        found["force component (eV/Å)"] = _components(frames.forces, forces, atoms)
+    return found
+
+
+def _components(labels: np.ndarray, values: np.ndarray | None, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the vectors of some atoms."""
+    assert values is not None
+    return labels[atoms].ravel(), values[atoms].ravel()
 
 
 def write_picture(figure: Any, path: Path, title: str) -> None:

@@ -95,7 +95,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     task = task_of(recipe)
     metadata = metadata_of(recipe, parts)
     check_alike(parts, metadata)
-    predictor, sizes = prepare(recipe, task, parts, state, start, crew.workers, console)
+    predictor, sizes = prepare(recipe, task, parts, state, start, out, crew.workers, console)
     change = refit_references(recipe, task, predictor, parts, console) if start is not None else None
     change = change if state is None else state["identity"].get("change")
     if start is not None and recipe.finetune is not None:
@@ -119,7 +119,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     learned = parts.train if parts.replay is None else joined(parts.train, shifted(parts.replay, change or {}))
     of_steps = (plan, predictor.cutoff, task.disturb, recipe.training.validate_every, recipe.training.parts)
     supply = FrameSupply(learned, parts.valid, *of_steps)
-    trained = run_to_end(fitting, supply, keeper, display, crew, state)
+    run_to_end(fitting, supply, keeper, display, crew, state)
     reason = keeper.stopped_by or NOTHING_LEFT
     card, before = _errors(recipe, task, parts, out, console, stopped=reason in STOPPED)
     fitted = Fitted(
@@ -135,10 +135,9 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
         start=started_from,
         learned=learned_numbers(fitting.predictor, recipe.finetune),
     )
-    if trained and reason not in STOPPED:
-        more = {"before": before, "frames": fitted.frames, "learned": fitted.learned} if recipe.finetune else {}
-        parameters = sum(parameter.numel() for parameter in predictor.parameters())
-        write_run_result(recipe, fitted, parameters, time_budget, crew, more)
+    more = {"before": before, "frames": fitted.frames, "learned": fitted.learned} if recipe.finetune else {}
+    parameters = sum(parameter.numel() for parameter in predictor.parameters())
+    write_run_result(recipe, fitted, parameters, time_budget, crew, more)
     told = f"{fitted.step} steps, {fitted.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}"
     console.print(told, soft_wrap=True, markup=False)
     return fitted
@@ -160,7 +159,7 @@ def _measured(task: Task, frames: Frames | None, out: Path, *, stopped: bool) ->
     predictor, card, path, _ = load_any(out / MODEL)
     if stopped or frames is None:
         return card
-    found = task.errors(frames, predict_frames(predictor, frames))
+    found = task.errors(frames, predict_frames(predictor, frames, task))
     card = card.model_copy(update={"errors": {**card.errors, **{f"test_{k}": v for k, v in found.items()}}})
     save_checkpoint(path, predictor, card)
     return card
@@ -171,7 +170,7 @@ def _before(task: Task, parts: Parts, out: Path, *, stopped: bool) -> dict[str, 
     predictor, found = load_checkpoint(out / START).potential, {}
     for name, frames in (("validation", parts.valid), ("test", None if stopped else parts.test)):
         if frames is not None:
-            errors = task.errors(frames, predict_frames(predictor, frames))
+            errors = task.errors(frames, predict_frames(predictor, frames, task))
             found |= {f"{name}_{quantity}": value for quantity, value in errors.items()}
     return found
 

@@ -77,14 +77,15 @@ class Keeper(lightning.Callback):
         self.run = run
         self.stopped_by = self.ended_before = ""
         self.elapsed = 0.0
-        self._written = self._began = time.monotonic()
-        self._atoms = 0
+        self._written = time.monotonic()
+        self._after_first_step = 0.0
+        self._atoms: int | None = None
         self._validation_began = 0.0
         self._validation_seconds: float | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Catch Ctrl-C and termination; Lightning puts the former handlers back at the end."""
-        self._began = time.monotonic()
+        self._atoms = None
         try:
             signal.signal(signal.SIGINT, self._on_signal)
             signal.signal(signal.SIGTERM, self._on_signal)
@@ -109,7 +110,10 @@ class Keeper(lightning.Callback):
             return
         fitting = _fitting(pl_module)
         standing, extent = fitting.standing, fitting.extent
-        self._atoms += batch.whole.atoms
+        if self._atoms is None:
+            self._atoms, self._after_first_step = 0, time.monotonic()
+        else:
+            self._atoms += batch.whole.atoms
         # Callbacks are called before the module counts the step.
         if extent.steps is not None and standing.step + 1 >= extent.steps:
             self.stopped_by = self.stopped_by or "all steps done"
@@ -119,11 +123,13 @@ class Keeper(lightning.Callback):
 
     def _reserve(self, fitting: Fitting) -> float:
         """Seconds for one more validation: somewhat more than the last one took, before it half of what training on
-        as many atoms takes (it needs one derivative less).
+        as many atoms takes (it needs one derivative less). The first step tells nothing: it may compile the network.
         """
         if self._validation_seconds is not None:
             return 1.2 * self._validation_seconds
-        seconds_per_atom = (time.monotonic() - self._began) / self._atoms
+        if not self._atoms:
+            return 0.0
+        seconds_per_atom = (time.monotonic() - self._after_first_step) / self._atoms
         return 0.5 * seconds_per_atom * len(fitting.valid.numbers)
 
     def on_train_batch_start(

@@ -7,20 +7,20 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
 import lightning
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from torch.utils.data import IterableDataset
 
-from ase_geomol.errors import ConfigError, GeoMolError, OutputError
+from ase_geomol.errors import ConfigError
 
 from .batches import loader
 from .compiled import compile_blocks, compiler_watched
 from .display import Display
 from .keeper import Keeper
+from .logs import Logs
 from .memory import keep_freed_memory
 from .objective import Fitting
 from .processes import Crew, Together, followers, on_this_machine
@@ -40,10 +40,10 @@ class Supply(Protocol):
 
 def train(fitting: Fitting, supply: Supply, keeper: Keeper, display: Display, crew: Crew) -> None:
     """Run until the end of steps or time, or until someone stops it; only this process writes and shows anything."""
-    out, threads = keeper.run.out, torch.get_num_threads()
-    with _logs_are_writable(out), followers(crew.processes, _learn, fitting, supply, crew.workers, threads):
-        loggers = [CSVLogger(out, name="logs", flush_logs_every_n_steps=1), TensorBoardLogger(out, name="tensorboard")]
-        _learn(0, crew.processes, fitting, supply, crew.workers, threads, loggers, [keeper, display])
+    threads = torch.get_num_threads()
+    with followers(crew.processes, _learn, fitting, supply, crew.workers, threads):
+        logs = Logs(keeper.run.out)
+        _learn(0, crew.processes, fitting, supply, crew.workers, threads, [logs], [keeper, display])
 
 
 def _learn(
@@ -83,17 +83,6 @@ def _learn(
             compile_blocks(fitting.predictor.model)
         with compiler_watched():
             trainer.fit(fitting, loader(stream, workers), loader(fixed, workers))
-
-
-@contextmanager
-def _logs_are_writable(out: Path) -> Iterator[None]:
-    """What the loggers inside cannot write becomes a sentence."""
-    try:
-        yield
-    except GeoMolError:
-        raise
-    except OSError as error:
-        raise OutputError(f"Cannot write the logs into {out}: {error.strerror or error}.") from error
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class LowRank(Optimizer):
         rank: r of the factors (…, m, r), zero at first, and (…, r, n), random.
         lr: learning rate.
         betas: of AdamW.
+        eps: of AdamW.
         weight_decay: of the factors.
     """
 
@@ -71,6 +72,7 @@ class LowRank(Optimizer):
         rank: int,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__([{"params": list(matrices)}], {"lr": lr})
@@ -83,7 +85,7 @@ class LowRank(Optimizer):
             down = torch.randn(of_down, generator=random) / math.sqrt(of_down[-1])
             self.factors.append((matrix.detach().new_zeros(of_up), down.to(matrix)))
         every = [factor.requires_grad_() for factors in self.factors for factor in factors]
-        self.adamw = AdamW(every, lr=lr, betas=betas, weight_decay=weight_decay)
+        self.adamw = AdamW(every, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]

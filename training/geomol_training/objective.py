@@ -98,6 +98,7 @@ class Fitting(lightning.LightningModule):
         self._parts.clear()
         self.score = self.goal.score(self.errors)
         shown = {f"valid/{name}": value for name, value in self.errors.items()} | {"valid/score": self.score}
+        shown["valid/minutes"] = self.standing.elapsed / 60
         for source, found in by_source.items():
             shown |= {f"valid/{source}/{name}": value for name, value in found.items() if "MAE" in name}
         self._log(shown)

@@ -31,6 +31,7 @@ class Muon(Optimizer):
         others: AdamW's groups of parameters.
         lr: learning rate.
         betas: of AdamW.
+        eps: of AdamW.
         weight_decay: decoupled, of the matrices.
         momentum: of the matrices (Nesterov).
     """
@@ -41,12 +42,13 @@ class Muon(Optimizer):
         others: list[dict[str, Any]],
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
     ) -> None:
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__([{"params": list(matrices)}], defaults)
-        self.adamw = AdamW(others, lr=lr, betas=betas, fused=True)
+        self.adamw = AdamW(others, lr=lr, betas=betas, eps=eps, fused=True)
         self.param_groups += self.adamw.param_groups
         self._share()
 
@@ -126,7 +128,7 @@ def make_optimiser(module: nn.Module, settings: Optimiser, rank: int | None = No
     """
     if rank is not None:
         maps = [part.weight for part in linear_maps(module)]
-        return LowRank(maps, rank, settings.lr, settings.betas, settings.weight_decay)
+        return LowRank(maps, rank, settings.lr, settings.betas, settings.eps, settings.weight_decay)
     matrices = [p for p in matrices_of(module) if p.requires_grad] if settings.name == "muon" else []
     known, decaying = {id(p) for p in matrices}, {id(p) for p in _decaying(module)}
     others = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
@@ -135,5 +137,6 @@ def make_optimiser(module: nn.Module, settings: Optimiser, rank: int | None = No
         {"params": [p for p in others if id(p) not in decaying], "weight_decay": 0.0},
     ]
     if settings.name == "muon":
-        return Muon(matrices, groups, settings.lr, settings.betas, settings.weight_decay)
-    return {"adam": Adam, "adamw": AdamW}[settings.name](groups, lr=settings.lr, betas=settings.betas, fused=True)
+        return Muon(matrices, groups, settings.lr, settings.betas, settings.eps, settings.weight_decay)
+    kind = {"adam": Adam, "adamw": AdamW}[settings.name]
+    return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)

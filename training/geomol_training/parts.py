@@ -73,6 +73,14 @@ def read_parts(recipe: Recipe, out: Path, known: dict[str, str], console: Consol
     return Parts(train, valid, test, keys, replay)
 
 
+def read_training_frames(recipe: Recipe, out: Path, console: Console) -> Frames:
+    """The frames to learn alone, as `read_parts` finds them."""
+    loaded = _load(recipe.data.train, recipe, recipe.elements, out, None, console)
+    if recipe.data.valid is None:
+        return _divided(recipe, loaded, out)[0]
+    return loaded.frames.take(_chosen(len(loaded.frames), recipe))
+
+
 def _divided(recipe: Recipe, loaded: Loaded, out: Path) -> tuple[Frames, Frames, Frames | None]:
     """Frames of the training source for training, validation and test; who is where is written down."""
     splits = split_frames(loaded.frames, recipe.data.split, recipe.seed)
@@ -160,6 +168,7 @@ def metadata_of(recipe: Recipe, parts: Parts) -> Metadata:
         licence=recipe.metadata.licence,
         charges=(int(charges[0]),),
         spins=(int(spins[0]),) if _spins_are_told(train, many) else (),
+        forces="direct" if recipe.loss.direct_forces > 0 and recipe.loss.forces == 0 else "gradient",
     )
 
 

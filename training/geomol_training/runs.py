@@ -14,7 +14,7 @@ from .keeper import LAST, MODEL, Keeper, read_state
 from .loop import Supply, train
 from .objective import Fitting
 from .processes import Crew
-from .result import write_result
+from .result import RESULT, write_result
 from .schedule import Extent, out_of_patience
 from .sections import TrainingRecipe
 
@@ -104,8 +104,8 @@ def extent_of(recipe: TrainingRecipe, plan: Plan, time_budget: float | None) -> 
 
 def run_to_end(
     fitting: Fitting, supply: Supply, keeper: Keeper, display: Display, crew: Crew, state: dict[str, Any] | None
-) -> bool:
-    """Train from ``state`` on, if there is one; False where nothing was left to do.
+) -> None:
+    """Train from ``state`` on, if there is one, where anything is left to do.
 
     Raises:
         ConfigError: there are no weights, and no time to learn any.
@@ -116,13 +116,13 @@ def run_to_end(
     unfinished = fitting.extent.progress(standing.step, standing.elapsed) < 1
     unfinished &= not out_of_patience(standing, fitting.recipe.training.patience)
     if unfinished:
+        (out / RESULT).unlink(missing_ok=True)  # of a shorter training that goes on
         train(fitting, supply, keeper, display, crew)
     elif not (out / MODEL).exists():
         raise ConfigError(
             "Nothing was learned: the time budget (or the number of steps) was used up before a first validation. Run "
             f"again with a larger --time-budget{' and --resume' if (out / LAST).exists() else ''}."
         )
-    return unfinished
 
 
 def write_run_result(
@@ -133,7 +133,14 @@ def write_run_result(
     crew: Crew,
     more: dict[str, Any],
 ) -> None:
-    """Write ``result.json`` into the run's folder, with what ``more`` there is to tell."""
+    """Write ``result.json`` into the run's folder, with what ``more`` there is to tell.
+
+    Not where it is there already, nor where someone stopped the training, which then goes on later. A training that
+    ended, but was killed before this, is told of by the next run, for which nothing else is left to do.
+    """
+    out = fitted.model.parent
+    if fitted.stopped_by in STOPPED or (out / RESULT).exists():
+        return
     result = {
         "recipe": recipe.model_dump(mode="json"),
         "start": fitted.start,
@@ -142,8 +149,8 @@ def write_run_result(
         "seconds": round(fitted.elapsed, 1),
         "time_budget": time_budget,
         "processes": crew.processes,
-        "stopped_by": fitted.stopped_by,
+        "stopped_by": fitted.ended_by,
         "errors": fitted.errors,
         **more,
     }
-    write_result(fitted.model.parent, result)
+    write_result(out, result)

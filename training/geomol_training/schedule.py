@@ -81,9 +81,10 @@ class Extent:
 def learning_rate(standing: Standing, extent: Extent, optimiser: Optimiser, schedule: Schedule) -> float:
     """Rate of the step that comes next."""
     rate = optimiser.lr
-    if schedule.kind == "cosine":
+    if schedule.kind in ("cosine", "linear"):
         elapsed = 0.0 if extent.seconds is None else standing.elapsed
-        fall = 0.5 * (1 + math.cos(math.pi * extent.progress(standing.step, elapsed)))
+        progress = extent.progress(standing.step, elapsed)
+        fall = 1 - progress if schedule.kind == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
         rate = schedule.floor + (optimiser.lr - schedule.floor) * fall
     elif schedule.kind == "plateau":
         rate = max(schedule.floor, optimiser.lr * standing.rate_factor)

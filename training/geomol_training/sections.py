@@ -34,19 +34,29 @@ class Split(Section):
 
 
 class Optimiser(Section):
-    """Adam, AdamW, or Muon (`geomol_training.optimiser.Muon`); weight decay acts on matrices only."""
+    """Adam, AdamW, or Muon (`geomol_training.optimiser.Muon`); weight decay acts on matrices only.
+
+    Attributes:
+        name: which one.
+        lr: highest learning rate; the only one of these that a resumed run may have another of.
+        weight_decay: decoupled, but for Adam.
+        betas: decay of both running means of Adam.
+        eps: what Adam adds to the root of the second.
+    """
 
     name: Literal["adam", "adamw", "muon"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
 
 
 class Schedule(Section):
-    """The learning rate: a linear warm-up, then one of three courses.
+    """The learning rate: a linear warm-up, then one of four courses.
 
     Attributes:
-        kind: "cosine" to the floor at the end of the steps or of the time budget, whichever comes first;
+        kind: "cosine" to the floor at the end of the steps or of the time budget, whichever comes first; "linear" to
+            the same in a line that begins with the warm-up;
             "plateau", multiplied by ``factor`` after ``patience`` validations without a better score; "constant".
         warmup_steps: steps to reach the full rate.
         floor: lowest rate.
@@ -54,7 +64,7 @@ class Schedule(Section):
         patience: of the plateau.
     """
 
-    kind: Literal["cosine", "plateau", "constant"] = "cosine"
+    kind: Literal["cosine", "linear", "plateau", "constant"] = "cosine"
     warmup_steps: int = Field(default=100, ge=0)
     floor: float = Field(default=1e-5, ge=0)
     factor: float = Field(default=0.5, gt=0, lt=1)
@@ -80,8 +90,8 @@ class Training(Section):
         patience: regular validations without a better score after which the training ends; None: it goes on.
         ema: decay of the running mean of the weights; 0 for none.
         clip: largest norm of the gradient.
-        precision: of the network's weights; "mixed": float32, with linear maps that compute in bfloat16 while they
-            learn (`geomol_training.mixed`).
+        precision: of the network's weights; "mixed": float32, with feed-forward networks that compute in bfloat16
+            while they learn (`geomol_training.mixed`).
         compile: compile the network's blocks first, which takes minutes; only where nothing is differentiated twice,
             that is without forces by gradient and stresses.
         save_minutes: minutes between two resumable checkpoints.
@@ -136,7 +146,7 @@ class TrainingRecipe(Section):
     fixed_sections: ClassVar[tuple[str, ...]] = ("seed",)
     """Parts that must not change when a run is resumed."""
     fixed_fields: ClassVar[dict[str, tuple[str, ...]]] = {
-        "optimiser": ("name",),
+        "optimiser": ("name", "weight_decay", "betas", "eps"),
         "training": ("train_frames", "valid_frames", "batch_edges", "batch_atoms", "batch_frames"),
     }
     """Fields of other parts that must not change either."""

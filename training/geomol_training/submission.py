@@ -21,7 +21,7 @@ from .frames import Frames, pack
 from .metrics import Predicted
 from .readers import Keys, read_rows
 from .sources import find_files
-from .tasks import Predictor
+from .tasks import Predictor, task_of_weights
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
 """Test sets: in the domain, with other adsorbates, other catalysts, both."""
@@ -48,7 +48,8 @@ def submit(
         checkpoint: path, or name of a shipped potential.
         splits: file, folder or pattern of each of some `SPLITS`.
         out: file to write.
-        direct_forces: take the forces of the potential's direct head.
+        direct_forces: take the forces of the potential's direct head, as is done anyway where it learned forces by
+            this head alone.
         report: told the split, and its structures so far.
 
     Returns:
@@ -68,6 +69,7 @@ def submit(
         raise ConfigError(f"{path.name} predicts neither energies and forces nor ends of relaxations.")
     if direct_forces and not getattr(predictor, "has_direct_forces", False):
         raise ConfigError(f"{path.name} has no direct head: leave --direct-forces out.")
+    direct_forces |= metadata.forces == "direct"
     make_folder(out.parent)
     limits = Limits(predictor.elements, None, metadata.charges, metadata.spins, labelled=False)
     content: Arrays = {}
@@ -86,7 +88,8 @@ def submit(
 
 def _predicted(predictor: Predictor, frames: Frames, direct_forces: bool) -> Arrays:
     """What one file gives; ``counts`` are the rows of each structure in the arrays of atoms."""
-    predicted: Predicted = predict_frames(predictor, frames)
+    task = task_of_weights(predictor, stress=False, direct_forces=direct_forces)
+    predicted: Predicted = predict_frames(predictor, frames, task)
     found: Arrays = {"ids": np.array([str(name) for name in frames.name])}
     if isinstance(predictor, RelaxedState):
         if predictor.form.energy:

@@ -47,6 +47,7 @@ class EST(nn.Module):
         self.elements = config.elements
         self.cutoff = config.cutoff
         self.has_direct_forces = config.direct_forces
+        self.reads_tags = False
         self.recompute = False
         types = torch.full((119,), -1, dtype=torch.long)
         types[list(config.elements)] = torch.arange(len(config.elements))

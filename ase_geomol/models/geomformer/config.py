@@ -52,10 +52,12 @@ class GeoMFormerConfig(BaseModel):
         query_products: let invariant cross-attention see products of the receiver's and sender's vectors.
         quadrupole: add a sum over neighbours of degree 2, the module "quadrupole" (local form).
         centrality: start scalars with a sum over radial kernels.
+        tag_embedding: start scalars with the atoms' tags (OC20's), too.
         direct_forces: add a head that predicts forces without a gradient (not conservative).
         attention_dropout: probability that an attention weight is dropped in training.
         hidden_dropout: probability that a channel of a residual update is dropped in training; of vectors
             all three rows go together.
+        readout_dropout: probability that a scalar which the head of the energy reads is dropped in training.
         without: parts to leave out, for ablations.
     """
 
@@ -79,9 +81,11 @@ class GeoMFormerConfig(BaseModel):
     query_products: bool = True
     quadrupole: bool = True
     centrality: bool = True
+    tag_embedding: bool = False
     direct_forces: bool = False
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     hidden_dropout: float = Field(default=0.0, ge=0, lt=1)
+    readout_dropout: float = Field(default=0.0, ge=0, lt=1)
     without: tuple[Part, ...] = ()
 
     @model_validator(mode="before")

@@ -26,7 +26,7 @@ from ...nn import (
     make_blocks,
     smooth_cutoff,
 )
-from ..base import ModelOutput
+from ..base import TAGS, ModelOutput
 from .config import GeoMFormerConfig
 from .modules import (
     EquivariantCross,
@@ -104,6 +104,7 @@ class GeoMFormer(nn.Module):
         self.elements = config.elements
         self.cutoff = config.cutoff
         self.has_direct_forces = config.direct_forces
+        self.reads_tags = config.tag_embedding
         self.recompute = False
         d, k, n = config.channels, config.kernels, len(config.elements)
         types = torch.full((119,), -1, dtype=torch.long)
@@ -114,6 +115,7 @@ class GeoMFormer(nn.Module):
         self.radial = _basis(config, n * n)
         self.radial_hidden = nn.Linear(k, config.radial_channels) if config.radial_channels else None
         self.embedding = nn.Embedding(n, d)
+        self.of_tag = nn.Embedding(TAGS, d) if config.tag_embedding else None
         self.centrality = nn.Linear(k, d, bias=False) if config.centrality else None
         self.from_centroid = _basis(config, n) if config.cutoff is None else None
         self.start_vectors = nn.Linear(k, d, bias=False)
@@ -124,7 +126,14 @@ class GeoMFormer(nn.Module):
         self.force_readout = VectorReadout(d) if config.direct_forces else None
         self.apply(_initialise)
 
-    def forward(self, numbers: Tensor, system: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> ModelOutput:
+    def forward(
+        self,
+        numbers: Tensor,
+        system: Tensor,
+        edge_index: Tensor,
+        edge_vectors: Tensor,
+        tags: Tensor | None = None,
+    ) -> ModelOutput:
         """Energies and features of atoms.
 
         Args:
@@ -133,6 +142,7 @@ class GeoMFormer(nn.Module):
             edge_index: (2, E) receiver and sender, sorted by receiver; for the global form all ordered pairs of
                 each structure.
             edge_vectors: (E, 3) Å from receiver to sender, none of length zero.
+            tags: (N,) where it reads them; others than OC20's count as the nearest of these.
         """
         blocks = make_blocks(system, edge_index, whole=self.cutoff is None)
         types = blocks.place_atoms(self.types[numbers])
@@ -141,6 +151,9 @@ class GeoMFormer(nn.Module):
         kernels = kernels * pair  # (K, B, n, M), of neighbours only
 
         scalars = self.embedding(types)
+        if self.of_tag is not None:
+            assert tags is not None  # who calls it knows `reads_tags`
+            scalars = scalars + self.of_tag(blocks.place_atoms(tags.clamp(0, TAGS - 1)))
         if self.centrality is not None:
             scalars = scalars + self.centrality(kernels.sum(-1).flatten(1).T)
         if self.from_centroid is None:
@@ -153,7 +166,8 @@ class GeoMFormer(nn.Module):
             scalars, vectors = evaluate(block, scalars, vectors, geometry, again=self.recompute)
         scalars, vectors = (blocks.take_atoms(x) for x in self.final_norms(scalars, vectors))
         forces = None if self.force_readout is None else self.force_readout(scalars, vectors)
-        return ModelOutput(self.readout(scalars), scalars, vectors, forces)
+        energies = self.readout(functional.dropout(scalars, self.config.readout_dropout, self.training))
+        return ModelOutput(energies, scalars, vectors, forces)
 
     def _geometry(self, types: Tensor, blocks: Blocks, edge_vectors: Tensor) -> tuple[Tensor, Geometry]:
         """Radial kernels (K, B, n, M), and what attention reads."""

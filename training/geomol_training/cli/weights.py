@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,13 @@ from .common import packages, stoppable
 
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
-    data: Annotated[str, typer.Argument(help="File, folder or pattern of labelled structures.")],
+    data: Annotated[
+        list[str], typer.Argument(help="File, folder or pattern of labelled structures; several are told apart.")
+    ],
     split: Annotated[str | None, typer.Option(help="Only frames of this split of the data, e.g. test.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; default: evaluation/ and the data's name.")
+        Path | None,
+        typer.Option(help="Folder of the results, in which several data have one each; default: evaluation/ and PATH."),
     ] = None,
     labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
     energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
@@ -29,11 +33,16 @@ def evaluate(
 ) -> None:
     """Compare a potential, or what else was trained, with labels: MAE and RMSE, a JSON file, a parity plot.
 
+    Results of DATA are in evaluation/ under its own path. A row for each of several DATA makes one table.
+
     Examples:
 
     `geomol-train evaluate runs/rmd17-ethanol/model.safetensors ../shared/data/rmd17/rmd17_ethanol_test_01.npz`
 
     `geomol-train evaluate geomformer-organic data/organic --split test --max-force 30 --skip-bad`
+
+    `geomol-train evaluate runs/is2re-est/model.safetensors is2re/all/val_id is2re/all/val_ood_ads
+    is2re/all/val_ood_cat is2re/all/val_ood_both`
     """
     import torch
 
@@ -44,25 +53,27 @@ def evaluate(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = _evaluation_folder(data) if out is None else out
-    console = Console()
-    with console.status("reading data") as status:
-        result = run_evaluate(
-            checkpoint,
-            data,
-            folder,
-            split=split,
-            keys=Keys(energy_key, forces_key, stress_key, labels=labels),
-            bad_rows="skip" if skip_bad else "raise",
-            max_force=max_force,
-            free_atoms_only=free_atoms,
-            report=lambda done, frames: status.update(f"{done} of {frames} frames"),
-        )
-    rows = {"all": {"frames": result.n_frames, **result.errors}, **result.by_split, **result.by_source}
-    console.print(errors_table(f"{checkpoint} on {data}", rows))
-    if result.skipped:
-        console.print(f"{result.skipped}.", markup=False)
-    console.print(f"Written: {folder / 'evaluation.json'}, {folder / 'parity.png'}", soft_wrap=True, markup=False)
+    console, one, rows = Console(), len(data) == 1, {}
+    for source in data:
+        folder = out if one and out is not None else _evaluation_folder(source, out)
+        with console.status("reading data") as status:
+            result = run_evaluate(
+                checkpoint,
+                source,
+                folder,
+                split=split,
+                keys=Keys(energy_key, forces_key, stress_key, labels=labels),
+                bad_rows="skip" if skip_bad else "raise",
+                max_force=max_force,
+                free_atoms_only=free_atoms,
+                report=lambda done, frames: status.update(f"{done} of {frames} frames"),
+            )
+        rows["all" if one else source] = {"frames": result.n_frames, **result.errors}
+        rows |= {**result.by_split, **result.by_source} if one else {}
+        if result.skipped:
+            console.print(f"{source}: {result.skipped}.", markup=False, soft_wrap=True)
+        console.print(f"Written: {folder / 'evaluation.json'}, {folder / 'parity.png'}", soft_wrap=True, markup=False)
+    console.print(errors_table(f"{checkpoint} on {data[0] if one else 'several data'}", rows))
 
 
 def evaluate_conformers(
@@ -71,7 +82,7 @@ def evaluate_conformers(
     split: Annotated[str, typer.Option(help="Only molecules of this split of the data; all: all of them.")] = "test",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the rows; run again to go on; default: evaluation/ and the data's name."),
+        typer.Option(help="Folder of the rows; run again to go on; default: evaluation/ and the data's path."),
     ] = None,
     molecules: Annotated[int | None, typer.Option(min=1, help="So many molecules, drawn with the seed.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of the sampler; default: what suits the weights.")] = None,
@@ -125,7 +136,9 @@ def submit(
     ood_ads: Annotated[str | None, typer.Option(help="Those with other adsorbates.")] = None,
     ood_cat: Annotated[str | None, typer.Option(help="Those with other catalysts.")] = None,
     ood_both: Annotated[str | None, typer.Option(help="Those with both.")] = None,
-    direct_forces: Annotated[bool, typer.Option(help="Forces of the direct head instead of the gradient.")] = False,
+    direct_forces: Annotated[
+        bool, typer.Option(help="Forces of the direct head, where the weights know those of the gradient, too.")
+    ] = False,
 ) -> None:
     """Predict test sets of OC20 (S2EF, IS2RE, IS2RS) and write them in the layout of its leaderboard.
 
@@ -149,12 +162,14 @@ def submit(
     console.print(f"{told} in {out}.", soft_wrap=True, markup=False)
 
 
-def _evaluation_folder(data: str) -> Path:
-    """``evaluation/`` and the name of the data: of the file or folder, of the folder that a pattern looks into."""
+def _evaluation_folder(data: str, out: Path | None = None) -> Path:
+    """The path of the data below ``out`` (default: ``evaluation``), without its ending and the signs of a pattern.
+
+    Many data sets have files of one name in folders that tell them apart.
+    """
     path = Path(data)
-    while any(sign in path.name for sign in "*?["):
-        path = path.parent
-    return Path("evaluation") / (path.resolve().name.split(".")[0] or "data")
+    names = [part for part in (*path.parts[:-1], path.stem) if part not in (path.anchor, "..")]
+    return Path(out or "evaluation", *(re.sub(r"[*?\[\]]", "", name) for name in names))
 
 
 def rigidity(
@@ -165,7 +180,7 @@ def rigidity(
     outside: Annotated[str | None, typer.Option(help="Unlike all of these: how uncertain are they?")] = None,
     save_as: Annotated[Path | None, typer.Option(help="Where the weights go; default: into CHECKPOINT.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; default: evaluation/ and the data's name.")
+        Path | None, typer.Option(help="Folder of the results; default: evaluation/ and the data's path.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Take so many random training frames.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of that choice.")] = 0,

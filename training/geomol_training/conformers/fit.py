@@ -20,7 +20,7 @@ from ..display import Display, results_table
 from ..keeper import MODEL, Keeper, Run
 from ..objective import Fitting
 from ..processes import Crew
-from ..runs import NOTHING_LEFT, STOPPED, Fitted, check_end, extent_of, fixed, open_run, run_to_end, write_run_result
+from ..runs import NOTHING_LEFT, Fitted, check_end, extent_of, fixed, open_run, run_to_end, write_run_result
 from ..schedule import Standing
 from ..splits import split_frames
 from .data import load_sets
@@ -62,7 +62,7 @@ def fit_flow(
         interval=training.validate_every,
         parts=training.parts,
     )
-    trained = run_to_end(fitting, supply, keeper, display, crew, state)
+    run_to_end(fitting, supply, keeper, display, crew, state)
     reason = keeper.stopped_by or NOTHING_LEFT
     errors = load_conformers(out / MODEL).metadata.errors
     console.print(results_table(f"{recipe.name}, best weights", errors))
@@ -80,8 +80,7 @@ def fit_flow(
         start=None,
         learned=parameters,
     )
-    if trained and reason not in STOPPED:
-        write_run_result(recipe, fitted, parameters, time_budget, crew, {"frames": fitted.frames})
+    write_run_result(recipe, fitted, parameters, time_budget, crew, {"frames": fitted.frames})
     told = f"{fitted.step} steps, {fitted.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}"
     console.print(told, soft_wrap=True, markup=False)
     return fitted

@@ -24,12 +24,19 @@ def task_of(recipe: Recipe) -> Task:
     return PotentialTask(recipe.loss, recipe.potential)
 
 
-def task_of_weights(predictor: Predictor, *, stress: bool, free_atoms_only: bool = False) -> Task:
-    """What finished weights predict; of a potential, ``stress`` too, and forces of which atoms are compared."""
+def task_of_weights(
+    predictor: Predictor, *, stress: bool, free_atoms_only: bool = False, direct_forces: bool = False
+) -> Task:
+    """What finished weights predict; of a potential, ``stress`` too, and forces of which atoms are compared.
+
+    ``direct_forces`` are those of its direct head alone, without gradients and stress.
+    """
     if isinstance(predictor, ScalarProperty):
         return PropertyTask(Loss(), predictor.form)
     if isinstance(predictor, RelaxedState):
         form = predictor.form
         what = Relaxation(energy=float(form.energy), displacement=(0.0, float(form.structure)))
         return RelaxationTask(Loss(), what, tagged=form.tagged)
+    if direct_forces:
+        return PotentialTask(Loss(forces=0.0, direct_forces=1.0, free_atoms_only=free_atoms_only))
     return PotentialTask(Loss(stress=float(stress), free_atoms_only=free_atoms_only))

@@ -107,10 +107,13 @@ class PotentialTask(Task):
         return pairs
 
     def errors(self, frames: Frames, predicted: Predicted, index: np.ndarray | None = None) -> dict[str, float]:
-        """MAE and RMSE; where free atoms only are compared, OC20's cosine and EFwT too."""
+        """MAE and RMSE; where free atoms only are compared, OC20's cosine and EFwT too.
+
+        These are of the gradient, or of the direct head where the loss asks for that alone.
+        """
         index = np.arange(len(frames)) if index is None else index
         found = super().errors(frames, predicted, index)
-        forces = predicted.forces if predicted.forces is not None else predicted.direct_forces
+        forces = predicted.forces if self.weights.forces > 0 else predicted.direct_forces
         if self.weights.free_atoms_only and forces is not None:
             atoms = self._compared(frames, index)
             if not len(atoms):

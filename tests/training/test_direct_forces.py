@@ -1,0 +1,116 @@
+"""Forces that a direct head alone has learned (S2EF): the test, evaluations and submissions are about these."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import add_adsorbate, fcc111
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from ase.io import write
+from geomol_training.cards import facts
+from geomol_training.evaluate import evaluate
+from geomol_training.fit import Fitted, fit
+from geomol_training.recipe import Recipe
+from geomol_training.submission import submit
+from rich.console import Console
+
+from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.graph import from_atoms
+
+HELD = [0, 1, 2, 3]
+CONFIG = {"elements": [8, 29], "cutoff": 4.0, "layers": 1, "channels": 8, "heads": 2, "direct_forces": True}
+
+
+@pytest.fixture(scope="module")
+def slabs() -> list[Atoms]:
+    """Oxygen on copper with the lowest layer fixed, atoms moved at random."""
+    random, made = np.random.default_rng(0), []
+    for index in range(12):
+        atoms = fcc111("Cu", (2, 2, 2), vacuum=6.0, periodic=True)
+        add_adsorbate(atoms, "O", 1.4, "fcc")
+        atoms.set_constraint(FixAtoms(HELD))
+        atoms.positions[4:] += random.normal(0, 0.08, (5, 3))
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        atoms.info = {"split": "test" if index < 3 else "train"}
+        made.append(atoms)
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(slabs: list[Atoms], tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    folder = tmp_path_factory.mktemp("direct")
+    write(folder / "train.extxyz", slabs[3:])
+    write(folder / "test.extxyz", slabs[:3])
+    recipe = Recipe.model_validate(
+        {
+            "name": "direct",
+            "data": {
+                "train": f"{folder}/train.extxyz",
+                "test": f"{folder}/test.extxyz",
+                "split": {"by": "frame", "valid": 2},
+            },
+            "model": {"config": CONFIG},
+            "loss": {"forces": 0.0, "direct_forces": 1.0, "free_atoms_only": True},
+            "optimiser": {"lr": 0.01},
+            "training": {"batch_frames": 4, "max_steps": 30, "validate_every": 10, "ema": 0.5},
+            "metadata": {"theory": "EMT", "training_data": "nine slabs"},
+        }
+    )
+    return fit(recipe, folder / "run", console=Console(quiet=True), threads=1)
+
+
+def by_hand(trained: Fitted, slabs: list[Atoms]) -> dict[str, float]:
+    """Errors and cosine of the direct head's forces on free atoms, and those of the gradient."""
+    potential = load_checkpoint(trained.model).potential
+    predictions = [potential(from_atoms(atoms, potential.cutoff)) for atoms in slabs]
+    labels = np.concatenate([atoms.get_forces(apply_constraint=False)[4:] for atoms in slabs])
+    direct = np.concatenate([prediction.direct_forces.numpy()[4:] for prediction in predictions])
+    gradient = np.concatenate([prediction.forces.numpy()[4:] for prediction in predictions])
+    lengths = np.linalg.norm(direct, axis=1) * np.linalg.norm(labels, axis=1)
+    return {
+        "direct_forces_MAE_meV_per_A": 1e3 * np.abs(direct - labels).mean(),
+        "forces_cosine": float(((direct * labels).sum(1) / lengths).mean()),
+        "gradient": 1e3 * np.abs(gradient - labels).mean(),
+    }
+
+
+def test_the_test_of_a_training_is_about_what_it_learned(trained, slabs):
+    expected = by_hand(trained, slabs[:3])
+    assert expected["direct_forces_MAE_meV_per_A"] < expected["gradient"]
+    for name in ("direct_forces_MAE_meV_per_A", "forces_cosine"):
+        assert trained.errors[f"test_{name}"] == pytest.approx(expected[name], rel=1e-4)
+    assert "test_EFwT_percent" in trained.errors
+    for part in ("test", "validation"):
+        assert f"{part}_forces_MAE_meV_per_A" not in trained.errors
+    potential, card, *_ = load_checkpoint(trained.model)
+    assert card.forces == "direct"
+    assert "learned by a direct head alone" in facts(potential, card)
+
+
+def test_an_evaluation_knows_it_from_the_weights(trained, slabs, tmp_path):
+    write(tmp_path / "test.extxyz", slabs[:3])
+    found = evaluate(trained.model, f"{tmp_path}/test.extxyz", tmp_path, free_atoms_only=True).errors
+    assert found == pytest.approx(
+        {name.removeprefix("test_"): value for name, value in trained.errors.items() if name.startswith("test_")}
+    )
+
+
+def test_a_submission_knows_it_too(trained, slabs, tmp_path):
+    pytest.importorskip("lmdb")
+    for number, atoms in enumerate(frames := [atoms.copy() for atoms in slabs[:3]]):
+        atoms.calc, atoms.info = slabs[number].calc, {}
+    write(tmp_path / "0.extxyz", frames, format="extxyz")
+    (tmp_path / "0.txt").write_text("".join(f"random{number},frame0,0.0\n" for number in range(3)))
+    submit(trained.model, {"id": f"{tmp_path}/0.extxyz"}, tmp_path / "plain.npz")
+    submit(trained.model, {"id": f"{tmp_path}/0.extxyz"}, tmp_path / "asked.npz", direct_forces=True)
+    with np.load(tmp_path / "plain.npz") as plain, np.load(tmp_path / "asked.npz") as asked:
+        found = plain["id_forces"]
+        np.testing.assert_array_equal(found, asked["id_forces"])
+    labels = np.concatenate([atoms.get_forces(apply_constraint=False)[4:] for atoms in slabs[:3]])
+    error = 1e3 * np.abs(found - labels).mean()
+    assert error == pytest.approx(by_hand(trained, slabs[:3])["direct_forces_MAE_meV_per_A"], rel=1e-4)
