@@ -2,20 +2,30 @@
 
 Random molecules of QM9, one random rotation each, networks of 1 to 6 layers with random weights: mean of
 |E(turned) - E| over the standard deviation of E among the molecules. The paper prints the change alone, of networks
-whose scale it does not say. "Lattice": Fibonacci points; "quadrature": analysis as in the paper, with equal weights
-4 pi / N; "least squares": the analysis that undoes synthesis; "exact": icosahedral or Lebedev rules; "e3nn": the
-product grid of e3nn, whose points attention counts alike though they crowd at the poles. "Paper" and "exact" networks
-are the modes of `ESTConfig`, both with the message of GotenNet, which has no error of its own, so that what is seen is
-that of the update. Norms have no floor here and logits no bound in either mode: an untrained network that damps its
-features would hide the error. The last rows have the paper's own message, fewer molecules and up to three layers.
+whose scale it does not say; the rows "spread" have the deviation, in the network's own unit. Each network is tried on
+four sets of points, as many or nearly so. "Lattice, quadrature": Fibonacci points as in the paper, analysis with equal
+weights 4 pi / N; "lattice, least squares": the analysis that undoes synthesis; "exact": an icosahedral or a Lebedev
+rule; "e3nn": its product grid, whose points attention counts alike though they crowd at the poles.
+
+Networks: "paper" and "exact" are the modes of `ESTConfig`, and in both every layer's energy passes through the points
+(`scalar_bypass` is off). "Bypass" is the exact mode as it is by default: invariants go past the points, and the last
+block is without, so that one layer has no points at all and shows rounding. The message of most rows is that of
+GotenNet, which has no error of its own: what is seen is the update's. The last rows have the paper's own message and
+up to three layers. Norms have no floor and logits no bound in any network, since an untrained one that damps its
+features would hide the error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
-from _frame import Answer, Row, answer, progress
+from _frame import Answer, Option, Row, answer
 from _sphere import Variant, e3nn_grid, random_rotation, use_points
+from _work import computed, each, work_folder
 from ase import Atoms
 from geomol_training.labelling.qm9 import sample_qm9
 
@@ -24,90 +34,155 @@ from ase_geomol.models.est import EST, ESTConfig
 from ase_geomol.nn.sphere import fibonacci, point_rule
 from ase_geomol.potential import Potential
 
-SEED = 0
-MOLECULES, ZONAL_MOLECULES, BATCH = 1000, 100, 25
+SEED, BATCH = 0, 25
 ELEMENTS = (1, 6, 7, 8, 9)
-LAYERS = range(1, 7)
+MOLECULES, FEWER = 1000, 100
+LAYERS, FEW_LAYERS = 6, 3
+NETWORKS: dict[str, dict[str, Any]] = {
+    "paper": {"mode": "paper"},
+    "exact": {"mode": "exact", "scalar_bypass": False},
+    "bypass": {"mode": "exact", "scalar_bypass": True},
+}
+GOALS = {2: 10, 4: 2}
+"""What the exact rule must gain over the lattice, by degree."""
+SETTINGS = {"seed": SEED, "molecules of rows with more points or the zonal message": FEWER}
 
 
-def run(smoke: bool) -> Answer:
+class Case(NamedTuple):
+    """One row of the table but for the kind of points: a network, its exact rule, and what it is tried on."""
+
+    network: str
+    message: str
+    lmax: int
+    points: str
+    layers: int
+    molecules: int
+
+
+def run(smoke: bool, molecules: int = MOLECULES) -> Answer:
     """One row for each network and kind of points."""
-    count = 6 if smoke else MOLECULES
-    molecules = sample_qm9(count, np.random.default_rng(SEED))
-    pairs = [_pair(Atoms(m.numbers, np.array(m.positions)), seed) for seed, m in enumerate(molecules)]
-    settings = [
-        (mode, message, lmax, points)
-        for message in ("gata", "zonal")
-        for mode in ("paper", "exact")
-        for lmax, names in ((2, ("icosahedral-72", "icosahedral-132")), (4, ("icosahedral-132", "lebedev-194")))
-        for points in names
-        if message == "gata" or (lmax == 2 and points == "icosahedral-72")
-    ]
-    rows = []
-    for mode, message, lmax, points in progress(settings[:1] if smoke else settings, "networks"):
-        used = pairs if message == "gata" else pairs[:ZONAL_MOLECULES]
-        layers = list(LAYERS)[:1] if smoke else list(LAYERS)[: 6 if message == "gata" else 3]
-        for variant in variants(points, lmax):
-            changes = {n: _change(mode, message, lmax, n, variant, used) for n in layers}
-            rows.append(
-                {
-                    "network": mode,
-                    "message": message,
-                    "lmax": lmax,
-                    "points": f"{len(variant.rule.points)} {variant.name}",
-                    **{f"{n} layers" if n > 1 else "1 layer": changes.get(n) for n in LAYERS},
-                }
-            )
-    return Answer(rows, {} if smoke else _gains(rows))
+    wanted = [Case("exact", "gata", 2, "icosahedral-72", 1, 4)] if smoke else cases(molecules)
+    work = {
+        "-".join(map(str, (case.network, case.message, case.lmax, case.points, case.molecules, layers))): (case, layers)
+        for case in wanted
+        for layers in range(1, case.layers + 1)
+    }
+    with work_folder("rotations", SETTINGS, smoke) as folder:
+        found = each(work, _changes, folder)
+    rows = [row for case in wanted for row in _rows(case, found)]
+    errors = {"networks that ended with an error (goal: 0)": sum(bool(row["error"]) for row in found)}
+    return Answer(rows, _gains(rows) | errors, computed(found))
 
 
-def variants(points: str, lmax: int) -> list[Variant]:
-    """An exact rule, and other points, as many or nearly so."""
+def cases(molecules: int) -> list[Case]:
+    """All that the table has; rows with more points are tried on fewer molecules."""
+    fewer = min(molecules, FEWER)
+    found = []
+    for message, lmax, points, layers, count in (
+        ("gata", 2, "icosahedral-72", LAYERS, molecules),
+        ("gata", 4, "icosahedral-132", LAYERS, molecules),
+        ("gata", 2, "icosahedral-132", LAYERS, fewer),
+        ("gata", 4, "lebedev-194", LAYERS, fewer),
+        ("zonal", 2, "icosahedral-72", FEW_LAYERS, fewer),
+    ):
+        found += [Case(network, message, lmax, points, layers, count) for network in NETWORKS]
+    return found
+
+
+def variants(points: str, lmax: int) -> dict[str, Variant]:
+    """By name: an exact rule, and other points, as many or nearly so."""
     exact = point_rule(points)
     lattice = fibonacci(len(exact.points))
-    return [
+    found = (
         Variant("lattice, quadrature", lattice, "quadrature"),
         Variant("lattice, least squares", lattice, "least_squares"),
         Variant("exact", exact, "quadrature"),
         Variant("e3nn", e3nn_grid(len(exact.points), lmax), "least_squares", counts_points=True),
-    ]
+    )
+    return {variant.name: variant for variant in found}
 
 
-def _pair(atoms: Atoms, seed: int) -> tuple[AtomGraph, AtomGraph]:
-    turned = atoms.copy()
-    turned.positions = atoms.positions @ random_rotation(seed).numpy().T
-    return from_atoms(atoms, 5.0), from_atoms(turned, 5.0)
+def _changes(work: tuple[Case, int]) -> Row:
+    """Of one network: the change on each kind of points, by name, and the spread of its energies."""
+    case, layers = work
+    options = {"elements": ELEMENTS, "message": case.message, "lmax": case.lmax, "layers": layers}
+    config = ESTConfig.model_validate(
+        {**options, **NETWORKS[case.network], "norm_floor": 1e-6, "bounded_attention": False}
+    )
+    row: Row = {"case": list(case), "layers": layers}
+    for name, variant in variants(case.points, case.lmax).items():
+        row[name], row["spread"] = _change(config, variant, case)
+    return row
 
 
-def _change(
-    mode: str, message: str, lmax: int, layers: int, variant: Variant, pairs: list[tuple[AtomGraph, AtomGraph]]
-) -> float:
+def _change(config: ESTConfig, variant: Variant, case: Case) -> tuple[float, float]:
+    """Mean change over the spread, and the spread."""
     torch.manual_seed(SEED)
-    options = {"elements": ELEMENTS, "mode": mode, "message": message, "lmax": lmax, "layers": layers}
-    config = ESTConfig.model_validate({**options, "norm_floor": 1e-6, "bounded_attention": False})
     potential = Potential(EST(config), repulsion=0.0).eval().set_dtype(torch.float64)  # pyright: ignore[reportArgumentType]
-    use_points(potential, variant, lmax)
-    energies = []
+    use_points(potential, variant, case.lmax)
+    pairs, energies = _pairs(case.molecules), []
     for start in range(0, len(pairs), BATCH):
         batch = pairs[start : start + BATCH]
         energies.append([potential(collate(side), forces=False).energy.numpy() for side in zip(*batch, strict=True)])
     plain, turned = np.concatenate(energies, axis=1)
-    return float(np.abs(turned - plain).mean() / plain.std())
+    return float(np.abs(turned - plain).mean() / plain.std()), float(plain.std())
+
+
+@cache
+def _pairs(count: int) -> list[tuple[AtomGraph, AtomGraph]]:
+    """Molecules, as they are and turned; once for each process."""
+    pairs = []
+    for seed, molecule in enumerate(sample_qm9(count, np.random.default_rng(SEED))):
+        atoms = Atoms(molecule.numbers, np.array(molecule.positions))
+        turned = Atoms(atoms.numbers, atoms.positions @ random_rotation(seed).numpy().T)
+        pairs.append((from_atoms(atoms, 5.0), from_atoms(turned, 5.0)))
+    return pairs
+
+
+def _rows(case: Case, found: list[Row]) -> Iterator[Row]:
+    """Changes on each kind of points, and the spread."""
+    counts = {name: str(len(v.rule.points)) for name, v in variants(case.points, case.lmax).items()}
+    of_layers = {row["layers"]: row for row in found if row.get("case") == list(case)}
+    for name in (*counts, "spread"):
+        yield {
+            "network": case.network,
+            "message": case.message,
+            "lmax": case.lmax,
+            "rule": case.points,
+            "molecules": case.molecules,
+            "points": name,
+            "count": counts.get(name, ""),
+            **{_column(n): of_layers[n][name] if n in of_layers else None for n in range(1, LAYERS + 1)},
+        }
+
+
+def _column(layers: int) -> str:
+    return "1 layer" if layers == 1 else f"{layers} layers"
 
 
 def _gains(rows: list[Row]) -> dict[str, float | None]:
-    """Error of the lattice by quadrature over that of the exact rule, in exact mode, smallest over the layers."""
+    """Change on the lattice, and on the grid of e3nn, over that on the exact rule: the least of all layers.
+
+    Of networks that read their points in every layer: else rounding would be compared with rounding.
+    """
     gains: dict[str, float | None] = {}
-    exact = [row for row in rows if row["network"] == "exact" and row["message"] == "gata"]
-    for lattice in (row for row in exact if row["points"].endswith("quadrature")):
-        count = lattice["points"].split()[0]
-        rule = next(row for row in exact if row["points"] == f"{count} exact" and row["lmax"] == lattice["lmax"])
-        ratios = [lattice[name] / rule[name] for name in rule if name.endswith(("layer", "layers"))]
-        goal = 10 if lattice["lmax"] == 2 else 2
-        gains[f"L = {lattice['lmax']}, {count} points: lattice / exact, least of all layers (goal: {goal})"] = min(
-            ratios
-        )
+    kinds: dict[tuple[str, str, int, str], dict[str, Row]] = {}
+    for row in rows:
+        kinds.setdefault((row["network"], row["message"], row["lmax"], row["rule"]), {})[row["points"]] = row
+    for (network, message, lmax, rule), of in kinds.items():
+        if network == "bypass":
+            continue
+        for other in ("lattice, quadrature", "lattice, least squares", "e3nn"):
+            goal = f" (goal: {GOALS[lmax]})" if (network, other) == ("exact", "lattice, quadrature") else ""
+            text = f"{network} network, {message}, L = {lmax}: {other} / {rule}, least of all layers{goal}"
+            gains[text] = _least(of[other], of["exact"])
     return gains
+
+
+def _least(above: Row, below: Row) -> float | None:
+    columns = map(_column, range(1, LAYERS + 1))
+    ratios = [above[name] / below[name] for name in columns if above[name] is not None and below[name] is not None]
+    return min(ratios, default=None)
 
 
 if __name__ == "__main__":
@@ -115,5 +190,6 @@ if __name__ == "__main__":
         __doc__ or "",
         run,
         packages=["e3nn"],
-        settings={"seed": SEED, "molecules": MOLECULES, "of the zonal message": ZONAL_MOLECULES},
+        settings=SETTINGS,
+        options={"molecules": Option(MOLECULES, "of QM9, in the rows that have all")},
     )
