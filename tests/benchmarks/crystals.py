@@ -16,22 +16,22 @@ import json
 import lzma
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _frame import Answer, Row, answer
+from _frame import RECIPES, Answer, Row, answer
 from _peers import Package, PeerError, Peers
 from _work import computed, each, work_folder
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import atomic_numbers
 from ase.io import iread
-from geomol_training.crystals.recipe import load_crystal_recipe
 from geomol_training.crystals.structures import split_of_composition
 from geomol_training.crystals.teacher import Teacher
+from geomol_training.recipe import Recipe, load_recipe
 from pymatgen.core import Structure
 
 from ase_geomol import GeoMolCalculator
@@ -39,17 +39,19 @@ from ase_geomol.errors import DataError, GeoMolError
 
 MODEL = "est-crystal"
 TEACHER = Package("SevenNet-0", "_peer_sevennet.py", "sevenn==0.13.0")
-LABELS = Path("data/crystals")
 DFT = Path("../shared/data/crystals")
-RECIPE = Path("training/recipes/shipped/est_crystal_labels.yaml")
+RECIPE = load_recipe(RECIPES / "est_crystal.yaml")
+assert isinstance(RECIPE, Recipe)
+LABELS = (RECIPE.data.train,) if isinstance(RECIPE.data.train, str) else RECIPE.data.train
 SETTINGS = {
-    "labels": "frames of the test split in data/crystals",
+    "labels": f"frames of the test split in {', '.join(LABELS)}",
     "MPtrj": "frames of the test compositions",
     "Zuo et al.": "test frames",
     "largest force eV/Å": 30.0,
     "most atoms": 120,
 }
-ELEMENTS = ("Li", "Mo", "Si", "Ge")
+ELEMENTS = set(RECIPE.elements or ())
+ZUO = ("Li", "Mo", "Si", "Ge")
 ENERGY, FORCES, STRESS = "energy meV/atom", "forces meV/Å", "stress meV/Å³"
 
 
@@ -81,12 +83,13 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
 def _sets() -> dict[str, list[Atoms]]:
     """Frames by name of their set, each with what it is compared with as its calculator."""
     held_out: dict[str, list[Atoms]] = {}
-    for path in sorted(LABELS.glob("*.extxyz")):
-        for atoms in iread(path):
+    for folder in LABELS:
+        paths = sorted(Path(folder).glob("*.extxyz"))
+        if not paths:
+            raise DataError(f"There are no labels in {folder}: make them with geomol-train crystals, or run --smoke.")
+        for atoms in chain.from_iterable(map(iread, paths)):
             if atoms.info["split"] == "test":
                 held_out.setdefault(f"labels: {atoms.info['source']}", []).append(atoms)
-    if not held_out:
-        raise DataError(f"There are no labels in {LABELS}: make them with geomol-train crystals, or run --smoke.")
     for kind in ("random", "highest-stress"):
         path = DFT / f"mptrj-{kind}-1k.extxyz.xz"
         if not path.exists():
@@ -95,7 +98,7 @@ def _sets() -> dict[str, list[Atoms]]:
         held_out[f"MPtrj, {kind.replace('-', ' ')}"] = [
             atoms for atoms in frames if split_of_composition(atoms) == "test" and _fits(atoms)
         ]
-    for element in ELEMENTS:
+    for element in ZUO:
         held_out[f"{element} of Zuo et al."] = [
             atoms for atoms in _zuo(DFT / "mlearn" / f"{element}_test.json.xz") if _fits(atoms)
         ]
@@ -109,11 +112,10 @@ def _smoke_sets() -> dict[str, list[Atoms]]:
 
 
 def _fits(atoms: Atoms) -> bool:
-    known = {atomic_numbers[symbol] for symbol in load_crystal_recipe(RECIPE).elements}
     strongest = np.linalg.norm(atoms.get_forces(), axis=1).max()
     return (
         len(atoms) <= SETTINGS["most atoms"]
-        and set(atoms.numbers.tolist()) <= known
+        and set(atoms.numbers.tolist()) <= ELEMENTS
         and strongest <= SETTINGS["largest force eV/Å"]
     )
 
