@@ -599,31 +599,3 @@ def test_hessian_of_a_committee_is_the_mean(members: list[Path], committee: GeoM
     assert hessian.shape == (18, 18)
     np.testing.assert_allclose(hessian, np.mean(single, 0), atol=1e-10)
     np.testing.assert_array_equal(hessian, hessian.T)
-
-
-# Other programs that take an ASE calculator
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_pymatgen_molecule(calculator: GeoMolCalculator) -> None:
-    pymatgen = pytest.importorskip("pymatgen.io.ase")
-    atoms = molecule("CH3CH2OH")
-    start = pymatgen.AseAtomsAdaptor.get_molecule(atoms)
-    relaxed = start.relax(calculator=calculator, steps=5, fmax=1e-4)
-    after = pymatgen.AseAtomsAdaptor.get_atoms(relaxed)
-    assert len(after) == len(atoms)
-    for one in (atoms, after):
-        one.calc = calculator
-    assert after.get_potential_energy() < atoms.get_potential_energy()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_pymatgen_structure(calculator: GeoMolCalculator, make_structure) -> None:
-    pymatgen = pytest.importorskip("pymatgen.io.ase")
-    atoms = make_structure("bulk")
-    start = pymatgen.AseAtomsAdaptor.get_structure(atoms)
-    relaxed = start.relax(calculator=calculator, steps=4, fmax=1e-4)
-    after = pymatgen.AseAtomsAdaptor.get_atoms(relaxed)
-    for one in (atoms, after):
-        one.calc = calculator
-    assert after.get_potential_energy() < atoms.get_potential_energy()
