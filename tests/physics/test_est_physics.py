@@ -53,3 +53,10 @@ class TestPointNorm(TestGata):
 
     options = {"message": "gata", "norm": "point"}  # noqa: RUF012
     rotation_tolerance = 1e-3
+
+
+class TestPaper(TestZonal):
+    """The paper's mode as a whole: its message, its norm, its 30 points; all but rotations is exact all the same."""
+
+    options = {"mode": "paper", "heads": 1, "zonal_nodes": 8}  # noqa: RUF012
+    rotation_tolerance = 0.15

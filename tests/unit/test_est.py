@@ -230,11 +230,13 @@ def test_exact_rules_beat_the_fibonacci_lattice():
 # Messages
 
 
-def test_zonal_message_is_attention_over_the_whole_sphere():
-    """The azimuth in closed form, against keys on a grid of 80 x 160 points."""
-    config = make_config(zonal_nodes=32, bounded_attention=False, points="icosahedral-32")
+@pytest.mark.parametrize(("norm", "nodes"), [("coefficient", 32), ("point", 80)])
+def test_zonal_message_is_attention_over_the_whole_sphere(norm: str, nodes: int):
+    """The azimuth in closed form, against keys on a grid of 80 x 160 points; a norm at each point asks for more."""
+    config = make_config(zonal_nodes=nodes, norm=norm, bounded_attention=False, points="icosahedral-32")
     message = ZonalMessage(config, make_sphere(config))
-    torch.nn.init.normal_(message.orientation)
+    for parameter in (message.orientation, *message.edge_norm.parameters()):
+        torch.nn.init.normal_(parameter)
     edges = make_edges(2, 2, config.radial_channels)
     queries = torch.randn(2, 32, 8)
     with torch.no_grad():
@@ -246,7 +248,7 @@ def test_zonal_message_is_attention_over_the_whole_sphere():
             legendre = torch.tensor(np.polynomial.legendre.legvander(heights.numpy(), 2))
             zonal = legendre * torch.sqrt((2 * torch.arange(3) + 1) / (4 * math.pi))
             function = zonal @ message.edge_function.by_degree(edges.radial)[edge]
-            keys, values = message.key_value(function).chunk(2, -1)
+            keys, values = message.key_value(message.edge_norm(function)).chunk(2, -1)
             parts = []
             for head in range(2):
                 channels = slice(4 * head, 4 * head + 4)
