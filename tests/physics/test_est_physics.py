@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from physics.mixin import PotentialPhysics
+from ase import Atoms
+from physics.mixin import PotentialPhysics, assert_close, evaluate, random_rotation
 
+from ase_geomol.graph import from_atoms
 from ase_geomol.potential import Potential
 
 
@@ -60,3 +63,34 @@ class TestPaper(TestZonal):
 
     options = {"mode": "paper", "heads": 1, "zonal_nodes": 8}  # noqa: RUF012
     rotation_tolerance = 0.15
+
+
+@pytest.mark.parametrize("mirror_symmetric", [True, False])
+def test_mirror_images_differ_only_where_wanted(make_potential, make_structure, mirror_symmetric: bool):
+    """Turns leave all as it is; a mirror image of a molecule without symmetry is another molecule, or is not."""
+    potential = make_potential(8, "est", message="so2", mirror_symmetric=mirror_symmetric)
+    atoms = make_structure("ethanol")
+    plain = evaluate(potential, atoms)
+    for determinant in (1, -1):
+        rotation = random_rotation(determinant)
+        turned = evaluate(potential, Atoms(atoms.numbers, atoms.positions @ rotation.T))
+        if determinant == 1 or mirror_symmetric:
+            assert_close(turned["energy"], plain["energy"], 1e-6)
+            assert_close(turned["forces"], plain["forces"] @ rotation.T, 1e-6)
+        else:
+            assert np.abs(turned["energies"] - plain["energies"]).max() > 1e-3
+            assert np.abs(turned["forces"] - plain["forces"] @ rotation.T).max() > 1e-3
+
+
+@pytest.mark.parametrize("determinant", [1, -1])
+@pytest.mark.parametrize("test", [TestGata, TestSO2, TestGraphAttention, TestAttention], ids=lambda test: test.__name__)
+def test_direct_forces_turn_with_the_atoms(make_potential, make_structure, test: type[TestZonal], determinant: int):
+    potential = make_potential(test.seed, "est", **test.options, direct_forces=True)
+    atoms, rotation = make_structure("ethanol"), random_rotation(determinant)
+    plain, turned = (
+        potential(from_atoms(Atoms(atoms.numbers, positions), potential.cutoff))
+        for positions in (atoms.positions, atoms.positions @ rotation.T + 1.0)
+    )
+    assert_close(turned.direct_forces.numpy(), plain.direct_forces.numpy() @ rotation.T, test.rotation_tolerance)
+    assert plain.direct_forces.abs().max() > 1e-2
+    assert (plain.direct_forces - plain.forces).abs().max() > 1e-2, "they are no gradient"
