@@ -20,6 +20,7 @@ from ase_geomol.models.est.attention import Lift, SphericalAttention
 from ase_geomol.models.est.edges import DegreeFilter, Edges, RadialFunctions
 from ase_geomol.models.est.edges import make_edges as prepare_edges
 from ase_geomol.models.est.elements import periodic_place
+from ase_geomol.models.est.messages import MESSAGES
 from ase_geomol.models.est.messages.so2 import SO2Message, edge_frames
 from ase_geomol.models.est.messages.zonal import ZonalMessage, log_bessel
 from ase_geomol.models.est.network import Block
@@ -265,17 +266,22 @@ def test_logarithm_of_the_bessel_function():
     assert torch.allclose(log_bessel(roots.square()), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["zonal", "graph_attention", "so2", "gata"])
+@pytest.mark.parametrize("name", list(MESSAGES))
 def test_messages_turn_with_the_atoms(name: str):
-    from ase_geomol.models.est.messages import MESSAGES
-
     config = make_config(message=name)
-    message = MESSAGES[name](config, make_sphere(config))
-    edges = make_edges(6, 2, config.radial_channels)
-    x, rotation = torch.randn(2, 9, 8), random_rotation()
+    message, radial = MESSAGES[name](config, make_sphere(config)), RadialFunctions(config)
+    positions, x, rotation = torch.randn(4, 3), torch.randn(4, 9, 8), random_rotation()
+    pairs = torch.tensor([[i, j] for i in range(4) for j in range(4) if i != j]).T
+    blocks = make_blocks(torch.zeros(4, dtype=torch.long), pairs) if message.uses_blocks else None
+
+    def heard(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        vectors = positions[pairs[1]] - positions[pairs[0]]
+        edges = prepare_edges(config, radial, torch.tensor([0, 1, 1, 0]), pairs, vectors, blocks)
+        return message(x, edges)[0]
+
     matrix = wigner(rotation[None], 2)
-    plain = message(x, edges)[0]
-    assert torch.allclose(message(matrix @ x, turned(edges, rotation, 2))[0], matrix @ plain, atol=1e-6)
+    plain = heard(x, positions)
+    assert torch.allclose(heard(matrix @ x, positions @ rotation.T), matrix @ plain, atol=1e-6)
     assert plain.abs().max() > 1e-3
 
 
@@ -391,7 +397,7 @@ def test_blocks_steer_harmonics_as_lists_do():
 # What is read of the network
 
 
-@pytest.mark.parametrize("message", ["zonal", "graph_attention", "so2", "gata", "attention"])
+@pytest.mark.parametrize("message", list(MESSAGES))
 @pytest.mark.parametrize("direct_forces", [False, True])
 def test_every_weight_counts(message: str, direct_forces: bool):
     """What nothing reads would be learned, kept and computed for nothing."""
