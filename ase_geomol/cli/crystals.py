@@ -230,7 +230,7 @@ def neb(
     model: common.ModelOption = common.DEFAULT_MODEL,
     images: Annotated[int, typer.Option(help="Between the ends.")] = 7,
     fmax: FmaxOption = 0.05,
-    steps: Annotated[int, typer.Option(help="At most so many in each stage.")] = 500,
+    steps: Annotated[int, typer.Option(help="At most so many in each of two stages.")] = 500,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
     dtype: common.DtypeOption = "float32",
@@ -245,7 +245,7 @@ def neb(
     atoms, folder, title = _start(first, "neb", model, dtype, device, out, overwrite, as_it_is=True)
     end, _ = common.structure(last)
     with common.progress("live") as bar:
-        task = bar.add_task("Path", total=steps, live="")
+        task = bar.add_task("Path", total=2 * steps, live="")
         result = simulate.minimum_energy_path(
             atoms,
             end,

@@ -64,7 +64,7 @@ def minimum_energy_path(
         fmax: eV/Å.
         steps: at most so many, in each stage.
         climb: find the saddle point.
-        on_step: called with step and barrier (eV).
+        on_step: called with the number of steps taken in both stages and the barrier (eV), at the start and after each.
 
     Raises:
         ConfigError: no image.
@@ -92,8 +92,8 @@ def minimum_energy_path(
             converged = bool(state)
             if on_step:
                 assert neb.energies is not None  # set by the forces
-                on_step(taken, float(neb.energies.max() - neb.energies[0]))
-            taken += 1
+                on_step(taken + optimizer.nsteps, float(neb.energies.max() - neb.energies[0]))
+        taken += optimizer.nsteps
     energies = np.array([image.get_potential_energy() for image in band])
     moves = [np.linalg.norm(_minimum(b, a)) for a, b in pairwise(band)]
     return MinimumEnergyPath(band, converged, taken, energies - energies[0], np.concatenate([[0.0], np.cumsum(moves)]))

@@ -161,6 +161,10 @@ def test_a_vacancy_hops(copper, tmp_path):
     assert result.energies[-1] == pytest.approx(0, abs=1e-3)
     assert (np.diff(result.distances) > 0).all()
     path_picture(tmp_path / "path.png", result, title="a vacancy in Cu")
+    seen: list[int] = []
+    short = minimum_energy_path(first, last, images=1, steps=2, fmax=1e-4, on_step=lambda step, _: seen.append(step))
+    assert not short.converged
+    assert (seen, short.steps) == ([0, 1, 2, 2, 3, 4], 4), "two in each stage, none for its start"
 
 
 def test_radial_distribution_of_a_gas_and_of_a_crystal(tmp_path):
