@@ -29,6 +29,8 @@ FAMILY = 0.75
 """Å; conformers whose heavy atoms are nearer than that are of one family in the table."""
 MOST_ROWS = 20
 LISTS = (".smi", ".smiles", ".txt", ".csv")
+BESIDE_ONE, BESIDE_LINES = (".png", ".html"), (".csv", ".json")
+"""What is written beside the structures of one molecule, and of a file of them."""
 
 
 def conformers(
@@ -67,11 +69,15 @@ def conformers(
     molecules: conformers.extxyz and conformers.csv, which says of each line what it gave.
     """
     from .. import simulate
+    from ..errors import OutputError
 
     many = os.path.isfile(molecules)
     path = _target(molecules, out, many)
-    if not resume:
-        simulate.see_free(path, overwrite=overwrite)
+    for file in (path, *map(path.with_suffix, BESIDE_LINES if many else BESIDE_ONE)):
+        if many and file.exists() and file.samefile(molecules):
+            raise OutputError(f"{file} holds the molecules and would be replaced: choose another place with --out.")
+        if not resume:
+            simulate.see_free(file, overwrite=overwrite)
     maker = _provider(provider, device)
     calculator = common.calculator(model, dtype, device, skin) if relax else None
     settings = {

@@ -102,6 +102,39 @@ def test_a_file_of_molecules_is_resumed(cli, here):
     assert read(folder / "conformers.extxyz").get_chemical_formula() == "H3N"
 
 
+@pytest.mark.parametrize(
+    ("source", "words", "message"),
+    [
+        ("mols.csv", ("mols.csv", "--out", "mols.sdf", "--overwrite"), "mols.csv holds the molecules"),
+        ("mols.csv", ("mols.csv", "--out", "mols.sdf", "--resume"), "mols.csv holds the molecules"),
+        ("mols.sdf", ("mols.sdf", "--out", "mols.sdf", "--overwrite"), "mols.sdf holds the molecules"),
+        ("all.json", ("all.json", "--out", "all.db", "--overwrite"), "all.json holds the molecules"),
+    ],
+)
+def test_the_file_of_molecules_is_never_replaced(cli, here, source, words, message):
+    (here / source).write_text("CCO ethanol\n")
+    result = cli("conformers", *words, "-n", "1")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert (here / source).read_text() == "CCO ethanol\n"
+    assert [path.name for path in here.iterdir()] == [source]
+
+
+@pytest.mark.parametrize(
+    ("molecules", "taken"), [("C", "x.png"), ("C", "x.html"), ("in.smi", "x.csv"), ("in.smi", "x.json")]
+)
+def test_other_files_are_replaced_only_if_asked(cli, here, molecules, taken):
+    (here / "in.smi").write_text("C\n")
+    (here / taken).write_text("precious")
+    result = cli("conformers", molecules, "-n", "1", "--out", "x.sdf")
+    assert result.exit_code == 1
+    assert f"{taken} exists already" in result.stderr
+    assert (here / taken).read_text() == "precious"
+    assert not (here / "x.sdf").exists()
+    assert cli("conformers", molecules, "-n", "1", "--out", "x.sdf", "--overwrite").exit_code == 0
+    assert (here / taken).read_bytes() != b"precious"
+
+
 def test_ctrl_c_keeps_finished_molecules(here):
     (here / "in.smi").write_text("O\nN\n" + "C" * 300 + "\n")
     words = ["conformers", "in.smi", "-n", "1", "--out", "all.sdf"]
