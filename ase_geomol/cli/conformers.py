@@ -69,9 +69,11 @@ def conformers(
     molecules: conformers.extxyz and conformers.csv, which says of each line what it gave.
     """
     from .. import simulate
-    from ..errors import OutputError
+    from ..errors import ConfigError, OutputError
 
     many = os.path.isfile(molecules)
+    if resume and not many:
+        raise ConfigError("--resume goes on with a file of molecules; the conformers of one molecule are made at once.")
     path = _target(molecules, out, many)
     for file in (path, *map(path.with_suffix, BESIDE_LINES if many else BESIDE_ONE)):
         if many and file.exists() and file.samefile(molecules):

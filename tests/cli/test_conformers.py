@@ -135,6 +135,14 @@ def test_other_files_are_replaced_only_if_asked(cli, here, molecules, taken):
     assert (here / taken).read_bytes() != b"precious"
 
 
+def test_one_molecule_is_not_resumed(cli, here):
+    (here / "x.sdf").write_text("earlier")
+    result = cli("conformers", "C", "-n", "1", "--out", "x.sdf", "--resume")
+    assert result.exit_code == 1
+    assert "--resume goes on with a file of molecules" in result.stderr
+    assert (here / "x.sdf").read_text() == "earlier"
+
+
 def test_ctrl_c_keeps_finished_molecules(here):
     (here / "in.smi").write_text("O\nN\n" + "C" * 300 + "\n")
     words = ["conformers", "in.smi", "-n", "1", "--out", "all.sdf"]
