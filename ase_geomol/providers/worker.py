@@ -78,6 +78,8 @@ class Worker:
         return status
 
     def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:  # it ended while nobody asked
+            self.stop()
         if self._process is None:
             command = [sys.executable, "-P", str(self.script)]
             pipe = subprocess.PIPE
