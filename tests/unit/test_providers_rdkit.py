@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -90,6 +91,7 @@ def test_the_time_limit_holds_inside_rdkit(rdkit):
 
 def test_the_time_limit_is_over_with_the_request():
     rdkit = RDKitProvider()
+    rdkit.sample("C")  # the process runs
     before = rdkit.sample("CCCO", time_limit=0.5)
     process = rdkit._worker._process
     assert process is not None
@@ -149,6 +151,30 @@ def test_a_process_that_ended_between_questions_is_replaced(worker):
     os.kill(first, signal.SIGKILL)
     assert _ends(first, seconds=5)
     assert worker.ask({"value": 3}, np.inf)["answer"] == 3
+
+
+def test_forked_processes_have_processes_of_their_own(worker):
+    """As in multiprocessing.Pool with a provider that is global: no answer goes to another's question."""
+    context = multiprocessing.get_context("fork")
+    own, told, answers = worker.ask({}, np.inf)["pid"], context.Queue(), []
+
+    def ask(value: int) -> None:
+        answer = worker.ask({"value": value, "sleep": 0.1}, time.monotonic() + 10)
+        worker.stop()
+        told.put((value, answer["answer"], answer["pid"]))
+
+    busy = threading.Thread(target=lambda: answers.append(worker.ask({"value": "mine", "sleep": 1}, np.inf)))
+    busy.start()
+    time.sleep(0.2)
+    children = [context.Process(target=ask, args=(value,), daemon=True) for value in range(3)]
+    for child in children:
+        child.start()
+    found = [told.get(timeout=15) for _ in children]
+    busy.join()
+    assert answers == [{"answer": "mine", "pid": own}]
+    assert all(heard == value for value, heard, _ in found)
+    assert len({own}.union(process for _, _, process in found)) == 4
+    assert worker.ask({}, np.inf)["pid"] == own
 
 
 @pytest.fixture
