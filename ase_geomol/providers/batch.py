@@ -8,6 +8,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -72,16 +73,15 @@ def run_lines(
 
     Raises:
         OutputError: a file cannot be written, there is an earlier run with other settings, or none to resume.
-        DataError: the earlier run's table is damaged, or of other molecules.
+        DataError: the earlier run's table is damaged, or of other molecules, or its structures are gone.
     """
     table, about = out.with_suffix(".csv"), out.with_suffix(".json")
     wanted = json.dumps(dict(settings), indent=1)
     done, size = _earlier(table, about, wanted, lines) if resume else ([], 0)
     if not resume:
         write_atomically(about, wanted.encode())
-    rows = GrowingFile(table, size)
     store = open_store(out, done[-1].mark if done else 0)
-    try:
+    with closing(store), closing(GrowingFile(table, size)) as rows:
         if size == 0:
             rows.write(_row(COLUMNS))
         yield from done
@@ -91,9 +91,6 @@ def run_lines(
                 outcome = _outcome(line, sample, store)
                 rows.write(_row(astuple(outcome)[:-1]))
                 yield outcome
-    finally:
-        store.close()
-        rows.close()
 
 
 def _outcome(line: Line, sample: Callable[[str], Ensemble], store: Store) -> Outcome:

@@ -276,6 +276,25 @@ def test_only_the_same_run_is_resumed(rdkit, tmp_path):
     assert out.read_bytes() == before
 
 
+@pytest.mark.parametrize("suffix", [".extxyz", ".sdf", ".db"])
+def test_structures_that_are_gone_are_missed(rdkit, tmp_path, suffix):
+    out = tmp_path / f"all{suffix}"
+    run(rdkit, out)
+    table, whole = out.with_suffix(".csv").read_bytes(), out.read_bytes()
+    if suffix == ".db":
+        ase.db.connect(out).delete([4])
+    else:
+        out.write_bytes(whole[:-20])
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"all{suffix} lacks structures that were written to it"):
+            run(rdkit, out, resume=True)
+        assert out.with_suffix(".csv").read_bytes() == table
+        out.unlink(missing_ok=True)  # then without the file
+    assert not out.exists()
+    out.write_bytes(whole)
+    assert all(outcome.earlier for outcome in run(rdkit, out, resume=True))
+
+
 def test_a_full_disk_leaves_whole_structures(rdkit, tmp_path, monkeypatch):
     out, pwrite = tmp_path / "all.extxyz", os.pwrite
 
