@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms, units
 from ase.io import write
+from ase.optimize import BFGS
 
 pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
 pytest.importorskip("tblite", reason="ensemble properties need the extra 'labels'")
@@ -19,8 +21,10 @@ from geomol_training.conformers.ensemble import ensemble_properties
 from geomol_training.conformers.evaluate import DRAWN, RELAXED, Options, evaluate_conformers
 from geomol_training.conformers.methods import CHECKED, ETKDG, MMFF, MODEL
 from geomol_training.conformers.plausibility import FAULTS, Plausibility
+from geomol_training.labelling.engine import GFN2
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
+from tblite.interface import Calculator as TBLite
 from typer.testing import CliRunner
 
 from ase_geomol.checkpoint import Metadata, save_checkpoint
@@ -29,7 +33,8 @@ from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm,
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import parse
 
-SMILES = ("CCCO", "C[C@H](F)C=O")
+KCAL = units.kcal / units.mol
+SMILES = ("CCCO", "C[C@H](F)C=O", "C[NH3+]")
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +65,11 @@ def test_a_row_for_each_molecule_and_means_over_them(result):
     found, out = result
     rows = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
     assert sorted(row["smiles"] for row in rows) == sorted(parse(smiles).smiles for smiles in SMILES)
-    assert [row["asked"] for row in rows] == [4, 4]
-    assert found["rows"] == 2
+    assert [row["asked"] for row in rows] == [4, 4, 4]
+    assert found["rows"] == 3
     for name in (MODEL, CHECKED, ETKDG, MMFF):
         for stage in (DRAWN, RELAXED):
-            recall = [row["methods"][name][stage]["recall"][0] for row in rows]
+            recall = [row["methods"][name][stage]["recall"][0] for row in rows if stage in row["methods"][name]]
             assert found["methods"][name][stage]["COV-R 0.5 Å mean %"] == pytest.approx(100 * np.mean(recall))
     assert found["methods"][MODEL][DRAWN]["plausible %"] == 0
     assert found["methods"][MODEL][DRAWN]["made %"] == 100
@@ -76,6 +81,17 @@ def test_a_row_for_each_molecule_and_means_over_them(result):
     written = json.loads((out / "evaluation.json").read_text())
     assert written["methods"][ETKDG] == found["methods"][ETKDG]
     assert written["fingerprint"] == found["fingerprint"]
+
+
+def test_a_molecule_that_the_potential_does_not_know_is_told_and_not_relaxed(result):
+    found, out = result
+    rows = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
+    (told,) = [row for row in rows if "not relaxed" in row]
+    assert told["smiles"] == "C[NH3+]"
+    assert "charge" in told["not relaxed"]
+    assert found["remarks"] == {"molecules that the potential does not know, not relaxed": 1}
+    for name in (MODEL, MMFF):
+        assert [found["methods"][name][stage]["molecules"] for stage in (DRAWN, RELAXED)] == [3, 2]
 
 
 def test_nothing_is_measured_twice(result, data, provider, monkeypatch):
@@ -165,3 +181,25 @@ def test_properties_of_an_ensemble_are_boltzmann_means():
     for name, within in (("energy", 0.01), ("dipole", 0.02), ("gap", 0.1)):
         assert whole[name] == pytest.approx(weights @ [single[name] for single in singles], abs=within)
     assert ensemble_properties(molecule, []) is None
+
+
+@pytest.mark.parametrize(("smiles", "charge", "unpaired"), [("C[NH3+]", 1, 0), ("[O-]C=O", -1, 0), ("C[CH2]", 0, 1)])
+def test_ensembles_of_ions_and_radicals(smiles, charge, unpaired):
+    molecule = parse(smiles)
+    mol = Chem.Mol(molecule.mol)
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    start = mol.GetConformer().GetPositions()
+    found = ensemble_properties(molecule, [start])
+    shifted = ensemble_properties(molecule, [start + 7.0])
+    assert found is not None
+    assert shifted is not None
+    atoms = Atoms(molecule.numbers, start, calculator=GFN2(charge=charge, multiplicity=unpaired + 1))
+    BFGS(atoms, logfile=None).run(fmax=0.03)
+    engine = TBLite("GFN2-xTB", atoms.numbers, atoms.positions / units.Bohr, charge, unpaired)
+    engine.set("verbosity", 0)
+    expected = engine.singlepoint()
+    assert found["energy"] * KCAL == pytest.approx(float(expected.get("energy")) * units.Hartree, abs=1e-3)
+    assert found["dipole"] == pytest.approx(shifted["dipole"], abs=0.02)
+    levels, occupations = expected.get("orbital-energies"), expected.get("orbital-occupations")
+    gap = levels[occupations < 0.5].min() - levels[occupations > 0.5].max()
+    assert found["gap"] * KCAL == pytest.approx(gap * units.Hartree, abs=0.02)

@@ -115,6 +115,8 @@ def evaluate_conformers(
             provider, data, folder, options, lambda done, of_all: status.update(f"{done} of {of_all} molecules")
         )
     console.print(conformers_table(f"{checkpoint} on {data}: {result['rows']} molecules", result["methods"]))
+    for remark, count in result["remarks"].items():
+        console.print(f"{remark}: {count}", soft_wrap=True, markup=False)
     console.print(f"Written: {folder / RESULT}", soft_wrap=True, markup=False)
 
 

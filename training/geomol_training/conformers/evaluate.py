@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 
 from ase_geomol.calculator import GeoMolCalculator
-from ase_geomol.errors import DataError, OutputError
+from ase_geomol.checks import check_atoms
+from ase_geomol.errors import DataError, InputError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import Molecule
@@ -106,7 +106,8 @@ def evaluate_conformers(
         rows.append(_read(file))
         report(place + 1, len(chosen))
     about = {"name": provider.metadata.name, "fingerprint": provider.fingerprint, "processor": processor()}
-    result = _plain({**settings, **about, "rows": len(rows), "methods": summarise(rows, options)})
+    told = {"rows": len(rows), "remarks": remarks(rows), "methods": summarise(rows, options)}
+    result = _plain({**settings, **about, **told})
     write_atomically(out / RESULT, _json(result))
     return result
 
@@ -163,6 +164,8 @@ def measure_molecule(
         "all relabellings": symmetric.complete,
         "methods": {},
     }
+    if potential is not None and (refused := _refusal(molecule, references[0], potential)):
+        row["not relaxed"], potential = refused, None
     if with_properties:
         row["properties"] = ensemble_properties(molecule, references)
     for name, drawn in methods.draw_all(molecule, asked, options.seed).items():
@@ -200,9 +203,18 @@ def _measure(
     }
 
 
+def _refusal(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalculator) -> str | None:
+    """Why the potential does not know this molecule, whatever its structure; None if it does."""
+    try:
+        check_atoms(molecule.atoms(positions, {}), potential.elements, potential.charges, potential.spins)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def _relaxed(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalculator, steps: int) -> np.ndarray:
-    """Structures after so many steps; those that the potential refuses are left out."""
-    starts = [Atoms(molecule.numbers, start, info={"charge": molecule.charge}) for start in positions]
+    """Structures after so many steps; those that the potential refuses on their way are left out."""
+    starts = [molecule.atoms(start, {}) for start in positions]
     ends = relax_together(starts, potential, steps=steps)
     return np.array([end.positions for end in ends if end is not None]).reshape(-1, len(molecule), 3)
 
@@ -210,12 +222,18 @@ def _relaxed(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalcula
 # --- all molecules
 
 
+def remarks(rows: Sequence[Row]) -> dict[str, int]:
+    """How much the means leave out."""
+    found = {"molecules that the potential does not know, not relaxed": sum("not relaxed" in row for row in rows)}
+    return {name: count for name, count in found.items() if count}
+
+
 def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict[str, float]]]:
-    """Means by method and stage, from the rows alone."""
+    """Means by method and stage, from the rows alone, over the molecules that have that stage."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in rows[0]["methods"]:
         of_method = [row["methods"][name] for row in rows]
-        stages = [stage for stage in (DRAWN, RELAXED) if stage in of_method[0]]
+        stages = [stage for stage in (DRAWN, RELAXED) if any(stage in item for item in of_method)]
         found[name] = {stage: _of_stage(rows, name, stage, options) for stage in stages}
         made = sum(item[DRAWN]["made"] for item in of_method)
         seconds = sum(item["seconds"] for item in of_method)
@@ -225,6 +243,7 @@ def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict
 
 
 def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> dict[str, float]:
+    rows = [row for row in rows if stage in row["methods"][name]]
     of_stage = [row["methods"][name][stage] for row in rows]
     matches = [Match(**{field: item[field] for field in Match._fields}) for item in of_stage]
     made, asked = sum(item["made"] for item in of_stage), sum(row["asked"] for row in rows)
@@ -232,6 +251,7 @@ def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> d
     right = sum(item["made"] - item["wrong stereo"] for item, _ in with_stereo)
     of_these = sum(item["made"] for item, _ in with_stereo)
     return {
+        "molecules": len(rows),
         **summary(matches, options.thresholds),
         "made %": 100 * made / asked,
         "right stereo %": 100 * right / of_these if of_these else np.nan,
@@ -240,13 +260,13 @@ def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> d
 
 
 def _property_errors(rows: Sequence[Row], name: str) -> dict[str, float]:
-    """Median absolute errors of ensemble properties."""
+    """Median absolute errors of ensemble properties, and over how many molecules."""
     pairs = [
         (row["properties"], row["methods"][name]["properties"])
         for row in rows
         if row.get("properties") and row["methods"][name].get("properties")
     ]
-    found = {}
+    found: dict[str, float] = {"ensembles": len(pairs)} if pairs else {}
     for what, unit in UNITS.items() if pairs else ():
         errors = [abs(ours[what] - theirs[what]) for theirs, ours in pairs]
         found[f"{what.replace('_', ' ')} error {unit}"] = float(np.median(errors))

@@ -61,7 +61,7 @@ def find_conformers(smiles: str, settings: Search, random: np.random.Generator) 
     with _timed(sums, "force field"):
         starts = _force_field_minima(molecule, built, settings)
     with _timed(sums, "GFN2"):
-        engine, minima = GFN2(), []
+        engine, minima = GFN2(charge=molecule.charge, multiplicity=molecule.multiplicity), []
         for positions, hessian in starts:
             try:
                 minima.append(_minimum(molecule, positions, hessian, settings, engine, sums))
