@@ -94,6 +94,31 @@ def test_a_molecule_that_the_potential_does_not_know_is_told_and_not_relaxed(res
         assert [found["methods"][name][stage]["molecules"] for stage in (DRAWN, RELAXED)] == [3, 2]
 
 
+def test_what_a_method_cannot_make_is_its_failure_and_not_the_end(own_conformers, provider, tmp_path, monkeypatch):
+    refused = {"C[Se]C": "Atom 1 is Se", "N->B": "is dative"}
+    frames = [atoms for smiles in ("CCO", "CF", *refused) for atoms in own_conformers(smiles, 1, "test")]
+    write(tmp_path / "a.extxyz", frames)
+    positions = provider._positions
+
+    def fails(graph, *arguments):
+        if 9 in graph.numbers:
+            raise np.linalg.LinAlgError("eigenvalues did not converge")
+        return positions(graph, *arguments)
+
+    monkeypatch.setattr(provider, "_positions", fails)
+    found = evaluate_conformers(provider, str(tmp_path / "a.extxyz"), tmp_path / "out", Options(relax_steps=0))
+    model = found["methods"][MODEL][DRAWN]
+    assert model["molecules"] == found["rows"] == 4
+    assert model["made %"] == 25
+    assert model["COV-P 0.75 Å mean %"] <= 25
+    assert found["methods"][ETKDG][DRAWN]["made %"] == 100
+    reasons = " ".join(found["failures"][MODEL])
+    for words in (*refused.values(), "LinAlgError: eigenvalues did not converge"):
+        assert words in reasons
+    assert set(found["failures"][MODEL].values()) == {2}
+    assert ETKDG not in found["failures"]
+
+
 def test_nothing_is_measured_twice(result, data, provider, monkeypatch):
     found, out = result
     monkeypatch.setattr(evaluation, "measure_molecule", lambda *_, **__: pytest.fail("measured again"))

@@ -117,6 +117,9 @@ def evaluate_conformers(
     console.print(conformers_table(f"{checkpoint} on {data}: {result['rows']} molecules", result["methods"]))
     for remark, count in result["remarks"].items():
         console.print(f"{remark}: {count}", soft_wrap=True, markup=False)
+    for method, failures in result["failures"].items():
+        lost = "; ".join(f"{reason}: {count}" for reason, count in failures.items())
+        console.print(f"{method}, lost: {lost}", soft_wrap=True, markup=False)
     console.print(f"Written: {folder / RESULT}", soft_wrap=True, markup=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,7 +107,8 @@ def evaluate_conformers(
         rows.append(_read(file))
         report(place + 1, len(chosen))
     about = {"name": provider.metadata.name, "fingerprint": provider.fingerprint, "processor": processor()}
-    told = {"rows": len(rows), "remarks": remarks(rows), "methods": summarise(rows, options)}
+    told = {"rows": len(rows), "remarks": remarks(rows), "failures": failures(rows)}
+    told["methods"] = summarise(rows, options)
     result = _plain({**settings, **about, **told})
     write_atomically(out / RESULT, _json(result))
     return result
@@ -226,6 +228,15 @@ def remarks(rows: Sequence[Row]) -> dict[str, int]:
     """How much the means leave out."""
     found = {"molecules that the potential does not know, not relaxed": sum("not relaxed" in row for row in rows)}
     return {name: count for name, count in found.items() if count}
+
+
+def failures(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """How many structures each method lost, by reason."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        for name, method in row["methods"].items():
+            found.setdefault(name, Counter()).update(method["failures"])
+    return {name: dict(counts) for name, counts in found.items() if counts}
 
 
 def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict[str, float]]]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ase_geomol.errors import ProviderError, ProviderWarning
+from ase_geomol.errors import ConfigError, GeoMolError, ProviderError, ProviderWarning
 from ase_geomol.providers.base import Provider
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.etkdg import RDKitProvider
@@ -55,7 +55,7 @@ class Methods:
         self._bare, self._relaxed = RDKitProvider(force_field=None), RDKitProvider()
 
     def draw_all(self, molecule: Molecule, count: int, seed: int) -> dict[str, Drawn]:
-        """``count`` structures by each method."""
+        """``count`` structures by each method; where it has none, its ``failures`` say why."""
         found = {
             MODEL: _drawn(self._model, molecule, count, seed, checks=(), attempts=1),
             CHECKED: _drawn(self._model, molecule, count, seed),
@@ -87,6 +87,11 @@ def _drawn(provider: Provider, molecule: Molecule, count: int, seed: int, **opti
             failures = dict(made.failures)
         except ProviderError as error:
             made, failures = [], dict(error.failures)
+        except ConfigError:
+            raise
+        except Exception as error:  # what one method cannot do with one molecule is not the end of all
+            known = isinstance(error, GeoMolError)
+            made, failures = [], {str(error) if known else f"{type(error).__name__}: {error}": count}
     seconds = time.monotonic() - started
     positions = np.array([atoms.positions for atoms in made]).reshape(-1, len(molecule), 3)
     return Drawn(positions, seconds, failures)
