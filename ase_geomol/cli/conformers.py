@@ -44,10 +44,7 @@ def conformers(
     seed: Annotated[int, typer.Option(help="Of the conformers.")] = 0,
     relax: Annotated[bool, typer.Option("--relax", help="Relax them, and sort them by energy.")] = False,
     model: common.ModelOption = common.DEFAULT_MODEL,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Of relaxation, at most; 0: only energies (default: until --fmax).", show_default=False),
-    ] = None,
+    steps: Annotated[int, typer.Option(help="Of relaxation, at most; 0: only energies.")] = 1000,
     fmax: Annotated[float, typer.Option(help="eV/Å; stop when no force is larger.")] = 0.02,
     unique: Annotated[float, typer.Option(help="Å; nearer ones are duplicates and left out. 0: keep all.")] = 0.125,
     time_limit: Annotated[float, typer.Option(help="Seconds for each molecule.")] = 600.0,

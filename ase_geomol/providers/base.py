@@ -19,7 +19,7 @@ from ase.data import chemical_symbols
 from ..errors import ConfigError, InputError
 from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble
 from .molecules import Molecule, Request, parse
-from .refine import CHECKS, FEW_MATCHES, clusters, refusal, relaxed, representatives, weigh
+from .refine import CHECKS, FEW_MATCHES, clusters, refusal, representatives, weigh
 from .rmsd import symmetry
 
 __all__ = ["TIME", "Candidate", "Drawing", "Ensemble", "Limits", "Provider"]
@@ -100,7 +100,7 @@ class Provider(ABC):
         attempts: int = 4,
         oversample: int = 1,
         relax: Calculator | None = None,
-        relax_steps: int | None = None,
+        relax_steps: int = 1000,
         fmax: float = 0.02,
         rank: bool = False,
         unique: float | None = None,
@@ -121,9 +121,10 @@ class Provider(ABC):
             checks: which of "stereo", "bonds", "clashes" a structure must pass, before and after ``relax``.
             attempts: how many candidates are drawn, at most, for a structure whose candidates fail.
             oversample: draw this many times ``n``, and keep ``n`` that represent them by their shapes.
-            relax: relax each structure with this calculator.
-            relax_steps: at most this many; default: until ``fmax`` is reached; 0: only energies and forces.
-            fmax: eV/Å.
+            relax: relax each structure with this calculator; that of one of this package's potentials does many at
+                once.
+            relax_steps: at most this many; 0: only energies and forces.
+            fmax: eV/Å; a relaxation ends when no force is larger.
             rank: sort by energy.
             unique: Å; leave out structures that are nearer than that to an earlier (with ``rank``: lower) one, by
                 the symmetry-aware distance of heavy atoms and of hydrogens that are not on carbon.
@@ -143,7 +144,7 @@ class Provider(ABC):
             raise ConfigError("Ranking needs energies: give a calculator as relax (with relax_steps=0, no relaxation).")
         if oversample < 1 or (unique is not None and not unique > 0):
             raise ConfigError(f"oversample ({oversample}) must be 1 or more, and unique ({unique}) a length in Å.")
-        if not fmax > 0 or (relax_steps or 0) < 0:
+        if not fmax > 0 or relax_steps < 0:
             raise ConfigError(f"fmax ({fmax} eV/Å) must be positive, and relax_steps ({relax_steps}) not negative.")
         drawing = self.iterate(
             request, n * oversample, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit
@@ -158,6 +159,7 @@ class Provider(ABC):
             made.append(atoms)
             if on_structure is not None:
                 on_structure(len(made))
+        made.sort(key=lambda atoms: atoms.info["index"])
         if rank:
             made.sort(key=Atoms.get_potential_energy)
         if unique is not None:
@@ -197,20 +199,29 @@ def _relaxed(
     drawing: Drawing,
     structures: Iterable[Atoms],
     calculator: Calculator,
-    steps: int | None,
+    steps: int,
     fmax: float,
     checks: Sequence[str],
 ) -> Iterator[Atoms]:
-    """The structures, relaxed as they come; those that fail or come too late are counted."""
-    for atoms in structures:
-        result = TIME if drawing.is_late() else relaxed(atoms, calculator, steps, fmax, drawing.deadline)
-        if isinstance(result, Atoms):
-            reason = refusal(drawing.molecule, result.positions, checks)
-            result = f"{reason} after relaxation" if reason else result
-        if isinstance(result, str):
-            drawing.failures[result] += 1
+    """The structures, relaxed, in the order in which they are ready; those that fail or come too late are counted."""
+    from ..simulate.together import relax_in_turn  # which needs torch
+
+    waiting = iter(structures)
+    for end in relax_in_turn(waiting, calculator, fmax=fmax, steps=steps, deadline=drawing.deadline):
+        if isinstance(end.error, InputError) and end.place == end.steps == 0:
+            raise end.error  # the calculator does not know the molecule
+        if end.error is not None:
+            reason = f"failed relaxation ({type(end.error).__name__}: {end.error})"
         else:
-            yield result
+            refused = refusal(drawing.molecule, end.atoms.positions, checks)
+            reason = refused and f"{refused} after relaxation"
+        if reason:
+            drawing.failures[reason] += 1
+        else:
+            end.atoms.info["converged"] = end.converged
+            yield end.atoms
+    for _ in waiting:
+        drawing.failures[TIME] += 1
 
 
 def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> list[Atoms]:

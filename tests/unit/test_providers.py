@@ -282,6 +282,45 @@ def test_a_relaxation_that_breaks_the_molecule_is_no_structure():
         Shaker().sample("O", 2, relax=failing)
 
 
+class Choosy(Tearing):
+    """Leaves molecules as they are, but for some calls that fail."""
+
+    failing = ()
+    calls = 0
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        Calculator.calculate(self, atoms, properties, system_changes)
+        self.calls += 1
+        if self.calls in self.failing:
+            raise InputError("a start that is none")
+        self.results = {"energy": 0.0, "forces": np.zeros((len(atoms), 3))}
+
+
+def test_a_start_that_cannot_be_computed_does_not_lose_the_others():
+    choosy = Choosy()
+    choosy.failing = (2, 3)
+    with pytest.warns(ProviderWarning, match="Only 3 of 5"):
+        ensemble = Shaker().sample("O", 5, relax=choosy)
+    assert [atoms.info["index"] for atoms in ensemble] == [0, 3, 4]
+    assert ensemble.failures == {"failed relaxation (InputError: a start that is none)": 2}
+    choosy = Choosy()
+    choosy.failing = (1,)
+    with pytest.raises(InputError, match="a start that is none"):
+        Shaker().sample("O", 5, relax=choosy)
+    assert choosy.calls == 1
+
+
+def test_structures_relaxed_together_are_those_of_their_numbers(rdkit):
+    """They are ready at different times, and given by their numbers."""
+    calculator, seen = GeoMolCalculator("geomformer-organic", dtype="float64"), []
+    options = {"relax": calculator, "fmax": 0.1, "seed": 3}
+    many = rdkit.sample("CC(O)CC", 6, on_structure=seen.append, **options)
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert [atoms.info["index"] for atoms in many] == list(range(6))
+    for atoms, alone in zip(many, rdkit.sample("CC(O)CC", 2, **options), strict=False):
+        np.testing.assert_allclose(atoms.positions, alone.positions, atol=1e-4)
+
+
 def test_time_limit_of_relaxation():
     class Slow(LennardJones):
         def calculate(self, *args, **kwargs):
