@@ -17,6 +17,8 @@ from ..files import make_folder
 from . import common
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from ..providers.base import Ensemble, Provider
 
 EPILOG = common.examples(
@@ -88,20 +90,15 @@ def conformers(
         "time_limit": time_limit,
     }
 
-    def sample(smiles: str, on_structure: Callable[[int], object] | None = None) -> Ensemble:
+    def sample(smiles: str, on_structure: Callable[[Atoms], object] = lambda atoms: None) -> Ensemble:
         return maker.sample(smiles, relax=calculator, rank=relax, on_structure=on_structure, **settings)
 
-    try:
-        if many:
-            about = {"provider": maker.name, "version": maker.version, **settings}
-            about["calculator"] = calculator.identity if calculator else None
-            _run_file(Path(molecules), sample, path, about, resume)
-        else:
-            _run_one(molecules, sample, path, number, calculator.name if calculator else None)
-    except KeyboardInterrupt:
-        kept = f"finished molecules are in {path}; go on with the same command and --resume"
-        common.errors.print(f"Interrupted: {escape(kept) if many else 'nothing was written'}.", soft_wrap=True)
-        raise
+    if many:
+        about = {"provider": maker.name, "version": maker.version, **settings}
+        about["calculator"] = calculator.identity if calculator else None
+        _run_file(Path(molecules), sample, path, about, resume)
+    else:
+        _run_one(molecules, sample, path, number, calculator.name if calculator else None)
 
 
 def _provider(name: str, device: str | None) -> Provider:
@@ -129,18 +126,27 @@ def _target(molecules: str, out: Path | None, many: bool) -> Path:
 
 
 def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: int, model: str | None) -> None:
+    from ase import Atoms
+
     from ..errors import ProviderWarning
     from ..providers.pictures import ensemble_picture
     from ..providers.stores import write_structures
     from ..providers.viewer import write_viewer
 
-    begin = time.perf_counter()
+    begin, made = time.perf_counter(), list[Atoms]()
     with common.progress("rate") as bar, warnings.catch_warnings():
         warnings.simplefilter("ignore", ProviderWarning)  # said below
         task = bar.add_task("Relaxing" if model else "Embedding", total=number, rate="")
-        ensemble = sample(
-            smiles, lambda done: bar.update(task, completed=done, rate=_rate(done, time.perf_counter() - begin))
-        )
+
+        def see(atoms: Atoms) -> None:
+            made.append(atoms)
+            bar.update(task, completed=len(made), rate=_rate(len(made), time.perf_counter() - begin))
+
+        try:
+            ensemble = sample(smiles, see)
+        except KeyboardInterrupt:
+            _keep(made, path, ranked=model is not None)
+            raise
     seconds = time.perf_counter() - begin
     write_structures(path, ensemble)
     title = f"{ensemble[0].get_chemical_formula()}: {len(ensemble)} conformers" + (f", {model}" if model else "")
@@ -163,6 +169,18 @@ def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: i
     )
 
 
+def _keep(made: list[Atoms], path: Path, *, ranked: bool) -> None:
+    """Write what there is when the user ends it, and say so."""
+    from ..providers.stores import write_structures
+
+    if ranked:
+        made.sort(key=lambda atoms: atoms.get_potential_energy())
+    if made:
+        write_structures(path, made)
+    kept = f"{len(made)} conformers, duplicates among them, are in {path}" if made else "nothing was written"
+    common.errors.print(f"Interrupted: {escape(kept)}.", soft_wrap=True)
+
+
 def _run_file(
     source: Path, sample: Callable[..., Ensemble], path: Path, settings: dict[str, Any], resume: bool
 ) -> None:
@@ -173,11 +191,16 @@ def _run_file(
     begin, done, outcomes = time.perf_counter(), 0, list[Outcome]()
     with common.progress("rate", "live") as bar:
         task = bar.add_task("Molecules", total=len(lines), rate="", live="")
-        for outcome in run_lines(lines, sample, path, settings, resume=resume):
-            outcomes.append(outcome)
-            done += not outcome.earlier
-            rate = _rate(done, time.perf_counter() - begin, "molecules")
-            bar.update(task, completed=len(outcomes), rate=rate, live=escape(outcome.smiles[:30]))
+        try:
+            for outcome in run_lines(lines, sample, path, settings, resume=resume):
+                outcomes.append(outcome)
+                done += not outcome.earlier
+                rate = _rate(done, time.perf_counter() - begin, "molecules")
+                bar.update(task, completed=len(outcomes), rate=rate, live=escape(outcome.smiles[:30]))
+        except KeyboardInterrupt:
+            kept = f"finished molecules are in {path}; go on with the same command and --resume"
+            common.errors.print(f"Interrupted: {escape(kept)}.", soft_wrap=True)
+            raise
     failed = [outcome for outcome in outcomes if not outcome.structures]
     for outcome in failed[:MOST_ROWS]:
         common.console.print(f"[yellow]line {outcome.line}[/yellow] {escape(outcome.message)}", soft_wrap=True)

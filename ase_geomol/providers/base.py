@@ -105,7 +105,7 @@ class Provider(ABC):
         rank: bool = False,
         unique: float | None = None,
         time_limit: float | None = 600.0,
-        on_structure: Callable[[int], object] | None = None,
+        on_structure: Callable[[Atoms], object] = lambda atoms: None,
     ) -> Ensemble:
         """Make structures of one molecule.
 
@@ -129,7 +129,7 @@ class Provider(ABC):
             unique: Å; leave out structures that are nearer than that to an earlier (with ``rank``: lower) one, by
                 the symmetry-aware distance of heavy atoms and of hydrogens that are not on carbon.
             time_limit: seconds for everything; what is made by then is given. None: no limit.
-            on_structure: called with how many structures are ready (before duplicates are left out).
+            on_structure: called with each structure when it is ready: before they are sorted, with duplicates.
 
         Returns:
             At most ``n`` structures. Where some are missing, ``failures`` says why, and so does a `ProviderWarning`
@@ -157,8 +157,7 @@ class Provider(ABC):
         made = []
         for atoms in structures:
             made.append(atoms)
-            if on_structure is not None:
-                on_structure(len(made))
+            on_structure(atoms)
         made.sort(key=lambda atoms: atoms.info["index"])
         if rank:
             made.sort(key=Atoms.get_potential_energy)

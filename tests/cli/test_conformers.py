@@ -169,6 +169,31 @@ def test_ctrl_c_keeps_finished_molecules(here):
     assert len(Chem.SDMolSupplier("all.sdf")) == 2
 
 
+@pytest.mark.parametrize(("words", "kept"), [((), 3), (("--relax", "--steps", "0"), 1)])
+def test_ctrl_c_keeps_finished_conformers(cli, here, monkeypatch, weights, words, kept):
+    from ase_geomol.providers import etkdg
+
+    drawn, calls = etkdg.RDKitProvider.draw, []
+
+    def draw(self, molecule, seeds, deadline):
+        calls.append(seeds)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return drawn(self, molecule, seeds, deadline)
+
+    monkeypatch.setattr(etkdg.RDKitProvider, "draw", draw)
+    result = cli("conformers", "CO", "-n", "9", "-m", weights, *words, "--out", "x.extxyz")
+    assert result.exit_code == 130
+    assert f"Interrupted: {kept} conformers, duplicates among them, are in x.extxyz." in result.stderr
+    frames = read("x.extxyz", ":")
+    assert [atoms.info["index"] for atoms in frames] == list(range(kept))
+    assert all(atoms.calc is not None for atoms in frames) is bool(words)
+    assert [path.name for path in here.iterdir()] == ["x.extxyz"]
+    again = cli("conformers", "CO", "-n", "9", "--out", "y.sdf")
+    assert again.exit_code == 130
+    assert "Interrupted: nothing was written." in again.stderr
+
+
 def test_help(cli):
     result = cli("conformers", "--help")
     assert "Examples" in result.stdout
