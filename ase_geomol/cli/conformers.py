@@ -69,6 +69,7 @@ def conformers(
     """
     from .. import simulate
     from ..errors import ConfigError, OutputError
+    from ..providers.base import check_arguments
 
     many = os.path.isfile(molecules)
     if resume and not many:
@@ -79,8 +80,6 @@ def conformers(
             raise OutputError(f"{file} holds the molecules and would be replaced: choose another place with --out.")
         if not resume:
             simulate.see_free(file, overwrite=overwrite)
-    maker = _provider(provider, device)
-    calculator = common.calculator(model, dtype, device, skin) if relax else None
     settings = {
         "n": number,
         "seed": seed,
@@ -89,6 +88,9 @@ def conformers(
         "unique": unique or None,
         "time_limit": time_limit,
     }
+    check_arguments(**settings)
+    maker = _provider(provider, device)
+    calculator = common.calculator(model, dtype, device, skin) if relax else None
 
     def sample(smiles: str, on_structure: Callable[[Atoms], object] = lambda atoms: None) -> Ensemble:
         return maker.sample(smiles, relax=calculator, rank=relax, on_structure=on_structure, **settings)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from ase import Atoms
@@ -21,6 +22,9 @@ from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble
 from .molecules import Molecule, Request, parse
 from .refine import CHECKS, FEW_MATCHES, clusters, refusal, representatives, weigh
 from .rmsd import symmetry
+
+if TYPE_CHECKING:
+    from ..simulate.together import Relaxed
 
 __all__ = ["TIME", "Candidate", "Drawing", "Ensemble", "Limits", "Provider"]
 
@@ -142,18 +146,16 @@ class Provider(ABC):
         """
         if rank and relax is None:
             raise ConfigError("Ranking needs energies: give a calculator as relax (with relax_steps=0, no relaxation).")
-        if oversample < 1 or (unique is not None and not unique > 0):
-            raise ConfigError(f"oversample ({oversample}) must be 1 or more, and unique ({unique}) a length in Å.")
-        if not fmax > 0 or relax_steps < 0:
-            raise ConfigError(f"fmax ({fmax} eV/Å) must be positive, and relax_steps ({relax_steps}) not negative.")
+        check_arguments(n, oversample=oversample, relax_steps=relax_steps, fmax=fmax, unique=unique)
+        relaxing = None if relax is None else _relaxation(relax, relax_steps, fmax)
         drawing = self.iterate(
             request, n * oversample, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit
         )
         structures: Iterable[Atoms] = drawing.structures()
         if oversample > 1:
             structures = _representatives(drawing.molecule, list(structures), n)
-        if relax is not None:
-            structures = _relaxed(drawing, structures, relax, relax_steps, fmax, checks)
+        if relaxing is not None:
+            structures = _relaxed(drawing, structures, relaxing, checks)
         made = []
         for atoms in structures:
             made.append(atoms)
@@ -182,9 +184,41 @@ class Provider(ABC):
 
         Arguments and errors are those of `sample`; what is missing is told when the iterator ends.
         """
+        check_arguments(n, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit)
         molecule = parse(request)
         self.limits.check(molecule)
         return Drawing(self, molecule, n, seed, checks, attempts, time_limit)
+
+
+def check_arguments(
+    n: int = 1,
+    *,
+    seed: int = 0,
+    checks: Sequence[str] = (),
+    attempts: int = 1,
+    oversample: int = 1,
+    relax_steps: int = 0,
+    fmax: float = 1.0,
+    unique: float | None = None,
+    time_limit: float | None = None,
+) -> None:
+    """Refuse arguments of `Provider.sample` that make no sense for any molecule.
+
+    Raises:
+        ConfigError: with the one that is wrong.
+    """
+    whole = (("n", n, 1), ("seed", seed, 0), ("attempts", attempts, 1), ("oversample", oversample, 1))
+    for name, value, least in (*whole, ("relax_steps", relax_steps, 0)):
+        if not (isinstance(value, int | np.integer) and value >= least):
+            raise ConfigError(f"{name} is {value!r}; it is a whole number, {least} or larger.")
+    if isinstance(checks, str) or not set(checks) <= set(CHECKS):
+        raise ConfigError(f"checks is {checks!r}; it is a list of {', '.join(CHECKS)}, or empty.")
+    if not fmax > 0:
+        raise ConfigError(f"fmax is {fmax!r}; it is a positive force in eV/Å.")
+    if unique is not None and not unique > 0:
+        raise ConfigError(f"unique is {unique!r}; it is a positive length in Å, or None.")
+    if time_limit is not None and not time_limit > 0:
+        raise ConfigError(f"time_limit is {time_limit!r}; it is a positive number of seconds, or None.")
 
 
 def _representatives(molecule: Molecule, structures: list[Atoms], n: int) -> list[Atoms]:
@@ -194,19 +228,22 @@ def _representatives(molecule: Molecule, structures: list[Atoms], n: int) -> lis
     return [structures[index] for index in chosen]
 
 
+def _relaxation(calculator: Calculator, steps: int, fmax: float) -> Callable[..., Iterator[Relaxed]]:
+    """`relax_in_turn` so set; it needs torch, whose import takes seconds that are not to count."""
+    from ..simulate.together import relax_in_turn
+
+    return partial(relax_in_turn, calculator=calculator, steps=steps, fmax=fmax)
+
+
 def _relaxed(
     drawing: Drawing,
     structures: Iterable[Atoms],
-    calculator: Calculator,
-    steps: int,
-    fmax: float,
+    relaxing: Callable[..., Iterator[Relaxed]],
     checks: Sequence[str],
 ) -> Iterator[Atoms]:
     """The structures, relaxed, in the order in which they are ready; those that fail or come too late are counted."""
-    from ..simulate.together import relax_in_turn  # which needs torch
-
     waiting = iter(structures)
-    for end in relax_in_turn(waiting, calculator, fmax=fmax, steps=steps, deadline=drawing.deadline):
+    for end in relaxing(waiting, deadline=drawing.deadline):
         if isinstance(end.error, InputError) and end.place == end.steps == 0:
             raise end.error  # the calculator does not know the molecule
         if end.error is not None:

@@ -135,6 +135,19 @@ def test_other_files_are_replaced_only_if_asked(cli, here, molecules, taken):
     assert (here / taken).read_bytes() != b"precious"
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--number=0", "n is 0"), ("--seed=-1", "seed is -1"), ("--fmax=0", "fmax is 0"), ("--unique=-1", "unique is -1")],
+)
+@pytest.mark.parametrize("molecules", ["C", "in.smi"])
+def test_options_are_checked_before_the_first_molecule(cli, here, molecules, option, message):
+    (here / "in.smi").write_text("nonsense\nC\n")
+    result = cli("conformers", molecules, option, "--out", "x.sdf")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert [path.name for path in here.iterdir()] == ["in.smi"]
+
+
 def test_one_molecule_is_not_resumed(cli, here):
     (here / "x.sdf").write_text("earlier")
     result = cli("conformers", "C", "-n", "1", "--out", "x.sdf", "--resume")

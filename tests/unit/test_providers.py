@@ -329,6 +329,7 @@ def test_time_limit_of_relaxation():
             time.sleep(0.05)
             super().calculate(*args, **kwargs)
 
+    Shaker().sample("O", relax=LennardJones(), relax_steps=0)  # imports what it needs
     begin = time.monotonic()
     with pytest.warns(ProviderWarning, match=TIME):
         ensemble = Shaker().sample(

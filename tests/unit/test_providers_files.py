@@ -21,7 +21,7 @@ from rdkit import Chem
 
 import ase_geomol
 from ase_geomol import GeoMolCalculator, RDKitProvider
-from ase_geomol.errors import DataError, InputError, OutputError
+from ase_geomol.errors import ConfigError, DataError, InputError, OutputError
 from ase_geomol.providers.batch import Outcome, run_lines
 from ase_geomol.providers.molecules import parse
 from ase_geomol.providers.pictures import ensemble_picture
@@ -230,6 +230,36 @@ def test_an_unexpected_error_is_not_the_end_of_all(tmp_path):
     assert [row["message"] for row in rows(tmp_path / "all.sdf")] == ["ZeroDivisionError: oh no"] * 2
 
 
+def test_lines_that_ended_by_an_error_that_may_pass_are_tried_again(rdkit, tmp_path):
+    asked: list[str] = []
+
+    def sample(smiles: str):
+        asked.append(smiles)
+        if smiles == "CCO" and asked.count("CCO") == 1:
+            raise MemoryError("full")
+        return rdkit.sample(smiles, 2)
+
+    out = tmp_path / "all.sdf"
+    first = list(run_lines(LINES, sample, out, {}))
+    assert [outcome.again for outcome in first] == [True, False, False, False]
+    asked.clear()
+    second = list(
+        run_lines(LINES, lambda smiles: asked.append(smiles) or rdkit.sample(smiles, 2), out, {}, resume=True)
+    )
+    assert asked == ["CCO"]
+    assert [(outcome.line, outcome.structures) for outcome in second] == [(2, 0), (3, 0), (4, 2), (1, 2)]
+    assert [row["line"] for row in rows(out)] == ["2", "3", "4", "1"]
+    assert count(out) == 4
+    assert all(outcome.earlier for outcome in run_lines(LINES, sample, out, {}, resume=True))
+
+
+def test_an_option_that_is_wrong_for_every_line_ends_the_run(rdkit, tmp_path):
+    out = tmp_path / "all.sdf"
+    with pytest.raises(ConfigError, match="seed is -1"):
+        list(run_lines(LINES, lambda smiles: rdkit.sample(smiles, seed=-1), out, {}))
+    assert rows(out) == []
+
+
 @pytest.mark.parametrize("suffix", [".extxyz", ".sdf", ".db"])
 def test_an_interrupted_run_goes_on(rdkit, tmp_path, suffix):
     whole, out = tmp_path / f"whole{suffix}", tmp_path / f"all{suffix}"
@@ -246,7 +276,7 @@ def test_an_interrupted_run_goes_on(rdkit, tmp_path, suffix):
         list(run_lines(LINES, sample, out, {"n": 2}))
     assert [row["line"] for row in rows(out)] == ["1", "2", "3"]
     with out.with_suffix(".csv").open("a") as table:
-        table.write("4,O,12,2,,0.1,,99")  # killed while it wrote a row, after structures
+        table.write("4,O,12,2,,0.1,,False,99")  # killed while it wrote a row, after structures
     if suffix != ".db":
         with out.open("a") as file:
             file.write("half a structure")
