@@ -150,6 +150,29 @@ def test_lines_of_a_file():
     ]
 
 
+def test_lines_with_commas():
+    text = 'smiles,name,mass\nCCO,ethanol,46.1\n"O","water, heavy"\n#no,thing\n,missing\nN\nC methane\n[Na+],\n'
+    assert parse_lines(text.splitlines(), commas=True) == [
+        Line(2, "CCO", "ethanol"),
+        Line(3, "O", "water, heavy"),
+        Line(5, "", "missing"),
+        Line(6, "N", ""),
+        Line(7, "C", "methane"),
+        Line(8, "[Na+]", ""),
+    ]
+    text = "id,SMILES,mass\na,CCO,46.1\nb,O,18.0\nc\n"
+    assert parse_lines(text.splitlines(), commas=True) == [Line(2, "CCO", "a"), Line(3, "O", "b"), Line(4, "", "c")]
+
+
+@pytest.mark.parametrize("start", ["\ufeff", "\ufeffSMILES,name\n"])
+def test_files_of_spreadsheets(tmp_path, start):
+    (tmp_path / "x.csv").write_text(start + "CCO,ethanol\n", encoding="utf-8")
+    ((_, *line),) = read_lines(tmp_path / "x.csv")
+    assert line == ["CCO", "ethanol"]
+    (tmp_path / "x.smi").write_text("\ufeffO water\n", encoding="utf-8")
+    assert read(tmp_path / "x.smi", format="smiles").info["name"] == "water"
+
+
 def test_files_without_molecules(tmp_path):
     (tmp_path / "empty.smi").write_text("# nothing\n")
     (tmp_path / "binary.smi").write_bytes(b"\xff\xfe\x00")
