@@ -72,12 +72,10 @@ class Provider(ABC):
     Attributes:
         name: written into ``info["provider"]``.
         limits: which molecules it takes.
-        batch: how many structures are best drawn at once.
     """
 
     name: ClassVar[str]
     limits: Limits
-    batch: int = 1
 
     @property
     @abstractmethod
@@ -93,6 +91,10 @@ class Provider(ABC):
             seeds: whole numbers from 0 to 2^63 - 1; a candidate depends on the molecule and its own seed alone.
             deadline: of ``time.monotonic``; what is not drawn by then is "time limit".
         """
+
+    def at_once(self, molecule: Molecule) -> int:
+        """How many structures of a molecule are best drawn at once."""
+        return 1
 
     def sample(
         self,

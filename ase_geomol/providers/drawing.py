@@ -117,7 +117,7 @@ class Drawing(Iterator[Atoms]):
 
     def structures(self) -> Iterator[Atoms]:
         """Draw them, without a word on what is missing."""
-        size, hopeless = self._provider.batch, True
+        size, hopeless = self._provider.at_once(self.molecule), True
         for start in range(0, self.requested, size):
             if self.is_late():
                 self.failures[TIME] += self.requested - start

@@ -100,10 +100,10 @@ def test_what_a_method_cannot_make_is_its_failure_and_not_the_end(own_conformers
     write(tmp_path / "a.extxyz", frames)
     positions = provider._positions
 
-    def fails(graph, *arguments):
-        if 9 in graph.numbers:
+    def fails(molecule, *arguments):
+        if 9 in molecule.numbers:
             raise np.linalg.LinAlgError("eigenvalues did not converge")
-        return positions(graph, *arguments)
+        return positions(molecule, *arguments)
 
     monkeypatch.setattr(provider, "_positions", fails)
     found = evaluate_conformers(provider, str(tmp_path / "a.extxyz"), tmp_path / "out", Options(relax_steps=0))

@@ -34,6 +34,9 @@ class Shaker(Provider):
         self.torn, self.batch, self.seconds = torn, batch, seconds
         self.drawn = 0
 
+    def at_once(self, molecule):
+        return self.batch
+
     def draw(self, molecule, seeds, deadline):
         for seed in seeds:
             time.sleep(self.seconds)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .geometry import align, centre, exactly, random_rotations
 from .graph import MoleculeBatch
-from .network import DiTMC
+from .network import Conditioning, DiTMC
 from .sampling import Sampler
 
 Prior = Literal["harmonic", "gaussian"]
@@ -70,12 +70,18 @@ class ConformerFlow(nn.Module):
         return centre(noise, molecules.atoms)
 
     @torch.no_grad()
+    def encode(self, molecules: MoleculeBatch) -> Conditioning:
+        """What follows from the graphs alone, whatever the noise, and is the same for all of a molecule's samples."""
+        return self.model.encode(molecules)
+
+    @torch.no_grad()
     def sample(
         self,
         molecules: MoleculeBatch,
         noise: Tensor,
         sampler: Sampler | None = None,
         on_evaluation: Callable[[], object] = lambda: None,
+        conditioning: Conditioning | None = None,
     ) -> Tensor:
         """Draw conformers.
 
@@ -84,15 +90,16 @@ class ConformerFlow(nn.Module):
             noise: (G, S, N, 3), for S conformers of each; see `ase_geomol.models.ditmc.sampling.sample_noise`.
             sampler: default: the form's.
             on_evaluation: called before each evaluation of the network; what it raises ends the sampling.
+            conditioning: what `encode` gives for the molecules, if it is known.
 
         Returns:
             (G, S, N, 3) Å, centred; zeros where there are no atoms.
         """
-        conditioning = self.model.encode(molecules)
+        known = self.encode(molecules) if conditioning is None else conditioning
 
         def denoise(positions: Tensor, time: float) -> Tensor:
             on_evaluation()
-            return self.model.denoise(conditioning, positions, positions.new_full((1, 1), time))
+            return self.model.denoise(known, positions, positions.new_full((1, 1), time))
 
         start = self.start(molecules, noise).to(self.dtype)
         return (sampler or self.form.sampler).integrate(denoise, start)
