@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ def relax_in_turn(
     fmax: float = 0.01,
     steps: int = 1000,
     deadline: float = np.inf,
+    hessians: Iterable[np.ndarray] | None = None,
 ) -> Iterator[Relaxed]:
     """As `relax_together`, but give each structure as soon as it is ready, and take another one in its place.
 
@@ -75,11 +77,13 @@ def relax_in_turn(
         structures: read as there is room. The first is evaluated before others are read: it may be refused.
         calculator: as of `relax_together`; likewise ``fmax`` and ``steps``.
         deadline: of ``time.monotonic``, when structures end where they are and no others are read.
+        hessians: (3N, 3N) eV/Å² of each structure, positive definite, with which BFGS starts; default: ASE's guess.
     """
     if not fmax > 0 or steps < 0:
         raise ConfigError(f"fmax ({fmax} eV/Å) must be positive, and steps ({steps}) not negative.")
     many = _batched(calculator)
-    waiting, moving = enumerate(structures), list[_Moving]()
+    waiting = enumerate(zip(structures, repeat(None) if hessians is None else hessians, strict=False))
+    moving = list[_Moving]()
     room = 1
     while True:
         if time.monotonic() <= deadline:
@@ -110,12 +114,14 @@ class _Moving:
     steps: int = 0
 
 
-def _joining(waiting: Iterator[tuple[int, Atoms]], room: int) -> list[_Moving]:
+def _joining(waiting: Iterator[tuple[int, tuple[Atoms, np.ndarray | None]]], room: int) -> list[_Moving]:
     """The next structures, until there is no room for another atom."""
     joining = []
     while room > 0 and (following := next(waiting, None)) is not None:
-        place, atoms = following[0], following[1].copy()
-        joining.append(_Moving(place, atoms, BFGS(atoms, logfile=None)))
+        place, (atoms, hessian) = following
+        moving = _Moving(place, copied := atoms.copy(), BFGS(copied, logfile=None))
+        moving.optimiser.H0 = moving.optimiser.H0 if hessian is None else hessian
+        joining.append(moving)
         room -= len(atoms)
     return joining
 
