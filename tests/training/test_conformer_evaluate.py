@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from geomol_training.cli import app
 from geomol_training.conformers import evaluate as evaluation
 from geomol_training.conformers.ensemble import ensemble_properties
 from geomol_training.conformers.evaluate import DRAWN, RELAXED, Options, evaluate_conformers
-from geomol_training.conformers.methods import CHECKED, ETKDG, MMFF, MODEL
+from geomol_training.conformers.methods import CHECKED, CLUSTERED_TIME, ETKDG, ETKDG_TIME, MMFF, MODEL, Methods
 from geomol_training.conformers.plausibility import FAULTS, Plausibility
 from geomol_training.labelling.engine import GFN2
 from rdkit import Chem
@@ -30,6 +31,7 @@ from typer.testing import CliRunner
 from ase_geomol.checkpoint import Metadata, save_checkpoint
 from ase_geomol.errors import DataError, OutputError
 from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm, Sampler
+from ase_geomol.providers.base import Candidate, Limits, Provider
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import parse
 
@@ -89,7 +91,7 @@ def test_a_molecule_that_the_potential_does_not_know_is_told_and_not_relaxed(res
     (told,) = [row for row in rows if "not relaxed" in row]
     assert told["smiles"] == "C[NH3+]"
     assert "charge" in told["not relaxed"]
-    assert found["remarks"] == {"molecules that the potential does not know, not relaxed": 1}
+    assert found["remarks"]["molecules that the potential does not know, not relaxed"] == 1
     for name in (MODEL, MMFF):
         assert [found["methods"][name][stage]["molecules"] for stage in (DRAWN, RELAXED)] == [3, 2]
 
@@ -119,6 +121,53 @@ def test_what_a_method_cannot_make_is_its_failure_and_not_the_end(own_conformers
     assert ETKDG not in found["failures"]
 
 
+class Slow(Provider):
+    """Hydrogen molecules, each of which takes so long."""
+
+    name, version = "slow", "1"
+
+    def __init__(self, seconds: float) -> None:
+        self.limits, self.seconds = Limits(atoms=2), seconds
+
+    def draw(self, molecule, seeds, deadline):
+        for seed in seeds:
+            time.sleep(self.seconds)
+            yield Candidate(np.array([[0, 0, 0], [0, 0, 0.74 + seed % 100 * 1e-4]]))
+
+
+def test_in_the_models_time_there_is_no_more_and_no_less(provider, monkeypatch):
+    methods = Methods(provider)
+    for name, seconds in (("_model", 0.03), ("_bare", 0.01), ("_relaxed", 0.05)):
+        monkeypatch.setattr(methods, name, Slow(seconds))
+    found = methods.draw_all(parse("[H][H]"), 5, 0)
+    model, bare, clustered = found[MODEL], found[ETKDG_TIME], found[CLUSTERED_TIME]
+    assert 5 < len(bare.positions) == bare.asked < 25
+    assert 0 < len(clustered.positions) <= model.seconds / 0.05
+    assert clustered.asked == 5
+    assert clustered.failures == {"not made in the model's time": 5 - len(clustered.positions)}
+    assert not bare.failures
+    for drawn in (bare, clustered):
+        assert drawn.seconds < model.seconds + 0.2
+    monkeypatch.setattr(methods, "_relaxed", Slow(0.001))
+    many = methods.draw_all(parse("[H][H]"), 3, 0)[CLUSTERED_TIME]
+    assert len(many.positions) == many.asked == 3
+    assert not many.failures
+
+
+def test_the_device_and_what_is_not_known_are_told(result, own_conformers, provider, tmp_path, monkeypatch):
+    assert result[0]["device"] == "cpu"
+    write(tmp_path / "a.extxyz", own_conformers("CC(C)O", 2, "test"))
+    monkeypatch.setattr(evaluation, "MOST_MATCHES", 1)
+    options = Options(relax_steps=0, baselines=False, time_limit=1e-9)
+    found = evaluate_conformers(provider, str(tmp_path / "a.extxyz"), tmp_path / "out", options)
+    assert found["remarks"] == {
+        "molecules with more relabellings than are tried, whose distances are upper bounds": 1,
+        "distances that came too late or failed, not covered": 2
+        * 4,  # of the unchecked structures; there are no others
+        "ensembles without a distance, left out of AMR": 2,
+    }
+
+
 def test_nothing_is_measured_twice(result, data, provider, monkeypatch):
     found, out = result
     monkeypatch.setattr(evaluation, "measure_molecule", lambda *_, **__: pytest.fail("measured again"))
@@ -135,9 +184,10 @@ def test_a_split_that_is_not_there(data, provider, tmp_path):
 
 def test_command(data, provider, tmp_path):
     arguments = ["evaluate-conformers", str(provider.path), str(data), "--out", str(tmp_path), "--relax-steps", "0"]
+    arguments += ["--device", "cpu"]
     done = CliRunner(env={"COLUMNS": "300", "TERM": "dumb"}).invoke(app, [*arguments, "--molecules", "1"])
     assert done.exit_code == 0, done.output
-    for words in ("1 molecules", "ETKDGv3", "plausible %", "evaluation.json"):
+    for words in ("1 molecules, cpu", "ETKDGv3", "plausible %", "evaluation.json"):
         assert words in done.output
 
 

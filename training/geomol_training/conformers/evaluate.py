@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ase_geomol.calculator import GeoMolCalculator
 from ase_geomol.checks import check_atoms
@@ -92,10 +93,11 @@ def evaluate_conformers(
     """
     sets, _, key = load_sets(data)
     chosen = _chosen(sets, options)
-    settings = {"model": provider.version, "data": key, **asdict(options)}
+    settings = {"model": provider.version, "device": _device(provider), "data": key, **asdict(options)}
     _open(out, settings)
     methods = Methods(provider, baselines=options.baselines)
-    potential = GeoMolCalculator(options.potential) if options.relax_steps else None
+    device = str(provider.device)
+    potential = GeoMolCalculator(options.potential, device=device) if options.relax_steps else None
     methods.warm_up(sets.molecule(int(chosen[0])))
     rows = []
     for place, index in enumerate(chosen.tolist()):
@@ -112,6 +114,11 @@ def evaluate_conformers(
     result = _plain({**settings, **about, **told})
     write_atomically(out / RESULT, _json(result))
     return result
+
+
+def _device(provider: ConformerProvider) -> str:
+    """The accelerator that the model and the potential run on, or "cpu"."""
+    return torch.cuda.get_device_name(provider.device) if provider.device.type == "cuda" else str(provider.device)
 
 
 def _chosen(sets: ConformerSets, options: Options) -> np.ndarray:
@@ -174,9 +181,9 @@ def measure_molecule(
         stages = {DRAWN: drawn.positions}
         if potential is not None:
             stages[RELAXED] = _relaxed(molecule, drawn.positions, potential, options.relax_steps)
-        found: Row = {"seconds": drawn.seconds, "failures": drawn.failures}
+        found: Row = {"asked": drawn.asked, "seconds": drawn.seconds, "failures": drawn.failures}
         for stage, positions in stages.items():
-            found[stage] = _measure(molecule, symmetric, plausibility, references, positions, asked, options)
+            found[stage] = _measure(molecule, symmetric, plausibility, references, positions, drawn.asked, options)
         if with_properties:
             found["properties"] = ensemble_properties(molecule, list(stages.values())[-1][:MOST_SAMPLES])
         row["methods"][name] = found
@@ -226,7 +233,21 @@ def _relaxed(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalcula
 
 def remarks(rows: Sequence[Row]) -> dict[str, int]:
     """How much the means leave out."""
-    found = {"molecules that the potential does not know, not relaxed": sum("not relaxed" in row for row in rows)}
+    measured = [
+        method[stage]
+        for row in rows
+        for method in row["methods"].values()
+        for stage in (DRAWN, RELAXED)
+        if stage in method
+    ]
+    found = {
+        "molecules that the potential does not know, not relaxed": sum("not relaxed" in row for row in rows),
+        "molecules with more relabellings than are tried, whose distances are upper bounds": sum(
+            not row["all relabellings"] for row in rows
+        ),
+        "distances that came too late or failed, not covered": sum(item["unknown distances"] for item in measured),
+        "ensembles without a distance, left out of AMR": sum(item["recall_distance"] is None for item in measured),
+    }
     return {name: count for name, count in found.items() if count}
 
 
@@ -257,7 +278,7 @@ def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> d
     rows = [row for row in rows if stage in row["methods"][name]]
     of_stage = [row["methods"][name][stage] for row in rows]
     matches = [Match(**{field: item[field] for field in Match._fields}) for item in of_stage]
-    made, asked = sum(item["made"] for item in of_stage), sum(row["asked"] for row in rows)
+    made, asked = sum(item["made"] for item in of_stage), sum(row["methods"][name]["asked"] for row in rows)
     with_stereo = [(item, row) for item, row in zip(of_stage, rows, strict=True) if row["stereo elements"]]
     right = sum(item["made"] - item["wrong stereo"] for item, _ in with_stereo)
     of_these = sum(item["made"] for item, _ in with_stereo)
