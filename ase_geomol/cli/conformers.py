@@ -43,6 +43,9 @@ def conformers(
     provider: Annotated[
         str, typer.Option(help="What makes them: rdkit, or the name or the file of a conformer model.")
     ] = "rdkit",
+    sampler_steps: Annotated[
+        int | None, typer.Option(help="Of a conformer model; default: what suits it.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the conformers.")] = 0,
     relax: Annotated[bool, typer.Option("--relax", help="Relax them, and sort them by energy.")] = False,
     model: common.ModelOption = common.DEFAULT_MODEL,
@@ -89,7 +92,7 @@ def conformers(
         "time_limit": time_limit,
     }
     check_arguments(**settings)
-    maker = _provider(provider, device)
+    maker = _provider(provider, sampler_steps, dtype, device)
     calculator = common.calculator(model, dtype, device, skin) if relax else None
 
     def sample(smiles: str, on_structure: Callable[[Atoms], object] = lambda atoms: None) -> Ensemble:
@@ -103,10 +106,15 @@ def conformers(
         _run_one(molecules, sample, path, number, calculator.name if calculator else None)
 
 
-def _provider(name: str, device: str | None) -> Provider:
+def _provider(name: str, sampler_steps: int | None, dtype: str, device: str | None) -> Provider:
     from .. import ConformerProvider, RDKitProvider
+    from ..errors import ConfigError
 
-    return RDKitProvider() if name == "rdkit" else ConformerProvider(name, device=device)
+    if name != "rdkit":
+        return ConformerProvider(name, device=device, dtype=dtype, steps=sampler_steps)  # type: ignore[arg-type]
+    if sampler_steps is not None:
+        raise ConfigError("--sampler-steps are those of a conformer model: name one with --provider.")
+    return RDKitProvider()
 
 
 def _target(molecules: str, out: Path | None, many: bool) -> Path:

@@ -12,7 +12,10 @@ from ase.io import read
 from rdkit import Chem
 
 import ase_geomol
+from ase_geomol.checkpoint import Metadata, save_checkpoint
 from ase_geomol.cli import common, conformers
+from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm
+from ase_geomol.providers.base import Provider
 
 
 def test_one_molecule(cli, here):
@@ -64,6 +67,29 @@ def test_what_cannot_be_made_is_one_sentence(cli, here):
         assert message in result.stderr
         assert result.stderr.startswith("Error: ")
     assert not [path for path in here.rglob("*") if path.is_file()]
+
+
+def test_a_conformer_model_is_set_as_asked_for(cli, here, monkeypatch):
+    from ase_geomol.providers import conformers as provider
+
+    save_checkpoint(
+        here / "tiny.safetensors",
+        ConformerFlow(DiTMC(DiTMCConfig(layers=1, channels=32)), FlowForm()),
+        Metadata(name="tiny", theory="none", training_data="none"),
+    )
+    monkeypatch.setattr(provider.ConformerProvider, "sample", sample_unchecked)
+    words = ("C", "-n", "1", "--provider", "tiny.safetensors", "--device", "cpu", "--out", "x.extxyz")
+    result = cli("conformers", *words, "--sampler-steps", "3", "--dtype", "float64")
+    assert result.exit_code == 0, result.output
+    assert "float64, 3 uniform euler steps" in read("x.extxyz").info["model_version"]
+    result = cli("conformers", "C", "--sampler-steps", "3", "--out", "y.sdf")
+    assert result.exit_code == 1
+    assert "--sampler-steps are those of a conformer model" in result.stderr
+
+
+def sample_unchecked(self, *arguments, **options):
+    """What an untrained network draws would pass no check."""
+    return Provider.sample(self, *arguments, **options, checks=())
 
 
 def test_a_shortage_is_told(cli, here, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from .geometry import align, centre, exactly, random_rotations
+from .geometry import align, centre, random_rotations
 from .graph import MoleculeBatch
 from .network import Conditioning, DiTMC
 from .sampling import Sampler
@@ -130,9 +130,8 @@ def flow_loss(flow: ConformerFlow, molecules: MoleculeBatch, positions: Tensor, 
     """
     atoms, shape = molecules.atoms, positions.shape
     options = {"generator": generator, "device": positions.device, "dtype": positions.dtype}
-    with exactly(positions):
-        end = centre(positions, atoms) @ random_rotations(shape[:2], generator, positions.dtype)
-        start = align(flow.start(molecules, torch.randn(shape, **options)), end)
+    end = centre(positions, atoms) @ random_rotations(shape[:2], generator, positions.dtype)
+    start = align(flow.start(molecules, torch.randn(shape, **options)), end)
     time = torch.rand(shape[:2], **options)
     path = interpolate(start, end, time, flow.form.noise * torch.randn(shape, **options), atoms)
     predicted = flow.model.denoise(flow.model.encode(molecules), path, time)
