@@ -17,6 +17,8 @@ from ..files import make_folder
 from . import common
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from ..providers.base import Ensemble, Provider
 
 EPILOG = common.examples(
@@ -29,6 +31,8 @@ FAMILY = 0.75
 """Å; conformers whose heavy atoms are nearer than that are of one family in the table."""
 MOST_ROWS = 20
 LISTS = (".smi", ".smiles", ".txt", ".csv")
+BESIDE_ONE, BESIDE_LINES = (".png", ".html"), (".csv", ".json")
+"""What is written beside the structures of one molecule, and of a file of them."""
 
 
 def conformers(
@@ -39,13 +43,13 @@ def conformers(
     provider: Annotated[
         str, typer.Option(help="What makes them: rdkit, or the name or the file of a conformer model.")
     ] = "rdkit",
+    sampler_steps: Annotated[
+        int | None, typer.Option(help="Of a conformer model; default: what suits it.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the conformers.")] = 0,
     relax: Annotated[bool, typer.Option("--relax", help="Relax them, and sort them by energy.")] = False,
     model: common.ModelOption = common.DEFAULT_MODEL,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Of relaxation, at most; 0: only energies (default: until --fmax).", show_default=False),
-    ] = None,
+    steps: Annotated[int, typer.Option(help="Of relaxation, at most; 0: only energies.")] = 1000,
     fmax: Annotated[float, typer.Option(help="eV/Å; stop when no force is larger.")] = 0.02,
     unique: Annotated[float, typer.Option(help="Å; nearer ones are duplicates and left out. 0: keep all.")] = 0.125,
     time_limit: Annotated[float, typer.Option(help="Seconds for each molecule.")] = 600.0,
@@ -67,13 +71,18 @@ def conformers(
     molecules: conformers.extxyz and conformers.csv, which says of each line what it gave.
     """
     from .. import simulate
+    from ..errors import ConfigError, OutputError
+    from ..providers.base import check_arguments
 
     many = os.path.isfile(molecules)
+    if resume and not many:
+        raise ConfigError("--resume goes on with a file of molecules; the conformers of one molecule are made at once.")
     path = _target(molecules, out, many)
-    if not resume:
-        simulate.see_free(path, overwrite=overwrite)
-    maker = _provider(provider, device)
-    calculator = common.calculator(model, dtype, device, skin) if relax else None
+    for file in (path, *map(path.with_suffix, BESIDE_LINES if many else BESIDE_ONE)):
+        if many and file.exists() and file.samefile(molecules):
+            raise OutputError(f"{file} holds the molecules and would be replaced: choose another place with --out.")
+        if not resume:
+            simulate.see_free(file, overwrite=overwrite)
     settings = {
         "n": number,
         "seed": seed,
@@ -82,27 +91,30 @@ def conformers(
         "unique": unique or None,
         "time_limit": time_limit,
     }
+    check_arguments(**settings)
+    maker = _provider(provider, sampler_steps, dtype, device)
+    calculator = common.calculator(model, dtype, device, skin) if relax else None
 
-    def sample(smiles: str, on_structure: Callable[[int], object] | None = None) -> Ensemble:
+    def sample(smiles: str, on_structure: Callable[[Atoms], object] = lambda atoms: None) -> Ensemble:
         return maker.sample(smiles, relax=calculator, rank=relax, on_structure=on_structure, **settings)
 
-    try:
-        if many:
-            about = {"provider": maker.name, "version": maker.version, **settings}
-            about["calculator"] = calculator.identity if calculator else None
-            _run_file(Path(molecules), sample, path, about, resume)
-        else:
-            _run_one(molecules, sample, path, number, calculator.name if calculator else None)
-    except KeyboardInterrupt:
-        kept = f"finished molecules are in {path}; go on with the same command and --resume"
-        common.errors.print(f"Interrupted: {escape(kept) if many else 'nothing was written'}.", soft_wrap=True)
-        raise
+    if many:
+        about = {"provider": maker.name, "version": maker.version, **settings}
+        about["calculator"] = calculator.identity if calculator else None
+        _run_file(Path(molecules), sample, path, about, resume)
+    else:
+        _run_one(molecules, sample, path, number, calculator.name if calculator else None)
 
 
-def _provider(name: str, device: str | None) -> Provider:
+def _provider(name: str, sampler_steps: int | None, dtype: str, device: str | None) -> Provider:
     from .. import ConformerProvider, RDKitProvider
+    from ..errors import ConfigError
 
-    return RDKitProvider() if name == "rdkit" else ConformerProvider(name, device=device)
+    if name != "rdkit":
+        return ConformerProvider(name, device=device, dtype=dtype, steps=sampler_steps)  # type: ignore[arg-type]
+    if sampler_steps is not None:
+        raise ConfigError("--sampler-steps are those of a conformer model: name one with --provider.")
+    return RDKitProvider()
 
 
 def _target(molecules: str, out: Path | None, many: bool) -> Path:
@@ -124,18 +136,27 @@ def _target(molecules: str, out: Path | None, many: bool) -> Path:
 
 
 def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: int, model: str | None) -> None:
+    from ase import Atoms
+
     from ..errors import ProviderWarning
     from ..providers.pictures import ensemble_picture
     from ..providers.stores import write_structures
     from ..providers.viewer import write_viewer
 
-    begin = time.perf_counter()
+    begin, made = time.perf_counter(), list[Atoms]()
     with common.progress("rate") as bar, warnings.catch_warnings():
         warnings.simplefilter("ignore", ProviderWarning)  # said below
         task = bar.add_task("Relaxing" if model else "Embedding", total=number, rate="")
-        ensemble = sample(
-            smiles, lambda done: bar.update(task, completed=done, rate=_rate(done, time.perf_counter() - begin))
-        )
+
+        def see(atoms: Atoms) -> None:
+            made.append(atoms)
+            bar.update(task, completed=len(made), rate=_rate(len(made), time.perf_counter() - begin))
+
+        try:
+            ensemble = sample(smiles, see)
+        except KeyboardInterrupt:
+            _keep(made, path, ranked=model is not None)
+            raise
     seconds = time.perf_counter() - begin
     write_structures(path, ensemble)
     title = f"{ensemble[0].get_chemical_formula()}: {len(ensemble)} conformers" + (f", {model}" if model else "")
@@ -158,6 +179,18 @@ def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: i
     )
 
 
+def _keep(made: list[Atoms], path: Path, *, ranked: bool) -> None:
+    """Write what there is when the user ends it, and say so."""
+    from ..providers.stores import write_structures
+
+    if ranked:
+        made.sort(key=lambda atoms: atoms.get_potential_energy())
+    if made:
+        write_structures(path, made)
+    kept = f"{len(made)} conformers, duplicates among them, are in {path}" if made else "nothing was written"
+    common.errors.print(f"Interrupted: {escape(kept)}.", soft_wrap=True)
+
+
 def _run_file(
     source: Path, sample: Callable[..., Ensemble], path: Path, settings: dict[str, Any], resume: bool
 ) -> None:
@@ -168,11 +201,16 @@ def _run_file(
     begin, done, outcomes = time.perf_counter(), 0, list[Outcome]()
     with common.progress("rate", "live") as bar:
         task = bar.add_task("Molecules", total=len(lines), rate="", live="")
-        for outcome in run_lines(lines, sample, path, settings, resume=resume):
-            outcomes.append(outcome)
-            done += not outcome.earlier
-            rate = _rate(done, time.perf_counter() - begin, "molecules")
-            bar.update(task, completed=len(outcomes), rate=rate, live=escape(outcome.smiles[:30]))
+        try:
+            for outcome in run_lines(lines, sample, path, settings, resume=resume):
+                outcomes.append(outcome)
+                done += not outcome.earlier
+                rate = _rate(done, time.perf_counter() - begin, "molecules")
+                bar.update(task, completed=len(outcomes), rate=rate, live=escape(outcome.smiles[:30]))
+        except KeyboardInterrupt:
+            kept = f"finished molecules are in {path}; go on with the same command and --resume"
+            common.errors.print(f"Interrupted: {escape(kept)}.", soft_wrap=True)
+            raise
     failed = [outcome for outcome in outcomes if not outcome.structures]
     for outcome in failed[:MOST_ROWS]:
         common.console.print(f"[yellow]line {outcome.line}[/yellow] {escape(outcome.message)}", soft_wrap=True)

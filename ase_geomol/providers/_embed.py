@@ -27,10 +27,13 @@ def main() -> None:
         asked = json.loads(line)
         _end_after(asked["seconds"])
         mol = Chem.Mol(base64.b64decode(asked["molecule"]))  # pyright: ignore[reportCallIssue, reportArgumentType]
-        print(json.dumps(_answer(mol, asked["seed"], asked["force_field"])), flush=True)
+        answer = _answer(mol, asked["seed"], asked["force_field"])
+        _end_after(None)
+        print(json.dumps(answer), flush=True)
 
 
 def _end_after(seconds: float | None) -> None:
+    """Set the alarm that ends this process, or take it back."""
     if hasattr(signal, "setitimer"):  # not on Windows
         signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else seconds + GRACE)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from ase import Atoms
@@ -19,8 +20,11 @@ from ase.data import chemical_symbols
 from ..errors import ConfigError, InputError
 from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble
 from .molecules import Molecule, Request, parse
-from .refine import CHECKS, FEW_MATCHES, clusters, refusal, relaxed, representatives, weigh
+from .refine import CHECKS, FEW_MATCHES, clusters, refusal, representatives, weigh
 from .rmsd import symmetry
+
+if TYPE_CHECKING:
+    from ..simulate.together import Relaxed
 
 __all__ = ["TIME", "Candidate", "Drawing", "Ensemble", "Limits", "Provider"]
 
@@ -32,12 +36,10 @@ class Limits:
     Attributes:
         atoms: at most this many, hydrogens included.
         elements: atomic numbers that it knows; None: all.
-        neighbors: at most this many bonds of an atom; None: any.
     """
 
     atoms: int
     elements: Collection[int] | None = None
-    neighbors: int | None = None
 
     def check(self, molecule: Molecule) -> None:
         """Refuse a molecule that is beyond the limits.
@@ -47,19 +49,13 @@ class Limits:
         """
         if len(molecule) > self.atoms:
             raise InputError(f"This molecule has {len(molecule)} atoms; this provider makes up to {self.atoms}.")
-        symbols = [chemical_symbols[number] for number in molecule.numbers]
-        if self.elements is not None:
-            for index, number in enumerate(molecule.numbers):
-                if number not in self.elements:
-                    known = " ".join(chemical_symbols[z] for z in sorted(self.elements))
-                    raise InputError(f"Atom {index} is {symbols[index]}, which this provider does not know: {known}.")
-        degrees = np.bincount(molecule.bonds[:, :2].ravel(), minlength=len(molecule))
-        most = int(degrees.argmax())
-        if self.neighbors is not None and degrees[most] > self.neighbors:
-            raise InputError(
-                f"Atom {most} ({symbols[most]}) has {degrees[most]} neighbours; this provider makes atoms with up to "
-                f"{self.neighbors}."
-            )
+        if self.elements is None:
+            return
+        for index, number in enumerate(molecule.numbers):
+            if number not in self.elements:
+                known = " ".join(chemical_symbols[z] for z in sorted(self.elements))
+                symbol = chemical_symbols[number]
+                raise InputError(f"Atom {index} is {symbol}, which this provider does not know: {known}.")
 
 
 class Provider(ABC):
@@ -68,12 +64,10 @@ class Provider(ABC):
     Attributes:
         name: written into ``info["provider"]``.
         limits: which molecules it takes.
-        batch: how many structures are best drawn at once.
     """
 
     name: ClassVar[str]
     limits: Limits
-    batch: int = 1
 
     @property
     @abstractmethod
@@ -90,6 +84,10 @@ class Provider(ABC):
             deadline: of ``time.monotonic``; what is not drawn by then is "time limit".
         """
 
+    def at_once(self, molecule: Molecule) -> int:
+        """How many structures of a molecule are best drawn at once."""
+        return 1
+
     def sample(
         self,
         request: Request,
@@ -100,12 +98,12 @@ class Provider(ABC):
         attempts: int = 4,
         oversample: int = 1,
         relax: Calculator | None = None,
-        relax_steps: int | None = None,
+        relax_steps: int = 1000,
         fmax: float = 0.02,
         rank: bool = False,
         unique: float | None = None,
         time_limit: float | None = 600.0,
-        on_structure: Callable[[int], object] | None = None,
+        on_structure: Callable[[Atoms], object] = lambda atoms: None,
     ) -> Ensemble:
         """Make structures of one molecule.
 
@@ -121,14 +119,15 @@ class Provider(ABC):
             checks: which of "stereo", "bonds", "clashes" a structure must pass, before and after ``relax``.
             attempts: how many candidates are drawn, at most, for a structure whose candidates fail.
             oversample: draw this many times ``n``, and keep ``n`` that represent them by their shapes.
-            relax: relax each structure with this calculator.
-            relax_steps: at most this many; default: until ``fmax`` is reached; 0: only energies and forces.
-            fmax: eV/Å.
+            relax: relax each structure with this calculator; that of one of this package's potentials does many at
+                once.
+            relax_steps: at most this many; 0: only energies and forces.
+            fmax: eV/Å; a relaxation ends when no force is larger.
             rank: sort by energy.
             unique: Å; leave out structures that are nearer than that to an earlier (with ``rank``: lower) one, by
                 the symmetry-aware distance of heavy atoms and of hydrogens that are not on carbon.
             time_limit: seconds for everything; what is made by then is given. None: no limit.
-            on_structure: called with how many structures are ready (before duplicates are left out).
+            on_structure: called with each structure when it is ready: before they are sorted, with duplicates.
 
         Returns:
             At most ``n`` structures. Where some are missing, ``failures`` says why, and so does a `ProviderWarning`
@@ -141,23 +140,21 @@ class Provider(ABC):
         """
         if rank and relax is None:
             raise ConfigError("Ranking needs energies: give a calculator as relax (with relax_steps=0, no relaxation).")
-        if oversample < 1 or (unique is not None and not unique > 0):
-            raise ConfigError(f"oversample ({oversample}) must be 1 or more, and unique ({unique}) a length in Å.")
-        if not fmax > 0 or (relax_steps or 0) < 0:
-            raise ConfigError(f"fmax ({fmax} eV/Å) must be positive, and relax_steps ({relax_steps}) not negative.")
+        check_arguments(n, oversample=oversample, relax_steps=relax_steps, fmax=fmax, unique=unique)
+        relaxing = None if relax is None else _relaxation(relax, relax_steps, fmax)
         drawing = self.iterate(
             request, n * oversample, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit
         )
         structures: Iterable[Atoms] = drawing.structures()
         if oversample > 1:
             structures = _representatives(drawing.molecule, list(structures), n)
-        if relax is not None:
-            structures = _relaxed(drawing, structures, relax, relax_steps, fmax, checks)
+        if relaxing is not None:
+            structures = _relaxed(drawing, structures, relaxing, checks)
         made = []
         for atoms in structures:
             made.append(atoms)
-            if on_structure is not None:
-                on_structure(len(made))
+            on_structure(atoms)
+        made.sort(key=lambda atoms: atoms.info["index"])
         if rank:
             made.sort(key=Atoms.get_potential_energy)
         if unique is not None:
@@ -181,9 +178,41 @@ class Provider(ABC):
 
         Arguments and errors are those of `sample`; what is missing is told when the iterator ends.
         """
+        check_arguments(n, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit)
         molecule = parse(request)
         self.limits.check(molecule)
         return Drawing(self, molecule, n, seed, checks, attempts, time_limit)
+
+
+def check_arguments(
+    n: int = 1,
+    *,
+    seed: int = 0,
+    checks: Sequence[str] = (),
+    attempts: int = 1,
+    oversample: int = 1,
+    relax_steps: int = 0,
+    fmax: float = 1.0,
+    unique: float | None = None,
+    time_limit: float | None = None,
+) -> None:
+    """Refuse arguments of `Provider.sample` that make no sense for any molecule.
+
+    Raises:
+        ConfigError: with the one that is wrong.
+    """
+    whole = (("n", n, 1), ("seed", seed, 0), ("attempts", attempts, 1), ("oversample", oversample, 1))
+    for name, value, least in (*whole, ("relax_steps", relax_steps, 0)):
+        if not (isinstance(value, int | np.integer) and value >= least):
+            raise ConfigError(f"{name} is {value!r}; it is a whole number, {least} or larger.")
+    if isinstance(checks, str) or not set(checks) <= set(CHECKS):
+        raise ConfigError(f"checks is {checks!r}; it is a list of {', '.join(CHECKS)}, or empty.")
+    if not fmax > 0:
+        raise ConfigError(f"fmax is {fmax!r}; it is a positive force in eV/Å.")
+    if unique is not None and not unique > 0:
+        raise ConfigError(f"unique is {unique!r}; it is a positive length in Å, or None.")
+    if time_limit is not None and not time_limit > 0:
+        raise ConfigError(f"time_limit is {time_limit!r}; it is a positive number of seconds, or None.")
 
 
 def _representatives(molecule: Molecule, structures: list[Atoms], n: int) -> list[Atoms]:
@@ -193,24 +222,36 @@ def _representatives(molecule: Molecule, structures: list[Atoms], n: int) -> lis
     return [structures[index] for index in chosen]
 
 
+def _relaxation(calculator: Calculator, steps: int, fmax: float) -> Callable[..., Iterator[Relaxed]]:
+    """`relax_in_turn` so set; it needs torch, whose import takes seconds that are not to count."""
+    from ..simulate.together import relax_in_turn
+
+    return partial(relax_in_turn, calculator=calculator, steps=steps, fmax=fmax)
+
+
 def _relaxed(
     drawing: Drawing,
     structures: Iterable[Atoms],
-    calculator: Calculator,
-    steps: int | None,
-    fmax: float,
+    relaxing: Callable[..., Iterator[Relaxed]],
     checks: Sequence[str],
 ) -> Iterator[Atoms]:
-    """The structures, relaxed as they come; those that fail or come too late are counted."""
-    for atoms in structures:
-        result = TIME if drawing.is_late() else relaxed(atoms, calculator, steps, fmax, drawing.deadline)
-        if isinstance(result, Atoms):
-            reason = refusal(drawing.molecule, result.positions, checks)
-            result = f"{reason} after relaxation" if reason else result
-        if isinstance(result, str):
-            drawing.failures[result] += 1
+    """The structures, relaxed, in the order in which they are ready; those that fail or come too late are counted."""
+    waiting = iter(structures)
+    for end in relaxing(waiting, deadline=drawing.deadline):
+        if isinstance(end.error, InputError) and end.place == end.steps == 0:
+            raise end.error  # the calculator does not know the molecule
+        if end.error is not None:
+            reason = f"failed relaxation ({type(end.error).__name__}: {end.error})"
         else:
-            yield result
+            refused = refusal(drawing.molecule, end.atoms.positions, checks)
+            reason = refused and f"{refused} after relaxation"
+        if reason:
+            drawing.failures[reason] += 1
+        else:
+            end.atoms.info["converged"] = end.converged
+            yield end.atoms
+    for _ in waiting:
+        drawing.failures[TIME] += 1
 
 
 def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> list[Atoms]:

@@ -8,11 +8,12 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, GeoMolError, OutputError, ProviderWarning
+from ..errors import ConfigError, DataError, GeoMolError, InputError, OutputError, ProviderError, ProviderWarning
 from ..files import write_atomically
 from ..simulate.files import GrowingFile
 from .drawing import Ensemble
@@ -32,6 +33,7 @@ class Outcome:
         lowest_energy_eV: of these, or nothing where they have none.
         seconds: of wall time.
         message: why there are fewer than asked for, or nothing.
+        again: whether it ended by an error that need not come back: a resumed run tries it again.
         mark: state of the structures' file after this line.
         earlier: whether an earlier run did it; no column of the table.
     """
@@ -43,6 +45,7 @@ class Outcome:
     lowest_energy_eV: float | str
     seconds: float
     message: str
+    again: bool
     mark: int
     earlier: bool = False
 
@@ -72,18 +75,18 @@ def run_lines(
 
     Raises:
         OutputError: a file cannot be written, there is an earlier run with other settings, or none to resume.
-        DataError: the earlier run's table is damaged, or of other molecules.
+        ConfigError: of ``sample``: no line would go better.
+        DataError: the earlier run's table is damaged, or of other molecules, or its structures are gone.
     """
     table, about = out.with_suffix(".csv"), out.with_suffix(".json")
     wanted = json.dumps(dict(settings), indent=1)
-    done, size = _earlier(table, about, wanted, lines) if resume else ([], 0)
+    done = _earlier(table, about, wanted, lines) if resume else []
+    store = open_store(out, done[-1].mark if done else 0)
     if not resume:
         write_atomically(about, wanted.encode())
-    rows = GrowingFile(table, size)
-    store = open_store(out, done[-1].mark if done else 0)
-    try:
-        if size == 0:
-            rows.write(_row(COLUMNS))
+    header = "".join(map(_row, [COLUMNS, *(astuple(outcome)[:-1] for outcome in done)])).encode()
+    write_atomically(table, header)  # without rows that were cut off, or whose lines are tried again
+    with closing(store), closing(GrowingFile(table, len(header))) as rows:
         yield from done
         finished = {outcome.line for outcome in done}
         for line in lines:
@@ -91,34 +94,34 @@ def run_lines(
                 outcome = _outcome(line, sample, store)
                 rows.write(_row(astuple(outcome)[:-1]))
                 yield outcome
-    finally:
-        store.close()
-        rows.close()
 
 
 def _outcome(line: Line, sample: Callable[[str], Ensemble], store: Store) -> Outcome:
     begin = time.perf_counter()
     structures: Sequence[Any] = ()
+    again = False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProviderWarning)  # the row says it
             ensemble = sample(line.smiles)
         structures, message = ensemble, ensemble.shortage
-    except GeoMolError as error:
+    except (InputError, ProviderError) as error:
         message = str(error)
+    except ConfigError:
+        raise
     except Exception as error:  # what happens to one line is not the end of all
-        message = f"{type(error).__name__}: {error}"
+        message, again = str(error) if isinstance(error, GeoMolError) else f"{type(error).__name__}: {error}", True
     for atoms in structures:
         atoms.info.update(line=line.number, **({"name": line.name} if line.name else {}))
     energies = [atoms.get_potential_energy() for atoms in structures if atoms.calc is not None]
     store.append(structures)
     seconds = round(time.perf_counter() - begin, 3)
     lowest = float(min(energies)) if energies else ""
-    return Outcome(line.number, line.smiles, line.name, len(structures), lowest, seconds, message, store.mark)
+    return Outcome(line.number, line.smiles, line.name, len(structures), lowest, seconds, message, again, store.mark)
 
 
-def _earlier(table: Path, about: Path, wanted: str, lines: Sequence[Line]) -> tuple[list[Outcome], int]:
-    """The outcomes of a run that is to be resumed, and how many bytes of its table they are."""
+def _earlier(table: Path, about: Path, wanted: str, lines: Sequence[Line]) -> list[Outcome]:
+    """The outcomes of a run that is to be resumed, but for lines that are tried again."""
     if not (table.is_file() and about.is_file()):
         raise OutputError(f"There is no run to resume at {table}.")
     if about.read_text() != wanted:
@@ -136,6 +139,7 @@ def _earlier(table: Path, about: Path, wanted: str, lines: Sequence[Line]) -> tu
                 lowest_energy_eV=float(row["lowest_energy_eV"]) if row["lowest_energy_eV"] else "",
                 seconds=float(row["seconds"]),
                 message=row["message"],
+                again=row["again"] == "True",
                 mark=int(row["mark"]),
                 earlier=True,
             )
@@ -146,7 +150,7 @@ def _earlier(table: Path, about: Path, wanted: str, lines: Sequence[Line]) -> tu
     for outcome in outcomes:
         if smiles.get(outcome.line) != outcome.smiles:
             raise DataError(f"Line {outcome.line} was '{outcome.smiles}' in the run at {table}: use --overwrite.")
-    return outcomes, len(whole.encode())
+    return [outcome for outcome in outcomes if not outcome.again]
 
 
 def _row(values: Sequence[object]) -> str:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ..checkpoint import choose_device, load_conformers
 from ..errors import ConfigError
-from ..models.ditmc import MoleculeBatch, Sampler, collate_molecules, sample_noise
+from ..models.ditmc import Conditioning, MoleculeBatch, Sampler, collate_molecules, sample_noise
 from .base import TIME, Candidate, Limits, Provider
 from .features import graph_of
 from .molecules import Molecule
@@ -52,7 +52,6 @@ class ConformerProvider(Provider):
     """
 
     name = "ditmc"
-    batch = 32
 
     def __init__(
         self,
@@ -71,6 +70,7 @@ class ConformerProvider(Provider):
         self._flow.set_dtype(DTYPES[dtype])
         self.sampler = _changed(self._flow.form.sampler, steps=steps, schedule=schedule, solver=solver)
         self.limits = Limits(atoms=LARGEST, elements=self._flow.elements)
+        self._known: tuple[Molecule, MoleculeBatch, Conditioning] | None = None
 
     @property
     def version(self) -> str:
@@ -78,27 +78,38 @@ class ConformerProvider(Provider):
         sampler = f"{self.sampler.steps} {self.sampler.schedule} {self.sampler.solver} steps"
         return f"{self.metadata.name} {self.fingerprint[:12]}, {self.dtype}, {sampler}"
 
+    def at_once(self, molecule: Molecule) -> int:
+        """As many as have `PAIRS` pairs of atoms."""
+        return max(1, PAIRS.get(self.device.type, PAIRS["cpu"]) // len(molecule) ** 2)
+
     def draw(self, molecule: Molecule, seeds: Sequence[int], deadline: float) -> Iterator[Candidate | str]:
         """Sample the molecule once for each seed; see `Provider.draw`."""
-        graph = collate_molecules([graph_of(molecule, self._flow.elements)]).to(self.device)
-        at_once = max(1, PAIRS.get(self.device.type, PAIRS["cpu"]) // len(molecule) ** 2)
-        for start in range(0, len(seeds), at_once):
+        size = self.at_once(molecule)
+        for start in range(0, len(seeds), size):
             try:
-                drawn = self._positions(graph, seeds[start : start + at_once], deadline)
+                drawn = self._positions(molecule, seeds[start : start + size], deadline)
             except TimeoutError:
                 yield from [TIME] * (len(seeds) - start)
                 return
             yield from (self._candidate(molecule, positions) for positions in drawn)
 
-    def _positions(self, graph: MoleculeBatch, seeds: Sequence[int], deadline: float) -> np.ndarray:
+    def _positions(self, molecule: Molecule, seeds: Sequence[int], deadline: float) -> np.ndarray:
         """Positions (S, N, 3) in Å; raises TimeoutError when the deadline passes."""
 
         def check_time() -> None:
             if time.monotonic() > deadline:
                 raise TimeoutError
 
-        noise = sample_noise(seeds, graph.numbers.shape[1])[None].to(self.device)
-        return self._flow.sample(graph, noise, self.sampler, check_time)[0].double().cpu().numpy()
+        graph, conditioning = self._encoded(molecule)
+        noise = sample_noise(seeds, len(molecule))[None].to(self.device)
+        return self._flow.sample(graph, noise, self.sampler, check_time, conditioning)[0].double().cpu().numpy()
+
+    def _encoded(self, molecule: Molecule) -> tuple[MoleculeBatch, Conditioning]:
+        """What the network needs of a molecule; that of the last one is kept for further samples of it."""
+        if self._known is None or self._known[0] is not molecule:
+            graph = collate_molecules([graph_of(molecule, self._flow.elements)]).to(self.device)
+            self._known = (molecule, graph, self._flow.encode(graph))
+        return self._known[1:]
 
     def _candidate(self, molecule: Molecule, positions: np.ndarray) -> Candidate:
         """The structure, or its mirror image where that is what was asked for."""

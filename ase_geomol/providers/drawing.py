@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from ase import Atoms
 
-from ..errors import ConfigError, ProviderError, ProviderWarning
+from ..errors import ProviderError, ProviderWarning
 from .molecules import Molecule, quoted
-from .refine import CHECKS, refusal
+from .refine import refusal
 
 if TYPE_CHECKING:
     from .base import Provider
@@ -66,7 +66,7 @@ def shortage(made: int, requested: int, smiles: str, failures: Mapping[str, int]
 
 
 class Drawing(Iterator[Atoms]):
-    """Structures of one request, one after the other; nothing that was given is kept.
+    """Structures of one request, one after the other; nothing that was given is kept. See `Provider.iterate`.
 
     Attributes:
         molecule: what was asked for.
@@ -85,13 +85,6 @@ class Drawing(Iterator[Atoms]):
         attempts: int,
         time_limit: float | None,
     ) -> None:
-        for name, value, least in (("n", n, 1), ("seed", seed, 0), ("attempts", attempts, 1)):
-            if not (isinstance(value, int | np.integer) and value >= least):
-                raise ConfigError(f"{name} is {value!r}; it is a whole number, {least} or larger.")
-        if isinstance(checks, str) or not set(checks) <= set(CHECKS):
-            raise ConfigError(f"checks is {checks!r}; it is a list of {', '.join(CHECKS)}, or empty.")
-        if time_limit is not None and not time_limit > 0:
-            raise ConfigError(f"time_limit is {time_limit!r}; it is a positive number of seconds, or None.")
         self.molecule, self.requested = molecule, int(n)
         self.failures: Counter[str] = Counter()
         self.deadline = np.inf if time_limit is None else time.monotonic() + time_limit
@@ -124,7 +117,7 @@ class Drawing(Iterator[Atoms]):
 
     def structures(self) -> Iterator[Atoms]:
         """Draw them, without a word on what is missing."""
-        size, hopeless = self._provider.batch, True
+        size, hopeless = self._provider.at_once(self.molecule), True
         for start in range(0, self.requested, size):
             if self.is_late():
                 self.failures[TIME] += self.requested - start

@@ -1,4 +1,4 @@
-"""What is done with drawn structures: checks, relaxation, ranking, removal of duplicates, choice of representatives."""
+"""What is done with drawn structures: checks, ranking, removal of duplicates, choice of representatives."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from ase import Atoms, units
-from ase.calculators.calculator import Calculator
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.optimize import BFGS
 from scipy.cluster.hierarchy import cut_tree, ward
 
 from .geometry import bond_errors, clashes
@@ -38,35 +35,6 @@ def refusal(molecule: Molecule, positions: np.ndarray, checks: Sequence[str]) ->
         if find(molecule, positions):
             return reason
     return None
-
-
-def relaxed(atoms: Atoms, calculator: Calculator, steps: int | None, fmax: float, deadline: float) -> Atoms | str:
-    """A relaxed copy with its energy (eV) and forces (eV/Å) and ``info["converged"]``, or why there is none.
-
-    Args:
-        atoms: the structure.
-        calculator: any of ASE's.
-        steps: at most this many; None: 1000; 0: only energy and forces.
-        fmax: eV/Å, the goal.
-        deadline: of ``time.monotonic``, when it ends where it is.
-
-    What the calculator raises for the structure as it comes is raised here too.
-    """
-    moving = atoms.copy()
-    moving.calc = calculator
-    moving.get_forces()
-    converged = False
-    try:
-        for state in BFGS(moving, logfile=None).irun(fmax=fmax, steps=1000 if steps is None else steps):
-            converged = bool(state)
-            if time.monotonic() > deadline:
-                break
-    except Exception as error:  # every calculator has its own
-        return f"failed relaxation ({type(error).__name__}: {error})"
-    moving.info["converged"] = converged
-    energy, forces = moving.get_potential_energy(), moving.get_forces()
-    moving.calc = SinglePointCalculator(moving, energy=float(energy), forces=forces)
-    return moving
 
 
 def weigh(structures: Sequence[Atoms]) -> None:

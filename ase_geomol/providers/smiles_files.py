@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -26,24 +27,39 @@ class Line(NamedTuple):
     name: str
 
 
-def parse_lines(text: Iterable[str]) -> list[Line]:
-    """The molecules of a file; empty lines, lines that begin with #, and a header "SMILES …" are left out."""
-    lines = []
+def parse_lines(text: Iterable[str], *, commas: bool = False) -> list[Line]:
+    """The molecules of a file; empty lines, lines that begin with #, and a header "SMILES …" are left out.
+
+    Args:
+        text: lines.
+        commas: split lines that have commas there; then a header may have the column of SMILES strings anywhere.
+    """
+    lines, smiles_at = [], 0
     for number, line in enumerate(text, start=1):
-        smiles, _, name = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
-        if smiles and not smiles.startswith("#") and not (number == 1 and smiles.lower() == "smiles"):
-            lines.append(Line(number, smiles, name.strip()))
+        cells = _cells(line.removeprefix("\ufeff").strip(), commas)  # what some editors begin a file with
+        header = [cell.lower() for cell in cells]
+        if number == 1 and "smiles" in (header if commas else header[:1]):
+            smiles_at = header.index("smiles")
+        elif any(cells) and not cells[0].startswith("#"):
+            smiles = "".join(cells[smiles_at : smiles_at + 1])  # nothing is refused as nothing, not passed over
+            lines.append(Line(number, smiles, "".join([*cells[:smiles_at], *cells[smiles_at + 1 :]][:1])))
     return lines
 
 
+def _cells(line: str, commas: bool) -> list[str]:
+    if commas and "," in line:
+        return [cell.strip() for cell in next(csv.reader([line]))]
+    return [cell.strip() for cell in line.split("\t" if "\t" in line else " ", 1)]
+
+
 def read_lines(path: Path) -> list[Line]:
-    """The molecules of a file.
+    """The molecules of a file, whose columns may be divided by commas if its name ends in ``.csv``.
 
     Raises:
         InputError: it cannot be read, or there are none.
     """
     try:
-        lines = parse_lines(path.read_text(encoding="utf-8").splitlines())
+        lines = parse_lines(path.read_text(encoding="utf-8").splitlines(), commas=path.suffix.lower() == ".csv")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     if not lines:

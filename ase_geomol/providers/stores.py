@@ -16,7 +16,7 @@ from ase.db.core import convert_str_to_int_float_bool_or_str
 from ase.db.row import AtomsRow
 from rdkit import Chem
 
-from ..errors import OutputError
+from ..errors import DataError, OutputError
 from ..simulate.files import GrowingFile, frame_text
 from .molecules import parse
 
@@ -50,10 +50,17 @@ def open_store(path: Path, mark: int = 0) -> Store:
 
     Raises:
         OutputError: another format; the place cannot be written.
+        DataError: the existing file has less than that.
     """
     if path.suffix not in FORMATS:
         raise OutputError(f"Conformers are written to {', '.join(FORMATS)}, not to {path.name}.")
+    if mark and not path.is_file():
+        raise _shortened(path)
     return _Database(path, mark) if path.suffix == ".db" else _Text(path, mark)
+
+
+def _shortened(path: Path) -> DataError:
+    return DataError(f"{path} lacks structures that were written to it: bring it back, or start anew with --overwrite.")
 
 
 def write_structures(path: Path, structures: Sequence[Atoms]) -> None:
@@ -122,6 +129,8 @@ def _scalars(atoms: Atoms) -> dict[str, Any]:
 
 class _Text:
     def __init__(self, path: Path, mark: int) -> None:
+        if mark and path.stat().st_size < mark:
+            raise _shortened(path)
         self._suffix, self._file = path.suffix, GrowingFile(path, mark)
 
     @property
@@ -142,6 +151,8 @@ class _Database:
             if mark == 0:
                 path.unlink(missing_ok=True)
             self._database = ase.db.connect(path, type="db", use_lock_file=False)  # a lock would outlive a kill
+            if mark and not self._database.count(f"id={mark}"):
+                raise _shortened(path)
             if mark:
                 self._database.delete([row.id for row in self._database.select(f"id>{mark}")])
         except (OSError, sqlite3.Error) as error:

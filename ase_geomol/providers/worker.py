@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ class Worker:
     """Answers questions one at a time with a script that reads and writes lines of JSON.
 
     The process starts with the first question, and again after one that it did not survive. It ends with this object.
+    After a fork each side has a process of its own.
 
     Args:
         script: Python file, which needs nothing of this package.
@@ -29,7 +31,7 @@ class Worker:
     def __init__(self, script: Path) -> None:
         self.script = script
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
+        self._owner, self._lock = os.getpid(), threading.Lock()
 
     def __reduce__(self) -> tuple[type[Worker], tuple[Path]]:
         return Worker, (self.script,)
@@ -45,6 +47,7 @@ class Worker:
             ChildProcessError: the process crashed.
             GeoMolError: it cannot be started.
         """
+        self._leave_to_parent()
         with self._lock:
             process = self._running()
             answers: list[dict[str, Any]] = []
@@ -66,6 +69,7 @@ class Worker:
 
     def stop(self) -> int | None:
         """End the process; give its status."""
+        self._leave_to_parent()
         process, self._process = self._process, None
         if process is None:
             return None
@@ -77,7 +81,14 @@ class Worker:
                     pipe.close()
         return status
 
+    def _leave_to_parent(self) -> None:
+        """In a forked process: what was started belongs to the other one, and the lock may never be opened."""
+        if self._owner != os.getpid():
+            self._owner, self._lock, self._process = os.getpid(), threading.Lock(), None
+
     def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:  # it ended while nobody asked
+            self.stop()
         if self._process is None:
             command = [sys.executable, "-P", str(self.script)]
             pipe = subprocess.PIPE

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import BFGS
 
@@ -17,59 +22,162 @@ from ..graph import AtomGraph, collate, from_atoms
 ATOMS_AT_ONCE = 1000
 
 
+class Relaxed(NamedTuple):
+    """How the relaxation of one structure ended.
+
+    Attributes:
+        place: of the structure among those that were given, from 0.
+        atoms: a copy where it ended, with its energy (eV) and forces (eV/Å) unless there is an ``error``.
+        steps: that it took.
+        converged: whether the largest force fell below ``fmax``.
+        error: why there are no energy and forces there.
+    """
+
+    place: int
+    atoms: Atoms
+    steps: int
+    converged: bool
+    error: Exception | None
+
+
 def relax_together(
-    structures: Sequence[Atoms], calculator: GeoMolCalculator, *, fmax: float = 0.01, steps: int = 1000
+    structures: Sequence[Atoms], calculator: Calculator, *, fmax: float = 0.01, steps: int = 1000
 ) -> list[Atoms | None]:
     """Relax copies of structures as `ase_geomol.simulate.relax` does one by one, in a fraction of the time.
 
     Args:
         structures: molecules or crystals; cells stay as they are.
-        calculator: of one potential, neither of a committee nor with direct forces.
+        calculator: any of ASE's. That of one potential computes many structures at once, unless its forces are direct.
         fmax: eV/Å; a structure is left alone when no force on it is larger.
         steps: of BFGS, at most this many; 0: only energies and forces.
 
     Returns:
-        The structures with their energies (eV) and forces (eV/Å); None for one that the potential refuses, as it comes
+        The structures with their energies (eV) and forces (eV/Å); None for one that the calculator refuses, as it comes
         or on its way.
 
     Raises:
-        ConfigError: such a calculator, or ``fmax`` or ``steps`` that make no sense.
+        ConfigError: ``fmax`` or ``steps`` that make no sense.
     """
-    if len(calculator.checkpoints) > 1 or calculator.direct_forces:
-        raise ConfigError("Structures are relaxed together by the gradients of one potential, not of a committee.")
+    ends = {end.place: end for end in relax_in_turn(structures, calculator, fmax=fmax, steps=steps)}
+    return [None if ends[place].error else ends[place].atoms for place in range(len(structures))]
+
+
+def relax_in_turn(
+    structures: Iterable[Atoms],
+    calculator: Calculator,
+    *,
+    fmax: float = 0.01,
+    steps: int = 1000,
+    deadline: float = np.inf,
+    hessians: Iterable[np.ndarray] | None = None,
+) -> Iterator[Relaxed]:
+    """As `relax_together`, but give each structure as soon as it is ready, and take another one in its place.
+
+    Args:
+        structures: read as there is room. The first is evaluated before others are read: it may be refused.
+        calculator: as of `relax_together`; likewise ``fmax`` and ``steps``.
+        deadline: of ``time.monotonic``, when structures end where they are and no others are read.
+        hessians: (3N, 3N) eV/Å² of each structure, positive definite, with which BFGS starts; default: ASE's guess.
+    """
     if not fmax > 0 or steps < 0:
         raise ConfigError(f"fmax ({fmax} eV/Å) must be positive, and steps ({steps}) not negative.")
-    moving = [atoms.copy() for atoms in structures]
-    optimisers = [BFGS(atoms, logfile=None) for atoms in moving]
-    active, refused = list(range(len(moving))), set()
-    for step in range(steps + 1):
-        refused |= _evaluate(moving, active, calculator)
-        active = [place for place in active if place not in refused and _largest_force(moving[place]) >= fmax]
-        if step < steps:
-            for place in active:
-                optimisers[place].step()
-    return [None if place in refused else atoms for place, atoms in enumerate(moving)]
+    many = _batched(calculator)
+    waiting = enumerate(zip(structures, repeat(None) if hessians is None else hessians, strict=False))
+    moving = list[_Moving]()
+    room = 1
+    while True:
+        if time.monotonic() <= deadline:
+            moving += _joining(waiting, room - sum(len(one.atoms) for one in moving))
+        if not moving:
+            return
+        errors = _evaluate(moving, calculator, many)
+        room, late = ATOMS_AT_ONCE if many else 1, time.monotonic() > deadline
+        active, moving = moving, []
+        for one in active:
+            error = errors.get(one.place)
+            converged = error is None and _largest_force(one.atoms) < fmax
+            if late or error or converged or one.steps == steps:
+                yield Relaxed(one.place, one.atoms, one.steps, converged, error)
+            else:
+                one.optimiser.step()
+                one.steps += 1
+                moving.append(one)
 
 
-def _evaluate(moving: Sequence[Atoms], active: Sequence[int], calculator: GeoMolCalculator) -> set[int]:
-    """Give the structures ``active`` their energies and forces; return those that have none."""
+@dataclass
+class _Moving:
+    """A structure on its way, and how far it is."""
+
+    place: int
+    atoms: Atoms
+    optimiser: BFGS
+    steps: int = 0
+
+
+def _joining(waiting: Iterator[tuple[int, tuple[Atoms, np.ndarray | None]]], room: int) -> list[_Moving]:
+    """The next structures, until there is no room for another atom."""
+    joining = []
+    while room > 0 and (following := next(waiting, None)) is not None:
+        place, (atoms, hessian) = following
+        moving = _Moving(place, copied := atoms.copy(), BFGS(copied, logfile=None))
+        moving.optimiser.H0 = moving.optimiser.H0 if hessian is None else hessian
+        joining.append(moving)
+        room -= len(atoms)
+    return joining
+
+
+def _batched(calculator: Calculator) -> GeoMolCalculator | None:
+    """The calculator, if it can compute many structures at once."""
+    if isinstance(calculator, GeoMolCalculator) and len(calculator.checkpoints) == 1 and not calculator.direct_forces:
+        return calculator
+    return None
+
+
+def _evaluate(moving: Sequence[_Moving], calculator: Calculator, many: GeoMolCalculator | None) -> dict[int, Exception]:
+    """Give structures their energies and forces; return why some have none, by their places."""
+    results, errors = _computed_together(moving, many) if many else _computed_alone(moving, calculator)
+    for one in moving:
+        if one.place in results:
+            energy, forces = results[one.place]
+            if np.isfinite(energy) and np.isfinite(forces).all():
+                one.atoms.calc = SinglePointCalculator(one.atoms, energy=energy, forces=forces)
+            else:
+                errors[one.place] = GeoMolError("Energy or forces became NaN or infinite.")
+    return errors
+
+
+Results = dict[int, tuple[float, np.ndarray]]
+"""Energies and forces by the structures' places."""
+
+
+def _computed_together(moving: Sequence[_Moving], calculator: GeoMolCalculator) -> tuple[Results, dict[int, Exception]]:
     graphs: dict[int, AtomGraph] = {}
-    for place in active:
+    errors: dict[int, Exception] = {}
+    for one in moving:
         try:
-            graphs[place] = _graph(moving[place], calculator)
-        except GeoMolError:
-            continue
-    done = set()
-    for places in _portions(list(graphs), moving):
-        batch = collate([graphs[place] for place in places])
-        prediction = calculator.checkpoints[0].potential(batch, forces=True)
-        assert prediction.forces is not None
-        forces = np.split(prediction.forces.cpu().numpy(), np.cumsum([len(moving[place]) for place in places])[:-1])
-        for place, energy, force in zip(places, prediction.energy.tolist(), forces, strict=True):
-            if np.isfinite(energy) and np.isfinite(force).all():
-                moving[place].calc = SinglePointCalculator(moving[place], energy=energy, forces=force)
-                done.add(place)
-    return set(active) - done
+            graphs[one.place] = _graph(one.atoms, calculator)
+        except GeoMolError as error:
+            errors[one.place] = error
+    if not graphs:
+        return {}, errors
+    prediction = calculator.checkpoints[0].potential(collate(list(graphs.values())), forces=True)
+    assert prediction.forces is not None
+    ends = np.cumsum([graph.n_atoms for graph in graphs.values()])[:-1]
+    forces = np.split(prediction.forces.cpu().numpy(), ends)
+    return dict(zip(graphs, zip(prediction.energy.tolist(), forces, strict=True), strict=True)), errors
+
+
+def _computed_alone(moving: Sequence[_Moving], calculator: Calculator) -> tuple[Results, dict[int, Exception]]:
+    results: Results = {}
+    errors: dict[int, Exception] = {}
+    for one in moving:
+        one.atoms.calc = calculator
+        try:
+            forces = one.atoms.get_forces(apply_constraint=False)
+            results[one.place] = (float(one.atoms.get_potential_energy()), forces)
+        except Exception as error:  # every calculator has its own
+            errors[one.place] = error
+    return results, errors
 
 
 def _graph(atoms: Atoms, calculator: GeoMolCalculator) -> AtomGraph:
@@ -77,19 +185,6 @@ def _graph(atoms: Atoms, calculator: GeoMolCalculator) -> AtomGraph:
     graph = from_atoms(atoms, calculator.cutoff, device=calculator.device)
     check_distances(graph)
     return graph
-
-
-def _portions(places: Sequence[int], moving: Sequence[Atoms]) -> list[list[int]]:
-    """The places in their order, cut where the next structure would make it too many atoms."""
-    portions: list[list[int]] = []
-    atoms = 0
-    for place in places:
-        if not portions or atoms + len(moving[place]) > ATOMS_AT_ONCE:
-            portions.append([])
-            atoms = 0
-        portions[-1].append(place)
-        atoms += len(moving[place])
-    return portions
 
 
 def _largest_force(atoms: Atoms) -> float:

@@ -12,7 +12,10 @@ from ase.io import read
 from rdkit import Chem
 
 import ase_geomol
+from ase_geomol.checkpoint import Metadata, save_checkpoint
 from ase_geomol.cli import common, conformers
+from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm
+from ase_geomol.providers.base import Provider
 
 
 def test_one_molecule(cli, here):
@@ -66,6 +69,29 @@ def test_what_cannot_be_made_is_one_sentence(cli, here):
     assert not [path for path in here.rglob("*") if path.is_file()]
 
 
+def test_a_conformer_model_is_set_as_asked_for(cli, here, monkeypatch):
+    from ase_geomol.providers import conformers as provider
+
+    save_checkpoint(
+        here / "tiny.safetensors",
+        ConformerFlow(DiTMC(DiTMCConfig(layers=1, channels=32)), FlowForm()),
+        Metadata(name="tiny", theory="none", training_data="none"),
+    )
+    monkeypatch.setattr(provider.ConformerProvider, "sample", sample_unchecked)
+    words = ("C", "-n", "1", "--provider", "tiny.safetensors", "--device", "cpu", "--out", "x.extxyz")
+    result = cli("conformers", *words, "--sampler-steps", "3", "--dtype", "float64")
+    assert result.exit_code == 0, result.output
+    assert "float64, 3 uniform euler steps" in read("x.extxyz").info["model_version"]
+    result = cli("conformers", "C", "--sampler-steps", "3", "--out", "y.sdf")
+    assert result.exit_code == 1
+    assert "--sampler-steps are those of a conformer model" in result.stderr
+
+
+def sample_unchecked(self, *arguments, **options):
+    """What an untrained network draws would pass no check."""
+    return Provider.sample(self, *arguments, **options, checks=())
+
+
 def test_a_shortage_is_told(cli, here, monkeypatch):
     from ase_geomol.providers import etkdg
     from ase_geomol.providers.drawing import TIME
@@ -102,6 +128,60 @@ def test_a_file_of_molecules_is_resumed(cli, here):
     assert read(folder / "conformers.extxyz").get_chemical_formula() == "H3N"
 
 
+@pytest.mark.parametrize(
+    ("source", "words", "message"),
+    [
+        ("mols.csv", ("mols.csv", "--out", "mols.sdf", "--overwrite"), "mols.csv holds the molecules"),
+        ("mols.csv", ("mols.csv", "--out", "mols.sdf", "--resume"), "mols.csv holds the molecules"),
+        ("mols.sdf", ("mols.sdf", "--out", "mols.sdf", "--overwrite"), "mols.sdf holds the molecules"),
+        ("all.json", ("all.json", "--out", "all.db", "--overwrite"), "all.json holds the molecules"),
+    ],
+)
+def test_the_file_of_molecules_is_never_replaced(cli, here, source, words, message):
+    (here / source).write_text("CCO ethanol\n")
+    result = cli("conformers", *words, "-n", "1")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert (here / source).read_text() == "CCO ethanol\n"
+    assert [path.name for path in here.iterdir()] == [source]
+
+
+@pytest.mark.parametrize(
+    ("molecules", "taken"), [("C", "x.png"), ("C", "x.html"), ("in.smi", "x.csv"), ("in.smi", "x.json")]
+)
+def test_other_files_are_replaced_only_if_asked(cli, here, molecules, taken):
+    (here / "in.smi").write_text("C\n")
+    (here / taken).write_text("precious")
+    result = cli("conformers", molecules, "-n", "1", "--out", "x.sdf")
+    assert result.exit_code == 1
+    assert f"{taken} exists already" in result.stderr
+    assert (here / taken).read_text() == "precious"
+    assert not (here / "x.sdf").exists()
+    assert cli("conformers", molecules, "-n", "1", "--out", "x.sdf", "--overwrite").exit_code == 0
+    assert (here / taken).read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--number=0", "n is 0"), ("--seed=-1", "seed is -1"), ("--fmax=0", "fmax is 0"), ("--unique=-1", "unique is -1")],
+)
+@pytest.mark.parametrize("molecules", ["C", "in.smi"])
+def test_options_are_checked_before_the_first_molecule(cli, here, molecules, option, message):
+    (here / "in.smi").write_text("nonsense\nC\n")
+    result = cli("conformers", molecules, option, "--out", "x.sdf")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert [path.name for path in here.iterdir()] == ["in.smi"]
+
+
+def test_one_molecule_is_not_resumed(cli, here):
+    (here / "x.sdf").write_text("earlier")
+    result = cli("conformers", "C", "-n", "1", "--out", "x.sdf", "--resume")
+    assert result.exit_code == 1
+    assert "--resume goes on with a file of molecules" in result.stderr
+    assert (here / "x.sdf").read_text() == "earlier"
+
+
 def test_ctrl_c_keeps_finished_molecules(here):
     (here / "in.smi").write_text("O\nN\n" + "C" * 300 + "\n")
     words = ["conformers", "in.smi", "-n", "1", "--out", "all.sdf"]
@@ -126,6 +206,31 @@ def test_ctrl_c_keeps_finished_molecules(here):
     assert "finished molecules are in all.sdf" in errors.replace("\n", " ")
     assert "--resume" in errors
     assert len(Chem.SDMolSupplier("all.sdf")) == 2
+
+
+@pytest.mark.parametrize(("words", "kept"), [((), 3), (("--relax", "--steps", "0"), 1)])
+def test_ctrl_c_keeps_finished_conformers(cli, here, monkeypatch, weights, words, kept):
+    from ase_geomol.providers import etkdg
+
+    drawn, calls = etkdg.RDKitProvider.draw, []
+
+    def draw(self, molecule, seeds, deadline):
+        calls.append(seeds)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return drawn(self, molecule, seeds, deadline)
+
+    monkeypatch.setattr(etkdg.RDKitProvider, "draw", draw)
+    result = cli("conformers", "CO", "-n", "9", "-m", weights, *words, "--out", "x.extxyz")
+    assert result.exit_code == 130
+    assert f"Interrupted: {kept} conformers, duplicates among them, are in x.extxyz." in result.stderr
+    frames = read("x.extxyz", ":")
+    assert [atoms.info["index"] for atoms in frames] == list(range(kept))
+    assert all(atoms.calc is not None for atoms in frames) is bool(words)
+    assert [path.name for path in here.iterdir()] == ["x.extxyz"]
+    again = cli("conformers", "CO", "-n", "9", "--out", "y.sdf")
+    assert again.exit_code == 130
+    assert "Interrupted: nothing was written." in again.stderr
 
 
 def test_help(cli):

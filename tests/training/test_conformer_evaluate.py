@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms, units
 from ase.io import write
+from ase.optimize import BFGS
 
 pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
 pytest.importorskip("tblite", reason="ensemble properties need the extra 'labels'")
@@ -17,19 +20,23 @@ from geomol_training.cli import app
 from geomol_training.conformers import evaluate as evaluation
 from geomol_training.conformers.ensemble import ensemble_properties
 from geomol_training.conformers.evaluate import DRAWN, RELAXED, Options, evaluate_conformers
-from geomol_training.conformers.methods import CHECKED, ETKDG, MMFF, MODEL
+from geomol_training.conformers.methods import CHECKED, CLUSTERED_TIME, ETKDG, ETKDG_TIME, MMFF, MODEL, Methods
 from geomol_training.conformers.plausibility import FAULTS, Plausibility
+from geomol_training.labelling.engine import GFN2
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
+from tblite.interface import Calculator as TBLite
 from typer.testing import CliRunner
 
 from ase_geomol.checkpoint import Metadata, save_checkpoint
 from ase_geomol.errors import DataError, OutputError
 from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm, Sampler
+from ase_geomol.providers.base import Candidate, Limits, Provider
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import parse
 
-SMILES = ("CCCO", "C[C@H](F)C=O")
+KCAL = units.kcal / units.mol
+SMILES = ("CCCO", "C[C@H](F)C=O", "C[NH3+]")
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +67,11 @@ def test_a_row_for_each_molecule_and_means_over_them(result):
     found, out = result
     rows = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
     assert sorted(row["smiles"] for row in rows) == sorted(parse(smiles).smiles for smiles in SMILES)
-    assert [row["asked"] for row in rows] == [4, 4]
-    assert found["rows"] == 2
+    assert [row["asked"] for row in rows] == [4, 4, 4]
+    assert found["rows"] == 3
     for name in (MODEL, CHECKED, ETKDG, MMFF):
         for stage in (DRAWN, RELAXED):
-            recall = [row["methods"][name][stage]["recall"][0] for row in rows]
+            recall = [row["methods"][name][stage]["recall"][0] for row in rows if stage in row["methods"][name]]
             assert found["methods"][name][stage]["COV-R 0.5 Å mean %"] == pytest.approx(100 * np.mean(recall))
     assert found["methods"][MODEL][DRAWN]["plausible %"] == 0
     assert found["methods"][MODEL][DRAWN]["made %"] == 100
@@ -76,6 +83,89 @@ def test_a_row_for_each_molecule_and_means_over_them(result):
     written = json.loads((out / "evaluation.json").read_text())
     assert written["methods"][ETKDG] == found["methods"][ETKDG]
     assert written["fingerprint"] == found["fingerprint"]
+
+
+def test_a_molecule_that_the_potential_does_not_know_is_told_and_not_relaxed(result):
+    found, out = result
+    rows = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
+    (told,) = [row for row in rows if "not relaxed" in row]
+    assert told["smiles"] == "C[NH3+]"
+    assert "charge" in told["not relaxed"]
+    assert found["remarks"]["molecules that the potential does not know, not relaxed"] == 1
+    for name in (MODEL, MMFF):
+        assert [found["methods"][name][stage]["molecules"] for stage in (DRAWN, RELAXED)] == [3, 2]
+
+
+def test_what_a_method_cannot_make_is_its_failure_and_not_the_end(own_conformers, provider, tmp_path, monkeypatch):
+    refused = {"C[Se]C": "Atom 1 is Se", "N->B": "is dative"}
+    frames = [atoms for smiles in ("CCO", "CF", *refused) for atoms in own_conformers(smiles, 1, "test")]
+    write(tmp_path / "a.extxyz", frames)
+    positions = provider._positions
+
+    def fails(molecule, *arguments):
+        if 9 in molecule.numbers:
+            raise np.linalg.LinAlgError("eigenvalues did not converge")
+        return positions(molecule, *arguments)
+
+    monkeypatch.setattr(provider, "_positions", fails)
+    found = evaluate_conformers(provider, str(tmp_path / "a.extxyz"), tmp_path / "out", Options(relax_steps=0))
+    model = found["methods"][MODEL][DRAWN]
+    assert model["molecules"] == found["rows"] == 4
+    assert model["made %"] == 25
+    assert model["COV-P 0.75 Å mean %"] <= 25
+    assert found["methods"][ETKDG][DRAWN]["made %"] == 100
+    reasons = " ".join(found["failures"][MODEL])
+    for words in (*refused.values(), "LinAlgError: eigenvalues did not converge"):
+        assert words in reasons
+    assert set(found["failures"][MODEL].values()) == {2}
+    assert ETKDG not in found["failures"]
+
+
+class Slow(Provider):
+    """Hydrogen molecules, each of which takes so long."""
+
+    name, version = "slow", "1"
+
+    def __init__(self, seconds: float) -> None:
+        self.limits, self.seconds = Limits(atoms=2), seconds
+
+    def draw(self, molecule, seeds, deadline):
+        for seed in seeds:
+            time.sleep(self.seconds)
+            yield Candidate(np.array([[0, 0, 0], [0, 0, 0.74 + seed % 100 * 1e-4]]))
+
+
+def test_in_the_models_time_there_is_no_more_and_no_less(provider, monkeypatch):
+    methods = Methods(provider)
+    for name, seconds in (("_model", 0.03), ("_bare", 0.01), ("_relaxed", 0.05)):
+        monkeypatch.setattr(methods, name, Slow(seconds))
+    found = methods.draw_all(parse("[H][H]"), 5, 0)
+    model, bare, clustered = found[MODEL], found[ETKDG_TIME], found[CLUSTERED_TIME]
+    assert 5 < len(bare.positions) == bare.asked < 25
+    assert 0 < len(clustered.positions) <= model.seconds / 0.05
+    assert clustered.asked == 5
+    assert clustered.failures == {"not made in the model's time": 5 - len(clustered.positions)}
+    assert not bare.failures
+    for drawn in (bare, clustered):
+        assert drawn.seconds < model.seconds + 0.2
+    monkeypatch.setattr(methods, "_relaxed", Slow(0.001))
+    many = methods.draw_all(parse("[H][H]"), 3, 0)[CLUSTERED_TIME]
+    assert len(many.positions) == many.asked == 3
+    assert not many.failures
+
+
+def test_the_device_and_what_is_not_known_are_told(result, own_conformers, provider, tmp_path, monkeypatch):
+    assert result[0]["device"] == "cpu"
+    write(tmp_path / "a.extxyz", own_conformers("CC(C)O", 2, "test"))
+    monkeypatch.setattr(evaluation, "MOST_MATCHES", 1)
+    options = Options(relax_steps=0, baselines=False, time_limit=1e-9)
+    found = evaluate_conformers(provider, str(tmp_path / "a.extxyz"), tmp_path / "out", options)
+    assert found["remarks"] == {
+        "molecules with more relabellings than are tried, whose distances are upper bounds": 1,
+        "distances that came too late or failed, not covered": 2
+        * 4,  # of the unchecked structures; there are no others
+        "ensembles without a distance, left out of AMR": 2,
+    }
 
 
 def test_nothing_is_measured_twice(result, data, provider, monkeypatch):
@@ -94,9 +184,10 @@ def test_a_split_that_is_not_there(data, provider, tmp_path):
 
 def test_command(data, provider, tmp_path):
     arguments = ["evaluate-conformers", str(provider.path), str(data), "--out", str(tmp_path), "--relax-steps", "0"]
+    arguments += ["--device", "cpu"]
     done = CliRunner(env={"COLUMNS": "300", "TERM": "dumb"}).invoke(app, [*arguments, "--molecules", "1"])
     assert done.exit_code == 0, done.output
-    for words in ("1 molecules", "ETKDGv3", "plausible %", "evaluation.json"):
+    for words in ("1 molecules, cpu", "ETKDGv3", "plausible %", "evaluation.json"):
         assert words in done.output
 
 
@@ -165,3 +256,25 @@ def test_properties_of_an_ensemble_are_boltzmann_means():
     for name, within in (("energy", 0.01), ("dipole", 0.02), ("gap", 0.1)):
         assert whole[name] == pytest.approx(weights @ [single[name] for single in singles], abs=within)
     assert ensemble_properties(molecule, []) is None
+
+
+@pytest.mark.parametrize(("smiles", "charge", "unpaired"), [("C[NH3+]", 1, 0), ("[O-]C=O", -1, 0), ("C[CH2]", 0, 1)])
+def test_ensembles_of_ions_and_radicals(smiles, charge, unpaired):
+    molecule = parse(smiles)
+    mol = Chem.Mol(molecule.mol)
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    start = mol.GetConformer().GetPositions()
+    found = ensemble_properties(molecule, [start])
+    shifted = ensemble_properties(molecule, [start + 7.0])
+    assert found is not None
+    assert shifted is not None
+    atoms = Atoms(molecule.numbers, start, calculator=GFN2(charge=charge, multiplicity=unpaired + 1))
+    BFGS(atoms, logfile=None).run(fmax=0.03)
+    engine = TBLite("GFN2-xTB", atoms.numbers, atoms.positions / units.Bohr, charge, unpaired)
+    engine.set("verbosity", 0)
+    expected = engine.singlepoint()
+    assert found["energy"] * KCAL == pytest.approx(float(expected.get("energy")) * units.Hartree, abs=1e-3)
+    assert found["dipole"] == pytest.approx(shifted["dipole"], abs=0.02)
+    levels, occupations = expected.get("orbital-energies"), expected.get("orbital-occupations")
+    gap = levels[occupations < 0.5].min() - levels[occupations > 0.5].max()
+    assert found["gap"] * KCAL == pytest.approx(gap * units.Hartree, abs=0.02)

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
 
+from geomol_training.conformers import metrics
 from geomol_training.conformers.metrics import distance_matrix, match, summary
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
@@ -78,3 +79,13 @@ def test_what_fails_or_comes_too_late_has_no_distance():
     distances = distance_matrix(symmetry(molecule), positions, broken)
     assert np.isinf(distances).tolist() == [[False, True], [False, True]]
     assert np.isinf(distance_matrix(symmetry(molecule), positions, broken, time.monotonic() - 1)).all()
+
+
+def test_a_distance_at_which_rdkit_fails_is_none(monkeypatch):
+    def fails(symmetric, first, second):
+        raise RuntimeError("Invariant Violation")
+
+    molecule = parse("CCO")
+    positions = np.random.default_rng(0).normal(size=(2, len(molecule), 3))
+    monkeypatch.setattr(metrics, "rmsd_matrix", fails)
+    assert np.isinf(distance_matrix(symmetry(molecule), positions, positions)).all()

@@ -18,12 +18,14 @@ from geomol_training.conformers.run import is_wanted, make_conformer_plan, make_
 from geomol_training.conformers.search import find_conformers
 from geomol_training.labelling.engine import GFN2
 
+from ase_geomol import GeoMolCalculator
 from ase_geomol.errors import ConfigError
 from ase_geomol.providers.molecules import parse
 from ase_geomol.providers.rmsd import rmsd_matrix, symmetry
 from ase_geomol.providers.stereo import stereo_errors
 
 SHIPPED = Path(__file__).parents[2] / "training/recipes/shipped/ditmc_small_conformers.yaml"
+POTENTIAL = GeoMolCalculator("geomformer-organic", device="cpu")
 SEARCH = Search.model_validate(yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["search"])
 
 
@@ -41,7 +43,7 @@ def torsion(atoms) -> float:
 
 
 def test_butane_has_an_anti_and_two_gauche_conformers():
-    found = find_conformers("CCCC", SEARCH, np.random.default_rng(0))
+    found = find_conformers("CCCC", SEARCH, POTENTIAL, np.random.default_rng(0))
     anti, *gauche = found.conformers
     assert torsion(anti) < 2
     assert [110 < torsion(atoms) < 120 for atoms in gauche] == [True, True]
@@ -57,7 +59,7 @@ def test_butane_has_an_anti_and_two_gauche_conformers():
 
 def test_conformers_are_minima_of_the_isomer_and_apart():
     smiles = "C[C@H](O)[C@@H](F)C=O"
-    found = find_conformers(smiles, SEARCH, np.random.default_rng(1))
+    found = find_conformers(smiles, SEARCH, POTENTIAL, np.random.default_rng(1))
     molecule = parse(found.conformers[0].info["smiles"])
     assert parse(smiles).smiles == molecule.smiles
     for atoms in found.conformers:
@@ -74,10 +76,30 @@ def test_conformers_are_minima_of_the_isomer_and_apart():
     assert apart[~np.eye(len(apart), dtype=bool)].min() >= SEARCH.apart
 
 
+def test_the_potential_saves_steps_of_gfn2_and_loses_no_conformer():
+    smiles = "O=CC1CC1CO"
+    found = find_conformers(smiles, SEARCH, POTENTIAL, np.random.default_rng(0))
+    nothing = SEARCH.model_copy(update={"potential_fmax": 1e3, "potential_window": 1e3})
+    without = find_conformers(smiles, nothing, POTENTIAL, np.random.default_rng(0))
+    assert found.sums["potential steps"] > without.sums["potential steps"] == without.sums["starts"]
+    assert found.sums["steps"] < 0.8 * without.sums["steps"]
+    lowest = [result.conformers[0].get_potential_energy() for result in (found, without)]
+    assert lowest[0] == pytest.approx(lowest[1], abs=1e-3)
+    positions = [np.array([atoms.positions for atoms in result.conformers]) for result in (without, found)]
+    missed = rmsd_matrix(symmetry(parse(found.conformers[0].info["smiles"])), *positions).min(1)
+    assert (missed < 2 * SEARCH.apart).all()
+
+
+def test_a_molecule_that_the_potential_does_not_know():
+    found = find_conformers("CC[SiH3]", SEARCH, POTENTIAL, np.random.default_rng(0))
+    assert found.sums["potential steps"] == found.sums["starts"] == 1
+    assert len(found.conformers) == 1
+
+
 def test_an_open_centre_gets_one_configuration():
     seen = set()
     for seed in range(6):
-        found = find_conformers("CC(F)Cl", SEARCH, np.random.default_rng(seed))
+        found = find_conformers("CC(F)Cl", SEARCH, POTENTIAL, np.random.default_rng(seed))
         assert len({atoms.info["smiles"] for atoms in found.conformers}) == 1
         seen.add(found.conformers[0].info["smiles"])
     assert seen == {"C[C@H](F)Cl", "C[C@@H](F)Cl"}
@@ -85,7 +107,7 @@ def test_an_open_centre_gets_one_configuration():
 
 def test_a_narrow_window_keeps_the_lowest():
     search = SEARCH.model_copy(update={"window": 0.1})
-    found = find_conformers("CCCC", search, np.random.default_rng(0))
+    found = find_conformers("CCCC", search, POTENTIAL, np.random.default_rng(0))
     assert len(found.conformers) == 1
     assert torsion(found.conformers[0]) < 2
 

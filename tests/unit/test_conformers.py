@@ -136,6 +136,20 @@ def test_structures_do_not_depend_on_how_many_are_asked_for(provider):
     assert np.abs(many[0].positions - draw(provider, seed=6)[0].positions).max() > 0.01
 
 
+def test_graphs_are_encoded_once_for_a_molecule(weights, monkeypatch):
+    provider, encoded = ConformerProvider(weights, device="cpu"), []
+    encode = provider._flow.model.encode
+    monkeypatch.setattr(provider._flow.model, "encode", lambda graphs: encoded.append(graphs) or encode(graphs))
+    monkeypatch.setattr("ase_geomol.providers.conformers.PAIRS", {"cpu": 500})
+    molecule = parse(L_ALANINE)
+    assert provider.at_once(molecule) == 500 // 13**2
+    with pytest.raises(ProviderError):
+        provider.sample(molecule.mol, 10, attempts=2)  # several shares, and each drawn again
+    assert len(encoded) == 1
+    draw(provider, "CCO", n=20)
+    assert [graphs.numbers.shape[1] for graphs in encoded] == [13, 9]
+
+
 def test_precisions_agree(weights):
     options = {"device": "cpu", "steps": 10}
     single, double = (draw(ConformerProvider(weights, dtype=d, **options))[0] for d in ("float32", "float64"))
@@ -221,7 +235,9 @@ def coordinates(smiles: str) -> np.ndarray:
 def drawing(provider: ConformerProvider, monkeypatch: pytest.MonkeyPatch, *structures: np.ndarray) -> None:
     """Let the network draw these structures in turn."""
     stream = iter(structures)
-    monkeypatch.setattr(provider, "_positions", lambda graph, seeds, deadline: np.array([next(stream) for _ in seeds]))
+    monkeypatch.setattr(
+        provider, "_positions", lambda molecule, seeds, deadline: np.array([next(stream) for _ in seeds])
+    )
 
 
 def test_a_mirror_image_is_reflected(provider, monkeypatch):

@@ -181,19 +181,6 @@ def test_derivatives_are_finite_where_atoms_coincide(form):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("form", POSITIONS)
-def test_mixed_precision_leaves_positions_as_they_are(alanine, positions, form):
-    """Far from the origin's neighbourhood, where bfloat16 knows 0.1 Å at best."""
-    model = network(form, dtype=torch.float32)
-    far = (50 * positions).float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = predict(model, [alanine], far, TIME.float())
-    plain = predict(model, [alanine], far, TIME.float())
-    assert mixed.dtype == torch.float32
-    assert not torch.equal(mixed, plain)
-    assert (mixed - plain).abs().max() < 0.1 * plain.abs().max()
-
-
 # What it starts as, and what it listens to
 
 

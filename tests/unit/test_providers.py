@@ -30,9 +30,12 @@ class Shaker(Provider):
     version = "1"
 
     def __init__(self, torn: float = 0.0, batch: int = 1, seconds: float = 0.0) -> None:
-        self.limits = Limits(atoms=3, elements=(1, 8), neighbors=2)
+        self.limits = Limits(atoms=3, elements=(1, 8))
         self.torn, self.batch, self.seconds = torn, batch, seconds
         self.drawn = 0
+
+    def at_once(self, molecule):
+        return self.batch
 
     def draw(self, molecule, seeds, deadline):
         for seed in seeds:
@@ -147,12 +150,6 @@ def test_limits(smiles, message):
         Shaker().sample(smiles)
 
 
-def test_limit_of_neighbours():
-    with pytest.raises(InputError, match=r"Atom 1 \(S\) has 6 neighbours; .* up to 4"):
-        Limits(atoms=10, neighbors=4).check(parse("FS(F)(F)(F)(F)F"))
-    Limits(atoms=10, neighbors=4).check(parse("C"))
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -220,11 +217,12 @@ def test_clusters_have_first_members_that_are_apart(rdkit):
 
 def test_relaxed_and_ranked(rdkit):
     calculator = GeoMolCalculator("geomformer-organic")
-    seen: list[int] = []
+    seen: list[Atoms] = []
     ensemble = rdkit.sample(
         "CCCC", 4, relax=calculator, relax_steps=3, rank=True, unique=0.2, seed=1, on_structure=seen.append
     )
-    assert seen == [1, 2, 3, 4]
+    assert sorted(atoms.info["index"] for atoms in seen) == [0, 1, 2, 3]
+    assert all(any(atoms is one for one in seen) for atoms in ensemble)
     assert 2 <= len(ensemble) < 4
     energies = [atoms.get_potential_energy() for atoms in ensemble]
     assert energies == sorted(energies)
@@ -282,12 +280,53 @@ def test_a_relaxation_that_breaks_the_molecule_is_no_structure():
         Shaker().sample("O", 2, relax=failing)
 
 
+class Choosy(Tearing):
+    """Leaves molecules as they are, but for some calls that fail."""
+
+    failing = ()
+    calls = 0
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        Calculator.calculate(self, atoms, properties, system_changes)
+        self.calls += 1
+        if self.calls in self.failing:
+            raise InputError("a start that is none")
+        self.results = {"energy": 0.0, "forces": np.zeros((len(atoms), 3))}
+
+
+def test_a_start_that_cannot_be_computed_does_not_lose_the_others():
+    choosy = Choosy()
+    choosy.failing = (2, 3)
+    with pytest.warns(ProviderWarning, match="Only 3 of 5"):
+        ensemble = Shaker().sample("O", 5, relax=choosy)
+    assert [atoms.info["index"] for atoms in ensemble] == [0, 3, 4]
+    assert ensemble.failures == {"failed relaxation (InputError: a start that is none)": 2}
+    choosy = Choosy()
+    choosy.failing = (1,)
+    with pytest.raises(InputError, match="a start that is none"):
+        Shaker().sample("O", 5, relax=choosy)
+    assert choosy.calls == 1
+
+
+def test_structures_relaxed_together_are_those_of_their_numbers(rdkit):
+    """They are ready at different times, and given by their numbers."""
+    calculator, seen = GeoMolCalculator("geomformer-organic", dtype="float64"), []
+    options = {"relax": calculator, "fmax": 0.1, "seed": 3}
+    many = rdkit.sample("CC(O)CC", 6, on_structure=seen.append, **options)
+    assert [atoms.info["index"] for atoms in many] == list(range(6))
+    assert [atoms.info["index"] for atoms in seen] != list(range(6))
+    assert len(seen) == 6
+    for atoms, alone in zip(many, rdkit.sample("CC(O)CC", 2, **options), strict=False):
+        np.testing.assert_allclose(atoms.positions, alone.positions, atol=1e-4)
+
+
 def test_time_limit_of_relaxation():
     class Slow(LennardJones):
         def calculate(self, *args, **kwargs):
             time.sleep(0.05)
             super().calculate(*args, **kwargs)
 
+    Shaker().sample("O", relax=LennardJones(), relax_steps=0)  # imports what it needs
     begin = time.monotonic()
     with pytest.warns(ProviderWarning, match=TIME):
         ensemble = Shaker().sample(

@@ -21,7 +21,7 @@ from rdkit import Chem
 
 import ase_geomol
 from ase_geomol import GeoMolCalculator, RDKitProvider
-from ase_geomol.errors import DataError, InputError, OutputError
+from ase_geomol.errors import ConfigError, DataError, InputError, OutputError
 from ase_geomol.providers.batch import Outcome, run_lines
 from ase_geomol.providers.molecules import parse
 from ase_geomol.providers.pictures import ensemble_picture
@@ -150,6 +150,29 @@ def test_lines_of_a_file():
     ]
 
 
+def test_lines_with_commas():
+    text = 'smiles,name,mass\nCCO,ethanol,46.1\n"O","water, heavy"\n#no,thing\n,missing\nN\nC methane\n[Na+],\n'
+    assert parse_lines(text.splitlines(), commas=True) == [
+        Line(2, "CCO", "ethanol"),
+        Line(3, "O", "water, heavy"),
+        Line(5, "", "missing"),
+        Line(6, "N", ""),
+        Line(7, "C", "methane"),
+        Line(8, "[Na+]", ""),
+    ]
+    text = "id,SMILES,mass\na,CCO,46.1\nb,O,18.0\nc\n"
+    assert parse_lines(text.splitlines(), commas=True) == [Line(2, "CCO", "a"), Line(3, "O", "b"), Line(4, "", "c")]
+
+
+@pytest.mark.parametrize("start", ["\ufeff", "\ufeffSMILES,name\n"])
+def test_files_of_spreadsheets(tmp_path, start):
+    (tmp_path / "x.csv").write_text(start + "CCO,ethanol\n", encoding="utf-8")
+    ((_, *line),) = read_lines(tmp_path / "x.csv")
+    assert line == ["CCO", "ethanol"]
+    (tmp_path / "x.smi").write_text("\ufeffO water\n", encoding="utf-8")
+    assert read(tmp_path / "x.smi", format="smiles").info["name"] == "water"
+
+
 def test_files_without_molecules(tmp_path):
     (tmp_path / "empty.smi").write_text("# nothing\n")
     (tmp_path / "binary.smi").write_bytes(b"\xff\xfe\x00")
@@ -230,6 +253,36 @@ def test_an_unexpected_error_is_not_the_end_of_all(tmp_path):
     assert [row["message"] for row in rows(tmp_path / "all.sdf")] == ["ZeroDivisionError: oh no"] * 2
 
 
+def test_lines_that_ended_by_an_error_that_may_pass_are_tried_again(rdkit, tmp_path):
+    asked: list[str] = []
+
+    def sample(smiles: str):
+        asked.append(smiles)
+        if smiles == "CCO" and asked.count("CCO") == 1:
+            raise MemoryError("full")
+        return rdkit.sample(smiles, 2)
+
+    out = tmp_path / "all.sdf"
+    first = list(run_lines(LINES, sample, out, {}))
+    assert [outcome.again for outcome in first] == [True, False, False, False]
+    asked.clear()
+    second = list(
+        run_lines(LINES, lambda smiles: asked.append(smiles) or rdkit.sample(smiles, 2), out, {}, resume=True)
+    )
+    assert asked == ["CCO"]
+    assert [(outcome.line, outcome.structures) for outcome in second] == [(2, 0), (3, 0), (4, 2), (1, 2)]
+    assert [row["line"] for row in rows(out)] == ["2", "3", "4", "1"]
+    assert count(out) == 4
+    assert all(outcome.earlier for outcome in run_lines(LINES, sample, out, {}, resume=True))
+
+
+def test_an_option_that_is_wrong_for_every_line_ends_the_run(rdkit, tmp_path):
+    out = tmp_path / "all.sdf"
+    with pytest.raises(ConfigError, match="seed is -1"):
+        list(run_lines(LINES, lambda smiles: rdkit.sample(smiles, seed=-1), out, {}))
+    assert rows(out) == []
+
+
 @pytest.mark.parametrize("suffix", [".extxyz", ".sdf", ".db"])
 def test_an_interrupted_run_goes_on(rdkit, tmp_path, suffix):
     whole, out = tmp_path / f"whole{suffix}", tmp_path / f"all{suffix}"
@@ -246,7 +299,7 @@ def test_an_interrupted_run_goes_on(rdkit, tmp_path, suffix):
         list(run_lines(LINES, sample, out, {"n": 2}))
     assert [row["line"] for row in rows(out)] == ["1", "2", "3"]
     with out.with_suffix(".csv").open("a") as table:
-        table.write("4,O,12,2,,0.1,,99")  # killed while it wrote a row, after structures
+        table.write("4,O,12,2,,0.1,,False,99")  # killed while it wrote a row, after structures
     if suffix != ".db":
         with out.open("a") as file:
             file.write("half a structure")
@@ -274,6 +327,25 @@ def test_only_the_same_run_is_resumed(rdkit, tmp_path):
     with pytest.raises(DataError, match="damaged"):
         run(rdkit, out, resume=True)
     assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".extxyz", ".sdf", ".db"])
+def test_structures_that_are_gone_are_missed(rdkit, tmp_path, suffix):
+    out = tmp_path / f"all{suffix}"
+    run(rdkit, out)
+    table, whole = out.with_suffix(".csv").read_bytes(), out.read_bytes()
+    if suffix == ".db":
+        ase.db.connect(out).delete([4])
+    else:
+        out.write_bytes(whole[:-20])
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"all{suffix} lacks structures that were written to it"):
+            run(rdkit, out, resume=True)
+        assert out.with_suffix(".csv").read_bytes() == table
+        out.unlink(missing_ok=True)  # then without the file
+    assert not out.exists()
+    out.write_bytes(whole)
+    assert all(outcome.earlier for outcome in run(rdkit, out, resume=True))
 
 
 def test_a_full_disk_leaves_whole_structures(rdkit, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from rdkit import Chem
 import ase_geomol
 from ase_geomol import RDKitProvider
 from ase_geomol.errors import ConfigError, InputError, ProviderError
+from ase_geomol.providers._embed import GRACE
 from ase_geomol.providers.worker import Worker
 
 MADE = {
@@ -86,6 +89,19 @@ def test_the_time_limit_holds_inside_rdkit(rdkit):
     assert len(rdkit.sample("CC", 2)) == 2
 
 
+def test_the_time_limit_is_over_with_the_request():
+    rdkit = RDKitProvider()
+    rdkit.sample("C")  # the process runs
+    before = rdkit.sample("CCCO", time_limit=0.5)
+    process = rdkit._worker._process
+    assert process is not None
+    with pytest.raises(subprocess.TimeoutExpired):  # the alarm would ring within this
+        process.wait(0.5 + GRACE + 0.3)
+    after = rdkit.sample("CCCO", time_limit=0.5)
+    assert not after.failures
+    np.testing.assert_array_equal(after[0].positions, before[0].positions)
+
+
 def test_two_providers_make_the_same(rdkit):
     copied = pickle.loads(pickle.dumps(RDKitProvider()))
     for first, second in zip(rdkit.sample("CCCO", 3, seed=4), copied.sample("CCCO", 3, seed=4), strict=True):
@@ -128,6 +144,37 @@ def test_a_worker_survives_a_crash_of_its_process(worker):
     with pytest.raises(ChildProcessError, match="status -6"):
         worker.ask({"crash": True}, np.inf)
     assert worker.ask({}, np.inf)["pid"] != first
+
+
+def test_a_process_that_ended_between_questions_is_replaced(worker):
+    first = worker.ask({}, np.inf)["pid"]
+    os.kill(first, signal.SIGKILL)
+    assert _ends(first, seconds=5)
+    assert worker.ask({"value": 3}, np.inf)["answer"] == 3
+
+
+def test_forked_processes_have_processes_of_their_own(worker):
+    """As in multiprocessing.Pool with a provider that is global: no answer goes to another's question."""
+    context = multiprocessing.get_context("fork")
+    own, told, answers = worker.ask({}, np.inf)["pid"], context.Queue(), []
+
+    def ask(value: int) -> None:
+        answer = worker.ask({"value": value, "sleep": 0.1}, time.monotonic() + 10)
+        worker.stop()
+        told.put((value, answer["answer"], answer["pid"]))
+
+    busy = threading.Thread(target=lambda: answers.append(worker.ask({"value": "mine", "sleep": 1}, np.inf)))
+    busy.start()
+    time.sleep(0.2)
+    children = [context.Process(target=ask, args=(value,), daemon=True) for value in range(3)]
+    for child in children:
+        child.start()
+    found = [told.get(timeout=15) for _ in children]
+    busy.join()
+    assert answers == [{"answer": "mine", "pid": own}]
+    assert all(heard == value for value, heard, _ in found)
+    assert len({own}.union(process for _, _, process in found)) == 4
+    assert worker.ask({}, np.inf)["pid"] == own
 
 
 @pytest.fixture
@@ -174,8 +221,6 @@ def test_the_process_ends_with_its_owner():
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(Path(ase_geomol.__file__).parents[1])}
 
 

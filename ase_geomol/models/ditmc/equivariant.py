@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from .attention import weights_of
 from .conditioning import PairTable, zero_linear
 from .config import HEAD_CHANNELS, DiTMCConfig
-from .geometry import exactly
 from .kinds import EquivariantFeedForward, EquivariantLinear, Features, modulate, unit_size
 
 RADIAL = 64
@@ -171,15 +170,13 @@ class EquivariantTransformer(nn.Module):
         basis = PairBasis(
             torch.stack([radial * part for part in modulation.chunk(2, -1)]), vectors / distance[..., None]
         )
-        with exactly(positions):
-            pseudovectors = self.handedness(handed[..., None])
+        pseudovectors = self.handedness(handed[..., None])
         features = _start(tokens.expand(*positions.shape[:-1], -1), pseudovectors)
         for block, pair_filter in zip(self.blocks, filters, strict=True):
             features = block(features, condition, basis, pair_filter, pairs)
         both = features.vectors + features.pseudovectors
         scale = self.modulation(condition)[..., None, :]
-        with exactly(positions):
-            return self.out((unit_size(both) * (1 + scale)).to(positions.dtype)).squeeze(-1)
+        return self.out(unit_size(both) * (1 + scale)).squeeze(-1)
 
 
 def _start(tokens: Tensor, pseudovectors: Tensor) -> Features:

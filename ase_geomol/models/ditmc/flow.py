@@ -9,9 +9,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from .geometry import align, centre, exactly, random_rotations
+from .geometry import align, centre, random_rotations
 from .graph import MoleculeBatch
-from .network import DiTMC
+from .network import Conditioning, DiTMC
 from .sampling import Sampler
 
 Prior = Literal["harmonic", "gaussian"]
@@ -70,12 +70,18 @@ class ConformerFlow(nn.Module):
         return centre(noise, molecules.atoms)
 
     @torch.no_grad()
+    def encode(self, molecules: MoleculeBatch) -> Conditioning:
+        """What follows from the graphs alone, whatever the noise, and is the same for all of a molecule's samples."""
+        return self.model.encode(molecules)
+
+    @torch.no_grad()
     def sample(
         self,
         molecules: MoleculeBatch,
         noise: Tensor,
         sampler: Sampler | None = None,
         on_evaluation: Callable[[], object] = lambda: None,
+        conditioning: Conditioning | None = None,
     ) -> Tensor:
         """Draw conformers.
 
@@ -84,15 +90,16 @@ class ConformerFlow(nn.Module):
             noise: (G, S, N, 3), for S conformers of each; see `ase_geomol.models.ditmc.sampling.sample_noise`.
             sampler: default: the form's.
             on_evaluation: called before each evaluation of the network; what it raises ends the sampling.
+            conditioning: what `encode` gives for the molecules, if it is known.
 
         Returns:
             (G, S, N, 3) Å, centred; zeros where there are no atoms.
         """
-        conditioning = self.model.encode(molecules)
+        known = self.encode(molecules) if conditioning is None else conditioning
 
         def denoise(positions: Tensor, time: float) -> Tensor:
             on_evaluation()
-            return self.model.denoise(conditioning, positions, positions.new_full((1, 1), time))
+            return self.model.denoise(known, positions, positions.new_full((1, 1), time))
 
         start = self.start(molecules, noise).to(self.dtype)
         return (sampler or self.form.sampler).integrate(denoise, start)
@@ -123,9 +130,8 @@ def flow_loss(flow: ConformerFlow, molecules: MoleculeBatch, positions: Tensor, 
     """
     atoms, shape = molecules.atoms, positions.shape
     options = {"generator": generator, "device": positions.device, "dtype": positions.dtype}
-    with exactly(positions):
-        end = centre(positions, atoms) @ random_rotations(shape[:2], generator, positions.dtype)
-        start = align(flow.start(molecules, torch.randn(shape, **options)), end)
+    end = centre(positions, atoms) @ random_rotations(shape[:2], generator, positions.dtype)
+    start = align(flow.start(molecules, torch.randn(shape, **options)), end)
     time = torch.rand(shape[:2], **options)
     path = interpolate(start, end, time, flow.form.noise * torch.randn(shape, **options), atoms)
     predicted = flow.model.denoise(flow.model.encode(molecules), path, time)

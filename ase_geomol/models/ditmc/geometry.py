@@ -7,11 +7,6 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def exactly(tensor: Tensor) -> torch.autocast:
-    """A context in which a caller's autocast does not round what is computed of positions."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
 def centre(positions: Tensor, atoms: Tensor) -> Tensor:
     """Shift positions (G, S, N, 3) so that the mean over ``atoms`` (G, N) is zero; zeros elsewhere."""
     real = atoms[:, None, :, None].to(positions.dtype)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from .conditioning import BondPairs, GraphEncoder, PathPairs, TimeEmbedding
 from .config import DiTMCConfig
 from .equivariant import EquivariantTransformer
-from .geometry import centre, exactly, handedness
+from .geometry import centre, handedness
 from .graph import MoleculeBatch
 from .standard import Transformer
 
@@ -80,8 +80,7 @@ class DiTMC(nn.Module):
         alone = torch.eye(atoms.shape[1], dtype=torch.bool, device=atoms.device)
         pairs = (atoms[:, :, None] & atoms[:, None, :] & ~alone)[:, None, None]
         positions = centre(positions, atoms)
-        with exactly(positions):
-            handed = handedness(positions, conditioning.centres)
+        handed = handedness(positions, conditioning.centres)
         condition = functional.silu(self.condition_norm(conditioning.nodes + self.time(time)[..., None, :]))
         predicted = self.transformer(
             conditioning.tokens,

@@ -10,7 +10,6 @@ from torch.nn import functional
 from .attention import PairAttention, arrange
 from .conditioning import PairTable, two_layers, zero_linear
 from .config import DiTMCConfig
-from .geometry import exactly
 
 
 def modulate(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -73,16 +72,14 @@ class Transformer(nn.Module):
             pairs: (G, 1, 1, N, N) where there is a pair.
         """
         difference = None
-        with exactly(positions):
-            features = tokens + self.handedness(handed)
-            if self.relative:
-                difference = self.position(positions[..., :, None, :] - positions[..., None, :, :])
-            else:
-                features = features + self.position(positions)
+        features = tokens + self.handedness(handed)
+        if self.relative:
+            difference = self.position(positions[..., :, None, :] - positions[..., None, :, :])
+        else:
+            features = features + self.position(positions)
         for block, filters in zip(self.blocks, prepared, strict=True):
             if difference is not None:
                 filters = filters + arrange(functional.linear(difference, block.attention.pair.weight))
             features = block(features, condition, filters, pairs)
         scale, shift = self.modulation(condition).chunk(2, -1)
-        with exactly(positions):
-            return self.out(modulate(features, scale, shift).to(positions.dtype))
+        return self.out(modulate(features, scale, shift))

@@ -94,6 +94,7 @@ def evaluate_conformers(
         int, typer.Option(min=0, help="Compute ensemble properties of so many molecules with GFN2-xTB.")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of molecules and of the samples.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: CUDA if there is one.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
 ) -> None:
     """Compare a conformer model, and RDKit beside it, with references: coverage, stereochemistry, plausibility, time.
@@ -121,11 +122,18 @@ def evaluate_conformers(
     )
     console = Console()
     with stoppable(folder), console.status("reading data") as status:
-        provider = ConformerProvider(checkpoint, steps=steps)
+        provider = ConformerProvider(checkpoint, steps=steps, device=device)
         result = run_evaluate(
             provider, data, folder, options, lambda done, of_all: status.update(f"{done} of {of_all} molecules")
         )
-    console.print(conformers_table(f"{checkpoint} on {data}: {result['rows']} molecules", result["methods"]))
+    console.print(
+        conformers_table(f"{checkpoint} on {data}: {result['rows']} molecules, {result['device']}", result["methods"])
+    )
+    for remark, count in result["remarks"].items():
+        console.print(f"{remark}: {count}", soft_wrap=True, markup=False)
+    for method, failures in result["failures"].items():
+        lost = "; ".join(f"{reason}: {count}" for reason, count in failures.items())
+        console.print(f"{method}, lost: {lost}", soft_wrap=True, markup=False)
     console.print(f"Written: {folder / RESULT}", soft_wrap=True, markup=False)
 
 

@@ -24,7 +24,7 @@ def ensemble_properties(molecule: Molecule, positions: Iterable[np.ndarray]) -> 
     Returns:
         ``energy`` and ``lowest_energy`` (kcal/mol), ``dipole`` (D), ``gap`` (kcal/mol).
     """
-    engine, found = GFN2(), []
+    engine, found = GFN2(charge=molecule.charge, multiplicity=molecule.multiplicity), []
     for start in positions:
         atoms = Atoms(molecule.numbers, start, calculator=engine)
         try:

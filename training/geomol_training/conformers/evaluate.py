@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+import torch
 
 from ase_geomol.calculator import GeoMolCalculator
-from ase_geomol.errors import DataError, OutputError
+from ase_geomol.checks import check_atoms
+from ase_geomol.errors import DataError, InputError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import Molecule
@@ -91,10 +93,11 @@ def evaluate_conformers(
     """
     sets, _, key = load_sets(data)
     chosen = _chosen(sets, options)
-    settings = {"model": provider.version, "data": key, **asdict(options)}
+    settings = {"model": provider.version, "device": _device(provider), "data": key, **asdict(options)}
     _open(out, settings)
     methods = Methods(provider, baselines=options.baselines)
-    potential = GeoMolCalculator(options.potential) if options.relax_steps else None
+    device = str(provider.device)
+    potential = GeoMolCalculator(options.potential, device=device) if options.relax_steps else None
     methods.warm_up(sets.molecule(int(chosen[0])))
     rows = []
     for place, index in enumerate(chosen.tolist()):
@@ -106,9 +109,16 @@ def evaluate_conformers(
         rows.append(_read(file))
         report(place + 1, len(chosen))
     about = {"name": provider.metadata.name, "fingerprint": provider.fingerprint, "processor": processor()}
-    result = _plain({**settings, **about, "rows": len(rows), "methods": summarise(rows, options)})
+    told = {"rows": len(rows), "remarks": remarks(rows), "failures": failures(rows)}
+    told["methods"] = summarise(rows, options)
+    result = _plain({**settings, **about, **told})
     write_atomically(out / RESULT, _json(result))
     return result
+
+
+def _device(provider: ConformerProvider) -> str:
+    """The accelerator that the model and the potential run on, or "cpu"."""
+    return torch.cuda.get_device_name(provider.device) if provider.device.type == "cuda" else str(provider.device)
 
 
 def _chosen(sets: ConformerSets, options: Options) -> np.ndarray:
@@ -163,15 +173,17 @@ def measure_molecule(
         "all relabellings": symmetric.complete,
         "methods": {},
     }
+    if potential is not None and (refused := _refusal(molecule, references[0], potential)):
+        row["not relaxed"], potential = refused, None
     if with_properties:
         row["properties"] = ensemble_properties(molecule, references)
     for name, drawn in methods.draw_all(molecule, asked, options.seed).items():
         stages = {DRAWN: drawn.positions}
         if potential is not None:
             stages[RELAXED] = _relaxed(molecule, drawn.positions, potential, options.relax_steps)
-        found: Row = {"seconds": drawn.seconds, "failures": drawn.failures}
+        found: Row = {"asked": drawn.asked, "seconds": drawn.seconds, "failures": drawn.failures}
         for stage, positions in stages.items():
-            found[stage] = _measure(molecule, symmetric, plausibility, references, positions, asked, options)
+            found[stage] = _measure(molecule, symmetric, plausibility, references, positions, drawn.asked, options)
         if with_properties:
             found["properties"] = ensemble_properties(molecule, list(stages.values())[-1][:MOST_SAMPLES])
         row["methods"][name] = found
@@ -200,9 +212,18 @@ def _measure(
     }
 
 
+def _refusal(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalculator) -> str | None:
+    """Why the potential does not know this molecule, whatever its structure; None if it does."""
+    try:
+        check_atoms(molecule.atoms(positions, {}), potential.elements, potential.charges, potential.spins)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def _relaxed(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalculator, steps: int) -> np.ndarray:
-    """Structures after so many steps; those that the potential refuses are left out."""
-    starts = [Atoms(molecule.numbers, start, info={"charge": molecule.charge}) for start in positions]
+    """Structures after so many steps; those that the potential refuses on their way are left out."""
+    starts = [molecule.atoms(start, {}) for start in positions]
     ends = relax_together(starts, potential, steps=steps)
     return np.array([end.positions for end in ends if end is not None]).reshape(-1, len(molecule), 3)
 
@@ -210,12 +231,41 @@ def _relaxed(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalcula
 # --- all molecules
 
 
+def remarks(rows: Sequence[Row]) -> dict[str, int]:
+    """How much the means leave out."""
+    measured = [
+        method[stage]
+        for row in rows
+        for method in row["methods"].values()
+        for stage in (DRAWN, RELAXED)
+        if stage in method
+    ]
+    found = {
+        "molecules that the potential does not know, not relaxed": sum("not relaxed" in row for row in rows),
+        "molecules with more relabellings than are tried, whose distances are upper bounds": sum(
+            not row["all relabellings"] for row in rows
+        ),
+        "distances that came too late or failed, not covered": sum(item["unknown distances"] for item in measured),
+        "ensembles without a distance, left out of AMR": sum(item["recall_distance"] is None for item in measured),
+    }
+    return {name: count for name, count in found.items() if count}
+
+
+def failures(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """How many structures each method lost, by reason."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        for name, method in row["methods"].items():
+            found.setdefault(name, Counter()).update(method["failures"])
+    return {name: dict(counts) for name, counts in found.items() if counts}
+
+
 def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict[str, float]]]:
-    """Means by method and stage, from the rows alone."""
+    """Means by method and stage, from the rows alone, over the molecules that have that stage."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in rows[0]["methods"]:
         of_method = [row["methods"][name] for row in rows]
-        stages = [stage for stage in (DRAWN, RELAXED) if stage in of_method[0]]
+        stages = [stage for stage in (DRAWN, RELAXED) if any(stage in item for item in of_method)]
         found[name] = {stage: _of_stage(rows, name, stage, options) for stage in stages}
         made = sum(item[DRAWN]["made"] for item in of_method)
         seconds = sum(item["seconds"] for item in of_method)
@@ -225,13 +275,15 @@ def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict
 
 
 def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> dict[str, float]:
+    rows = [row for row in rows if stage in row["methods"][name]]
     of_stage = [row["methods"][name][stage] for row in rows]
     matches = [Match(**{field: item[field] for field in Match._fields}) for item in of_stage]
-    made, asked = sum(item["made"] for item in of_stage), sum(row["asked"] for row in rows)
+    made, asked = sum(item["made"] for item in of_stage), sum(row["methods"][name]["asked"] for row in rows)
     with_stereo = [(item, row) for item, row in zip(of_stage, rows, strict=True) if row["stereo elements"]]
     right = sum(item["made"] - item["wrong stereo"] for item, _ in with_stereo)
     of_these = sum(item["made"] for item, _ in with_stereo)
     return {
+        "molecules": len(rows),
         **summary(matches, options.thresholds),
         "made %": 100 * made / asked,
         "right stereo %": 100 * right / of_these if of_these else np.nan,
@@ -240,13 +292,13 @@ def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> d
 
 
 def _property_errors(rows: Sequence[Row], name: str) -> dict[str, float]:
-    """Median absolute errors of ensemble properties."""
+    """Median absolute errors of ensemble properties, and over how many molecules."""
     pairs = [
         (row["properties"], row["methods"][name]["properties"])
         for row in rows
         if row.get("properties") and row["methods"][name].get("properties")
     ]
-    found = {}
+    found: dict[str, float] = {"ensembles": len(pairs)} if pairs else {}
     for what, unit in UNITS.items() if pairs else ():
         errors = [abs(ours[what] - theirs[what]) for theirs, ours in pairs]
         found[f"{what.replace('_', ' ')} error {unit}"] = float(np.median(errors))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -80,12 +81,13 @@ def distance_matrix(
     """Distances (L, P) in Å between ``references`` (L, N, 3) and ``samples`` (P, N, 3).
 
     Those that are not known at the ``deadline`` of ``time.monotonic`` are infinite, and so are those of samples whose
-    positions are not finite.
+    positions are not finite, and those at which RDKit fails.
     """
     distances = np.full((len(references), len(samples)), np.inf)
     whole = np.flatnonzero(np.isfinite(samples).all((1, 2)))
     for row, reference in enumerate(references):
         if time.monotonic() > deadline:
             break
-        distances[row, whole] = rmsd_matrix(symmetric, reference[None], samples[whole])[0]
+        with suppress(RuntimeError, ValueError):
+            distances[row, whole] = rmsd_matrix(symmetric, reference[None], samples[whole])[0]
     return distances

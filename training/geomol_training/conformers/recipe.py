@@ -21,18 +21,20 @@ class Molecules(Section):
 
 
 class Search(Section):
-    """How the conformers of a molecule are looked for: ETKDGv3, then MMFF94s, then GFN2-xTB."""
+    """How the conformers of a molecule are looked for: ETKDGv3, then MMFF94s, then a potential, then GFN2-xTB."""
 
     seeds: Positive = Field(description="of a molecule without a rotatable bond")
     seeds_per_bond: Count = Field(description="more for each rotatable bond")
     most_seeds: Positive
     force_field_window: Length = Field(description="kcal/mol above the lowest minimum of MMFF94s")
+    potential: str = Field(description="a shipped name or a path, for the molecules that it knows")
+    potential_fmax: Length = Field(description="eV/Å: largest force where its relaxation ends")
+    potential_window: Length = Field(description="kcal/mol above the lowest structure relaxed with it")
     window: Length = Field(description="kcal/mol above the lowest minimum of GFN2-xTB")
     apart: Length = Field(description="Å: RMSD of heavy atoms above which conformers are two")
     most: Positive = Field(description="of the lowest are kept")
     fmax: Length = Field(description="eV/Å: largest force in a minimum of GFN2-xTB")
     steps: Positive = Field(description="of a minimisation, at most")
-    temperature: Length = Field(default=298.15, description="K, of the Boltzmann weights")
 
 
 class ConformerRecipe(Chemistry):

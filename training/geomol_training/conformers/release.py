@@ -29,15 +29,17 @@ CARD = """# {name}
 
 {counts}
 
-## Measured on {held_out} that it never saw
+## Measured with {references} references on {held_out} that it never saw
 
-Measured by `{evaluation_command}` on {molecules} {held_out} on {processor}: twice as many structures of each as there
-are references. COV is the share of references (R) or of structures (P) with a partner of the other kind within the
-threshold, AMR the mean distance to the nearest one, by the root-mean-square distance of heavy atoms that knows
-symmetry. "{model}" is what the network draws; of "{model}, checked", structures with wrong stereochemistry, bonds or
-clashes were drawn again.
+Measured by `{evaluation_command}` on {molecules} {held_out} on {hardware}: twice as many structures of each as there
+are {references} references. COV is the share of references (R) or of structures (P) with a partner of the other kind
+within the threshold, AMR the mean distance to the nearest one, by the root-mean-square distance of heavy atoms that
+knows symmetry. "{model}" is what the network draws; of "{model}, checked", structures with wrong stereochemistry, bonds
+or clashes were drawn again.
 
 {measured}
+
+{remarks}
 
 ## At work on {held_out} that it never saw
 
@@ -53,6 +55,12 @@ clashes were drawn again.
 """
 
 
+class ConformerNotes(Notes):
+    """Words for a card, as `Notes`; ``references`` says what is compared with, in the name of every such number."""
+
+    references: str
+
+
 class MeasuredConformers(BaseModel):
     """What of ``evaluation.json`` goes into a card; ``fingerprint`` is of the weights that were evaluated."""
 
@@ -60,6 +68,8 @@ class MeasuredConformers(BaseModel):
     split: str | None
     rows: int
     processor: str
+    device: str
+    remarks: dict[str, int]
     methods: dict[str, dict[str, dict[str, float | None]]]
 
 
@@ -68,7 +78,7 @@ def release_conformers(
 ) -> Path:
     """As `geomol_training.release.release`, for a conformer model and what ``evaluate-conformers`` wrote."""
     loaded = load_conformers(checkpoint)
-    words = validated(Notes, read_yaml(notes), notes)
+    words = validated(ConformerNotes, read_yaml(notes), notes)
     measured = validated(MeasuredConformers, read_json(evaluation / "evaluation.json"), evaluation)
     if measured.fingerprint != loaded.fingerprint:
         raise DataError(f"{evaluation} is about other weights than {loaded.path}: evaluate these first.")
@@ -76,7 +86,7 @@ def release_conformers(
         raise DataError(f"{evaluation} is not about the test split alone: evaluate with --split test.")
     counts, at_work = label_counts(labels), benchmark_results(results, loaded.fingerprint)
     known = {name: value for name, value in measured.methods[MODEL][DRAWN].items() if value is not None}
-    errors = {f"test_{name}": round(value, 3) for name, value in known.items()}
+    errors = {f"test_{_named(name, words.references)}": round(value, 3) for name, value in known.items()}
     metadata = loaded.metadata.model_copy(update={"errors": errors})
     path = WEIGHTS / f"{metadata.name}.safetensors"
     save_checkpoint(path, loaded.flow, metadata)
@@ -85,9 +95,10 @@ def release_conformers(
         facts=_facts(loaded),
         counts=counts,
         molecules=measured.rows,
-        processor=measured.processor,
+        hardware=measured.processor if measured.device == "cpu" else f"{measured.device} and {measured.processor}",
         model=MODEL,
-        measured=_table(measured.methods),
+        measured=_table(measured.methods, words.references),
+        remarks="\n".join(f"- {remark}: {count}" for remark, count in measured.remarks.items()),
         results=at_work,
         **words.model_dump(),
     )
@@ -96,11 +107,17 @@ def release_conformers(
     return path
 
 
-def _table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
+def _named(name: str, references: str) -> str:
+    """The name of a number with that of the references, if it is a comparison with them."""
+    return f"{references} {name}" if name.startswith(("COV", "AMR")) or " error " in name else name
+
+
+def _table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]], references: str) -> str:
     """A row for each method and stage; means over molecules."""
     found = {f"{method}, {stage}": values for method, stages in methods.items() for stage, values in stages.items()}
     names = list(dict.fromkeys(name for values in found.values() for name in values if "median" not in name))
-    lines = ["| | " + " | ".join(name.replace(" mean", "") for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    headings = (_named(name.replace(" mean", ""), references) for name in names)
+    lines = [f"| | {' | '.join(headings)} |", "|---" * (len(names) + 1) + "|"]
     for row, values in found.items():
         shown = (values.get(name) for name in names)
         cells = ("" if value is None else f"{value:.3g}" for value in shown)

@@ -14,6 +14,7 @@ from ase import Atoms
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
+from ase_geomol.calculator import GeoMolCalculator
 from ase_geomol.errors import DataError
 
 from ..labelling.engine import import_tblite
@@ -91,9 +92,10 @@ def run_conformer_job(job: Job, recipe: ConformerRecipe) -> Outcome:
     frames: list[Atoms] = []
     rejected: Counter[str] = Counter()
     sums: Counter[str] = Counter()
+    potential = GeoMolCalculator(recipe.search.potential, device="cpu")
     seeds = np.random.SeedSequence(job.seed).spawn(len(job.tasks))
     for task, seed in zip(job.tasks, seeds, strict=True):
-        found = find_conformers(task.molecules[0].smiles, recipe.search, np.random.default_rng(seed))
+        found = find_conformers(task.molecules[0].smiles, recipe.search, potential, np.random.default_rng(seed))
         for atoms in found.conformers:
             atoms.info = names(task, job.kind) | atoms.info
         frames += found.conformers

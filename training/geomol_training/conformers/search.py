@@ -1,4 +1,6 @@
-"""All low conformers of a molecule by brute force: many embeddings, their minima in MMFF94s, then in GFN2-xTB."""
+"""All low conformers of a molecule by brute force: many embeddings, their minima in MMFF94s, then in a potential of
+ours, then in GFN2-xTB.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolDescriptors
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
+from ase_geomol.calculator import GeoMolCalculator
 from ase_geomol.providers.molecules import Molecule, parse
 from ase_geomol.providers.refine import clusters, refusal, weigh
 from ase_geomol.providers.rmsd import symmetry
+from ase_geomol.simulate.together import relax_in_turn
 
 from ..labelling.engine import GFN2, LABEL_ACCURACY, RejectedFrame
 from .recipe import Search
@@ -48,7 +52,7 @@ class Found(NamedTuple):
     sums: Counter[str]
 
 
-def find_conformers(smiles: str, settings: Search, random: np.random.Generator) -> Found:
+def find_conformers(smiles: str, settings: Search, potential: GeoMolCalculator, random: np.random.Generator) -> Found:
     """Look for all conformers within the energy window of one stereoisomer, drawn where ``smiles`` leaves it open."""
     sums, rejected = Counter(molecules=1), Counter()
     with _timed(sums, "embedding"):
@@ -60,8 +64,10 @@ def find_conformers(smiles: str, settings: Search, random: np.random.Generator) 
         return Found([], Counter({"SMILES that extended XYZ does not keep": 1}), sums)
     with _timed(sums, "force field"):
         starts = _force_field_minima(molecule, built, settings)
+    with _timed(sums, "potential"):
+        starts = _nearer(molecule, starts, settings, potential, sums)
     with _timed(sums, "GFN2"):
-        engine, minima = GFN2(), []
+        engine, minima = GFN2(charge=molecule.charge, multiplicity=molecule.multiplicity), []
         for positions, hessian in starts:
             try:
                 minima.append(_minimum(molecule, positions, hessian, settings, engine, sums))
@@ -98,15 +104,11 @@ def _force_field_minima(molecule: Molecule, built: Chem.Mol, settings: Search) -
     Here rotamers of hydroxyls and the like are different: GFN2-xTB decides which of them is the lowest.
     """
     outcome = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(built, mmffVariant="MMFF94s", maxIters=1000)
-    energies = np.array([energy for _, energy in outcome])
-    names = np.array([conformer.GetId() for conformer in built.GetConformers()])
-    low = [place for place in np.argsort(energies) if energies[place] < energies.min() + settings.force_field_window]
-    minima = [built.GetConformer(int(names[place])).GetPositions() for place in low]
-    shapes = with_mirror_images(molecule, minima)
-    images = len(shapes) // len(minima)
-    labels = clusters(symmetry(molecule, polar=True, most=MOST_MATCHES), np.array(shapes), settings.apart)
-    different = np.flatnonzero(labels[::images] == np.arange(0, len(shapes), images))
-    return [(minima[place], _hessian(built, int(names[low[place]]))) for place in different]
+    names = [conformer.GetId() for conformer in built.GetConformers()]
+    minima = [built.GetConformer(name).GetPositions() for name in names]
+    energies = np.array([energy * KCAL for _, energy in outcome])
+    kept = _different(molecule, minima, energies, settings.force_field_window, settings.apart)
+    return [(minima[place], _hessian(built, names[place])) for place in kept]
 
 
 def _hessian(built: Chem.Mol, name: int) -> np.ndarray:
@@ -123,6 +125,53 @@ def _hessian(built: Chem.Mol, name: int) -> np.ndarray:
     hessian = np.array(rows) / (2 * STEP)
     curvatures, directions = np.linalg.eigh((hessian + hessian.T) / 2)
     return (directions * np.maximum(np.abs(curvatures), SOFTEST)) @ directions.T
+
+
+# --- the potential
+
+
+def _nearer(
+    molecule: Molecule,
+    starts: Sequence[tuple[np.ndarray, np.ndarray]],
+    settings: Search,
+    potential: GeoMolCalculator,
+    sums: Counter[str],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The different ones in the window, relaxed with the potential, which is near GFN2-xTB; Hessians as they were.
+
+    What the potential does not know stays as it is.
+    """
+    structures, hessians = (
+        [molecule.atoms(positions, {}) for positions, _ in starts],
+        [hessian for _, hessian in starts],
+    )
+    fmax, steps = settings.potential_fmax, settings.steps
+    known, energies, unknown = [], [], []
+    for end in relax_in_turn(structures, potential, fmax=fmax, steps=steps, hessians=hessians):
+        sums["potential steps"] += end.steps + 1
+        if end.error is None:
+            known.append((end.atoms.positions, hessians[end.place]))
+            energies.append(end.atoms.get_potential_energy())
+        else:
+            unknown.append(starts[end.place])
+    minima = [positions for positions, _ in known]
+    kept = _different(molecule, minima, np.array(energies), settings.potential_window, settings.apart)
+    return [known[place] for place in kept] + unknown
+
+
+def _different(
+    molecule: Molecule, minima: Sequence[np.ndarray], energies: np.ndarray, window: float, apart: float
+) -> list[int]:
+    """Places of the different ``minima`` (N, 3 each) in the window (kcal/mol), the lowest first; of two mirror images,
+    one.
+    """
+    low = [place for place in np.argsort(energies, kind="stable") if energies[place] < energies.min() + window * KCAL]
+    if not low:
+        return []
+    shapes = with_mirror_images(molecule, [minima[place] for place in low])
+    images = len(shapes) // len(low)
+    labels = clusters(symmetry(molecule, polar=True, most=MOST_MATCHES), np.array(shapes), apart)
+    return [low[place] for place in np.flatnonzero(labels[::images] == np.arange(0, len(shapes), images))]
 
 
 # --- GFN2-xTB

@@ -42,17 +42,22 @@ def import_tblite() -> Any:
 
 
 class GFN2(Calculator):
-    """GFN2-xTB as an ASE calculator of neutral closed-shell molecules.
+    """GFN2-xTB as an ASE calculator of molecules of one charge and multiplicity.
 
     A change of positions restarts from the last density, any other change starts afresh. The energy is
     tblite's total energy: it includes the electronic entropy at 300 K, so that forces are its derivative.
+
+    Args:
+        accuracy: of tblite, smaller is better.
+        charge: of every molecule, in elementary charges.
+        multiplicity: 2S+1, of every molecule.
     """
 
     implemented_properties = ["energy", "forces"]  # noqa: RUF012  (ASE's own interface)
 
-    def __init__(self, accuracy: float = DRIVING_ACCURACY) -> None:
+    def __init__(self, accuracy: float = DRIVING_ACCURACY, *, charge: int = 0, multiplicity: int = 1) -> None:
         super().__init__()
-        self.accuracy = accuracy
+        self.accuracy, self.charge, self.unpaired = accuracy, charge, multiplicity - 1
         self._interface = import_tblite()
         self._engine: Any = None
         self._density: Any = None
@@ -81,20 +86,26 @@ class GFN2(Calculator):
             raise RejectedFrame("density not converged") from None
 
     def properties_of(self, atoms: Atoms) -> Electronic:
-        """Energy, dipole and gap at these positions; raises :class:`RejectedFrame`."""
+        """Energy, dipole and gap at these positions; raises :class:`RejectedFrame`.
+
+        The dipole of an ion is that about its centre of mass; an orbital with one electron counts as occupied.
+        """
         energy, _ = self.evaluate(atoms, LABEL_ACCURACY)
-        dipole = np.asarray(self._density.get("dipole")) * (Bohr / Debye)
+        dipole = np.asarray(self._density.get("dipole")) - self.charge * atoms.get_center_of_mass() / Bohr
         levels = np.asarray(self._density.get("orbital-energies"))
-        full = np.asarray(self._density.get("orbital-occupations")) > 1.0
-        gap = levels[~full].min() - levels[full].max() if (~full).any() else np.inf
-        return Electronic(energy, float(np.linalg.norm(dipole)), float(gap * Hartree))
+        electrons = np.asarray(self._density.get("orbital-occupations")).sum()
+        occupied = round((electrons + self.unpaired) / 2)
+        gap = levels[occupied] - levels[occupied - 1] if 0 < occupied < len(levels) else np.inf
+        return Electronic(energy, float(np.linalg.norm(dipole) * Bohr / Debye), float(gap * Hartree))
 
     def _solve(self, atoms: Atoms, accuracy: float) -> tuple[float, np.ndarray]:
         positions = atoms.positions / Bohr
         if self._engine is None or not np.array_equal(self._numbers, atoms.numbers):
             self._numbers = atoms.numbers.copy()
             self._density = None
-            self._engine = self._interface.Calculator("GFN2-xTB", self._numbers, positions)
+            self._engine = self._interface.Calculator(
+                "GFN2-xTB", self._numbers, positions, charge=self.charge, uhf=self.unpaired
+            )
             self._engine.set("verbosity", 0)
         else:
             self._engine.update(positions)
