@@ -202,7 +202,7 @@ def test_full_disk_ends_both(make_recipe, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geomol_training.loop.CSVLogger.log_metrics", full)
+    monkeypatch.setattr("geomol_training.logs.CSVLogger.log_metrics", full)
     with pytest.raises(OutputError, match=r"Cannot write the logs into .*: No space left on device\."):
         fit(make_recipe(), tmp_path, processes=2, console=quiet())
     assert not multiprocessing.active_children()
