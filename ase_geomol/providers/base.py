@@ -20,8 +20,8 @@ from ase.data import chemical_symbols
 from ..errors import ConfigError, InputError
 from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble
 from .molecules import Molecule, Request, parse
-from .refine import CHECKS, FEW_MATCHES, clusters, refusal, representatives, weigh
-from .rmsd import symmetry
+from .refine import CHECKS, clusters, refusal, representatives, weigh
+from .rmsd import FEW_MATCHES, symmetry
 
 if TYPE_CHECKING:
     from ..simulate.together import Relaxed

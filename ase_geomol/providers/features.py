@@ -18,7 +18,9 @@ from ..errors import InputError
 from ..models.ditmc import MolecularGraph, molecular_graph
 from ..models.ditmc.graph import CIS, TRANS
 from .base import Limits
+from .geometry import bond_distances
 from .molecules import Molecule
+from .stereo import double_bonds, stereocentres
 
 COUNTS = range(5)
 CHARGES = range(-5, 6)
@@ -26,10 +28,6 @@ RING_SIZES = range(3, 9)
 RING_COUNTS = range(4)
 HYBRIDISATIONS = tuple(getattr(Chem.HybridizationType, name) for name in ("SP", "SP2", "SP3", "SP3D", "SP3D2"))
 BOND_TYPES = tuple(getattr(Chem.BondType, name) for name in ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"))
-SAME_SIDE = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
-OPPOSITE_SIDES = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
-CLOCKWISE = Chem.ChiralType.CHI_TETRAHEDRAL_CW
-TETRAHEDRAL = (CLOCKWISE, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 
 
 def graph_of(molecule: Molecule, elements: Collection[int]) -> MolecularGraph:
@@ -57,8 +55,9 @@ def graph_of(molecule: Molecule, elements: Collection[int]) -> MolecularGraph:
         atom_features=torch.tensor([_atom_features(atom) for atom in mol.GetAtoms()], dtype=torch.float32),
         bonds=bonds,
         bond_features=bond_features,
-        centres=_centres(mol),
-        sides=_sides(mol),
+        hops=bond_distances(molecule),
+        centres=_centres(molecule),
+        sides=_sides(molecule),
     )
 
 
@@ -84,35 +83,26 @@ def _atom_features(atom: Chem.Atom) -> list[bool]:
     ]
 
 
-def _centres(mol: Chem.Mol) -> list[list[int]]:
-    """Four atoms of each stereocentre: its neighbours, of which the centre takes the place of a lone pair.
-
-    RDKit's sense is counter-clockwise, seen from the first neighbour, if not clockwise.
-    """
+def _centres(molecule: Molecule) -> list[list[int]]:
+    """Four atoms of each stereocentre: its neighbours, of which the centre takes the place of a lone pair."""
     centres = []
-    for atom in mol.GetAtoms():
-        if atom.GetChiralTag() in TETRAHEDRAL:
-            around = [neighbor.GetIdx() for neighbor in atom.GetNeighbors()]
-            if atom.GetChiralTag() == CLOCKWISE:
-                around[:2] = reversed(around[:2])
-            centres.append([*around, atom.GetIdx()][:4])
+    for centre, around, sign in stereocentres(molecule):
+        first, second, *others = around if sign > 0 else (around[1], around[0], *around[2:])
+        centres.append([first, second, *others, centre][:4])
     return centres
 
 
-def _sides(mol: Chem.Mol) -> list[tuple[int, int, int]]:
+def _sides(molecule: Molecule) -> list[tuple[int, int, int]]:
     """Substituents (atom, atom, `CIS` or `TRANS`) at the two ends of double bonds of which it is known."""
     sides = []
-    for bond in mol.GetBonds():
-        if bond.GetStereo() not in (*SAME_SIDE, *OPPOSITE_SIDES):
-            continue
-        marked = tuple(bond.GetStereoAtoms())
-        ends = (bond.GetBeginAtom(), bond.GetEndAtom())
-        first, second = (
-            [n.GetIdx() for n in end.GetNeighbors() if n.GetIdx() != other.GetIdx()]
-            for end, other in (ends, reversed(ends))
-        )
-        for a in first:
-            for b in second:
-                together = (bond.GetStereo() in SAME_SIDE) ^ (a not in marked) ^ (b not in marked)
+    for (before, begin, end, after), cis in double_bonds(molecule):
+        for a in _others(molecule, begin, end):
+            for b in _others(molecule, end, begin):
+                together = cis ^ (a != before) ^ (b != after)
                 sides += [(a, b, CIS if together else TRANS), (b, a, CIS if together else TRANS)]
     return sides
+
+
+def _others(molecule: Molecule, atom: int, left_out: int) -> list[int]:
+    around = (neighbor.GetIdx() for neighbor in molecule.mol.GetAtomWithIdx(atom).GetNeighbors())
+    return [index for index in around if index != left_out]

@@ -11,7 +11,7 @@ from scipy.cluster.hierarchy import cut_tree, ward
 
 from .geometry import bond_errors, clashes
 from .molecules import Molecule, parse
-from .rmsd import Symmetry, aligned, rmsd, symmetry
+from .rmsd import FEW_MATCHES, Symmetry, aligned, rmsd, symmetry
 from .stereo import stereo_errors
 
 CHECKS: dict[str, tuple[str, Callable[[Molecule, np.ndarray], list[str]]]] = {
@@ -22,8 +22,6 @@ CHECKS: dict[str, tuple[str, Callable[[Molecule, np.ndarray], list[str]]]] = {
 """The reason for which a structure is refused, and the function that finds it."""
 TEMPERATURE = 298.15
 """K, of Boltzmann weights."""
-FEW_MATCHES = 1000
-"""Relabellings that are tried for each pair of conformers, so that no pair takes long."""
 
 
 def refusal(molecule: Molecule, positions: np.ndarray, checks: Sequence[str]) -> str | None:
@@ -40,11 +38,15 @@ def refusal(molecule: Molecule, positions: np.ndarray, checks: Sequence[str]) ->
 def weigh(structures: Sequence[Atoms]) -> None:
     """Write ``info["relative_energy"]`` (eV) and ``info["boltzmann_weight"]`` at 298.15 K, which sum to 1."""
     energies = np.array([atoms.get_potential_energy() for atoms in structures])
-    energies -= energies.min()
-    weights = np.exp(-energies / (units.kB * TEMPERATURE))
-    weights /= weights.sum()
-    for atoms, energy, weight in zip(structures, energies, weights, strict=True):
+    relative = energies - energies.min()
+    for atoms, energy, weight in zip(structures, relative, boltzmann_weights(energies), strict=True):
         atoms.info.update(relative_energy=float(energy), boltzmann_weight=float(weight))
+
+
+def boltzmann_weights(energies: np.ndarray) -> np.ndarray:
+    """Shares (K,), which sum to 1, of conformers with ``energies`` (K,) in eV at 298.15 K."""
+    weights = np.exp((energies.min() - energies) / (units.kB * TEMPERATURE))
+    return weights / weights.sum()
 
 
 def clusters(symmetric: Symmetry, positions: np.ndarray, threshold: float, deadline: float = np.inf) -> np.ndarray:

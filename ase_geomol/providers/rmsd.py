@@ -11,8 +11,8 @@ from rdkit.Chem import rdMolAlign
 
 from .molecules import ORDER_CODES, Molecule
 
-MOST_MATCHES = 10_000
-"""Relabellings that are tried; more of them make no pair of conformers take longer."""
+MOST_MATCHES, FEW_MATCHES = 10_000, 1000
+"""Relabellings that are tried, so that no pair takes long: where distances are measured, and elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)

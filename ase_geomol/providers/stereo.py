@@ -19,7 +19,8 @@ def stereo_errors(molecule: Molecule, positions: np.ndarray) -> list[str]:
 
     A centre has the sign of the volume that its first three bonds span, which RDKit's tag gives relative to the order
     of its bonds, and so does "R" or "S", whatever the order; a double bond has the sign of its torsion. What is not
-    specified is free.
+    specified is free. Axes are not checked: neither cumulenes, whose marks
+    RDKit drops, nor atropisomers.
 
     Args:
         molecule: what was asked for.
@@ -30,24 +31,27 @@ def stereo_errors(molecule: Molecule, positions: np.ndarray) -> list[str]:
 
 def count_stereo(molecule: Molecule) -> int:
     """How many stereocentres and double bonds the molecule specifies."""
-    return len(stereocentres(molecule)) + len(_double_bonds(molecule))
+    return len(stereocentres(molecule)) + len(double_bonds(molecule))
 
 
 def stereocentres(molecule: Molecule) -> list[tuple[int, list[int], int]]:
-    """The specified stereocentres: atom, its first three neighbours, and the sign of the volume that they span."""
+    """The specified stereocentres: atom, its neighbours, and the sign of the volume that the first three span.
+
+    RDKit's sense is that of its order of bonds, seen from the first neighbour.
+    """
     found = []
     for atom in molecule.mol.GetAtoms():
         turn = _TURNS.get(atom.GetChiralTag())
         around = [bond.GetOtherAtomIdx(atom.GetIdx()) for bond in atom.GetBonds()]
         if turn is not None and len(around) in (3, 4):
-            found.append((atom.GetIdx(), around[:3], turn))
+            found.append((atom.GetIdx(), around, turn))
     return found
 
 
 def _wrong_centres(molecule: Molecule, positions: np.ndarray) -> list[str]:
     wrong = []
     for centre, around, sign in stereocentres(molecule):
-        arms = positions[around] - positions[centre]
+        arms = positions[around[:3]] - positions[centre]
         volume = sign * np.linalg.det(arms / np.linalg.norm(arms, axis=1, keepdims=True))
         if volume < FLAT:
             symbol = molecule.mol.GetAtomWithIdx(centre).GetSymbol()
@@ -56,8 +60,8 @@ def _wrong_centres(molecule: Molecule, positions: np.ndarray) -> list[str]:
     return wrong
 
 
-def _double_bonds(molecule: Molecule) -> list[tuple[tuple[int, int, int, int], bool]]:
-    """The four atoms of each specified double bond, and whether the outer two are cis."""
+def double_bonds(molecule: Molecule) -> list[tuple[tuple[int, int, int, int], bool]]:
+    """The specified double bonds: a substituent, the two ends, a substituent; and whether the outer two are cis."""
     found = []
     for bond in molecule.mol.GetBonds():
         if bond.GetStereo() in (*_CIS, *_TRANS):
@@ -69,7 +73,7 @@ def _double_bonds(molecule: Molecule) -> list[tuple[tuple[int, int, int, int], b
 
 def _wrong_double_bonds(molecule: Molecule, positions: np.ndarray) -> list[str]:
     wrong = []
-    for chain, cis in _double_bonds(molecule):
+    for chain, cis in double_bonds(molecule):
         cosine = _torsion_cosine(positions[list(chain)])
         if (cosine if cis else -cosine) < FLAT:
             state = "trans instead of cis" if cis else "cis instead of trans"

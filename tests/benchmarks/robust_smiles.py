@@ -1,10 +1,11 @@
 """Does every line of a long file end as conformers or as a sentence, within its time?
 
 Molecules of QM9, drug-like molecules joined from fragments, and strings that are nasty in many ways; for each, three
-conformers by `RDKitProvider`, with all checks. A line ends as "made", as one sentence (refused as a request, or no
-structure within the time limit), or as an unexpected error, which is a bug, as is a sentence of several lines or a
-line that takes more than two seconds longer than its limit. Structures with wrong stereochemistry among those made
-are looked for once more by RDKit's own reading of the positions, where it has one.
+conformers by `RDKitProvider` and by `ConformerProvider`, with all checks. A line ends as "made", as one sentence
+(refused as a request, or no structure within the time limit), or as an unexpected error, which is a bug, as is a
+sentence of several lines or a line that takes more than two seconds longer than its limit. Structures with wrong
+stereochemistry among those made are looked for once more by RDKit's own reading of the positions, where it has one.
+While no weights of `ditmc-small` are shipped, random ones of its recipe take their place, without checks.
 """
 
 from __future__ import annotations
@@ -12,55 +13,68 @@ from __future__ import annotations
 import time
 import warnings
 from functools import cache
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 from _frame import Answer, Row, answer
 from _nasty import NASTY
 from _work import computed, each, work_folder
+from geomol_training.conformers.fit import untrained_flow
 from geomol_training.labelling.druglike import random_druglike
 from geomol_training.labelling.qm9 import sample_qm9
+from geomol_training.recipe import load_recipe
 from rdkit import Chem, rdBase
 
-from ase_geomol import RDKitProvider
+from ase_geomol import ConformerProvider, RDKitProvider, save_checkpoint, shipped_models
+from ase_geomol.checkpoint import Metadata
 from ase_geomol.errors import InputError, ProviderError, ProviderWarning
+from ase_geomol.providers.base import Provider
 from ase_geomol.providers.molecules import parse
+from ase_geomol.providers.refine import CHECKS
 
 SETTINGS = {"QM9": 500, "drug-like": 300, "atoms of these": (15, 70), "conformers": 3, "time limit s": 30.0, "seed": 17}
 SMOKE = {"QM9": 3, "drug-like": 2}
+PROVIDERS = ("RDKit", "DiTMC")
+WEIGHTS, RECIPE = "ditmc-small", Path("training/recipes/shipped/ditmc_small.yaml")
 LATE = 2.0
 """Seconds."""
 
 
 class Case(NamedTuple):
-    """A line, and how long it may take (s)."""
+    """A line, who makes its conformers, and how long it may take (s)."""
 
+    provider: str
     group: str
     smiles: str
     time_limit: float
 
 
 def run(smoke: bool) -> Answer:
-    """One row for each group."""
-    cases = collect(smoke)
-    with work_folder("robust_smiles", SETTINGS, smoke) as folder:
-        rows = each(cases, attempt, folder)
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(cases[row["name"]].group, []).append(row)
-    table = [summed(group, found) for group, found in groups.items()]
-    everything = summed("all", rows)
-    summary = {
-        "lines": len(rows),
-        "lines that end as neither conformers nor a sentence (goal: 0)": everything["unexpected"],
-        "lines later than their limit (goal: 0)": everything["late"],
-        "wrong isomers among the conformers made (goal: 0)": everything["wrong isomers"],
-    }
-    return Answer([*table, everything], summary, computed(rows))
+    """One row for each provider and group."""
+    table, summary, pieces = [], {}, []
+    for provider in PROVIDERS:
+        cases = collect(provider, smoke)
+        with work_folder(f"robust_smiles_{provider}", {**SETTINGS, "by": maker(provider).version}, smoke) as folder:
+            rows = each(cases, attempt, folder)
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(cases[row["name"]].group, []).append(row)
+        everything = summed(provider, "all", rows)
+        table += [*(summed(provider, group, found) for group, found in groups.items()), everything]
+        pieces += rows
+        summary |= {
+            f"{provider}: lines": len(rows),
+            f"{provider}: lines that end as neither conformers nor a sentence (goal: 0)": everything["unexpected"],
+            f"{provider}: lines later than their limit (goal: 0)": everything["late"],
+            f"{provider}: wrong isomers among the conformers made (goal: 0)": everything["wrong isomers"],
+        }
+    return Answer(table, summary, computed(pieces))
 
 
-def collect(smoke: bool) -> dict[str, Case]:
+def collect(provider: str, smoke: bool) -> dict[str, Case]:
     """The lines, by names for their files."""
     rng = np.random.default_rng(SETTINGS["seed"])
     counts = SMOKE if smoke else SETTINGS
@@ -71,7 +85,7 @@ def collect(smoke: bool) -> dict[str, Case]:
         if molecule is not None:
             lines.append(("drug-like", molecule.smiles))
     nasty = [(group, smiles) for group, found in NASTY.items() for smiles in (found[:2] if smoke else found)]
-    return {f"{place:04d}": Case(*line, limit) for place, line in enumerate([*lines, *nasty])}
+    return {f"{place:04d}": Case(provider, *line, limit) for place, line in enumerate([*lines, *nasty])}
 
 
 def attempt(case: Case) -> Row:
@@ -81,9 +95,12 @@ def attempt(case: Case) -> Row:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProviderWarning)
-            ensemble = _provider().sample(case.smiles, SETTINGS["conformers"], time_limit=case.time_limit)
+            ensemble = maker(case.provider).sample(
+                case.smiles, SETTINGS["conformers"], time_limit=case.time_limit, checks=checks(case.provider)
+            )
         end, sentence = "made" if not ensemble.shortage else "some made", ensemble.shortage
-        wrong = sum(is_other_isomer(case.smiles, atoms.positions) for atoms in ensemble)
+        if checks(case.provider):
+            wrong = sum(is_other_isomer(case.smiles, atoms.positions) for atoms in ensemble)
     except InputError as error:
         end, sentence = "refused", str(error)
     except ProviderError as error:
@@ -117,11 +134,12 @@ def is_other_isomer(smiles: str, positions: np.ndarray) -> bool:
     )
 
 
-def summed(group: str, rows: list[Row]) -> Row:
-    """The row of a group."""
+def summed(provider: str, group: str, rows: list[Row]) -> Row:
+    """The row of a provider and group."""
     ends = [row.get("end", "unexpected") for row in rows]
     taken = [row["taken"] for row in rows if "taken" in row]
     return {
+        "provider": provider,
         "group": group,
         "lines": len(rows),
         **{
@@ -135,9 +153,22 @@ def summed(group: str, rows: list[Row]) -> Row:
 
 
 @cache
-def _provider() -> RDKitProvider:
+def maker(provider: str) -> Provider:
     """One for each process."""
-    return RDKitProvider()
+    if provider == "RDKit":
+        return RDKitProvider()
+    if WEIGHTS in shipped_models():
+        return ConformerProvider(WEIGHTS, device="cpu")
+    metadata = Metadata(name="untrained", theory="none: random weights", training_data="none")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "untrained.safetensors"
+        save_checkpoint(path, untrained_flow(load_recipe(RECIPE)), metadata)  # type: ignore[arg-type]
+        return ConformerProvider(path, device="cpu")
+
+
+def checks(provider: str) -> tuple[str, ...]:
+    """Those of a user; none of what an untrained network draws, which would pass none."""
+    return tuple(CHECKS) if provider == "RDKit" or WEIGHTS in shipped_models() else ()
 
 
 if __name__ == "__main__":

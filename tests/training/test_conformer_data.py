@@ -14,7 +14,7 @@ from ase.io import write
 
 pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
 
-from geomol_training.conformers.data import boltzmann_weights, load_sets
+from geomol_training.conformers.data import load_sets
 from geomol_training.conformers.geom import MOST_CONFORMERS, read_geom
 from geomol_training.sections import Split
 from geomol_training.splits import split_frames
@@ -25,6 +25,7 @@ from ase_geomol.errors import DataError
 from ase_geomol.models.ditmc import ORGANIC
 from ase_geomol.providers.features import graph_of
 from ase_geomol.providers.molecules import parse
+from ase_geomol.providers.refine import boltzmann_weights
 
 MOLECULES = ("CCCO", "C[C@H](F)C=O", "C/C=C/Cl", "CS(C)=O", "OC1CC1", "c1cc[nH]c1", "[NH3+]CC(=O)[O-]")
 

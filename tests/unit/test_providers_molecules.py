@@ -206,6 +206,13 @@ def test_no_false_alarm_on_structures_with_stereochemistry_built_in(name, rdkit)
         assert Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(seen))) == Chem.CanonSmiles(smiles)
 
 
+@pytest.mark.parametrize("smiles", ["CC=[C@]=CC", "C/C=C=C=C/C"])
+def test_axes_are_free(smiles):
+    molecule = parse(smiles)
+    assert count_stereo(molecule) == 0
+    assert "@" not in Chem.MolToSmiles(molecule.mol)
+
+
 @pytest.mark.parametrize("name", STEREO)
 def test_the_mirror_image_is_noticed_at_every_centre(name, rdkit):
     smiles, _ = STEREO[name]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse.csgraph import connected_components, shortest_path
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 ATOM_FEATURES = 48
@@ -57,6 +57,7 @@ def molecular_graph(
     atom_features: Tensor,
     bonds: Sequence[tuple[int, int]],
     bond_features: Sequence[Sequence[float]],
+    hops: np.ndarray,
     centres: Sequence[Sequence[int]] = (),
     sides: Sequence[tuple[int, int, int]] = (),
 ) -> MolecularGraph:
@@ -67,6 +68,7 @@ def molecular_graph(
         atom_features: (N, 48).
         bonds: receiver and sender, each bond in both directions.
         bond_features: 4 of each.
+        hops: (N, N) bonds on the shortest path, infinite between fragments.
         centres: four atoms of each stereocentre.
         sides: pairs of atoms in both orders, with `CIS` or `TRANS`.
     """
@@ -74,8 +76,6 @@ def molecular_graph(
     adjacency = np.zeros((n_atoms, n_atoms))
     for receiver, sender in bonds:
         adjacency[receiver, sender] = 1
-    hops = shortest_path(adjacency, unweighted=True)
-    hops[np.isinf(hops)] = UNREACHABLE
     known_sides = torch.zeros(n_atoms, n_atoms, dtype=torch.long)
     for first, second, side in sides:
         known_sides[first, second] = side
@@ -86,7 +86,7 @@ def molecular_graph(
         bond_features=torch.tensor(bond_features, dtype=torch.float32).view(-1, BOND_FEATURES),
         centres=torch.tensor(centres, dtype=torch.long).view(-1, 4),
         sides=known_sides,
-        hops=torch.from_numpy(hops).long(),
+        hops=torch.from_numpy(np.where(np.isinf(hops), UNREACHABLE, hops)).long(),
         root=torch.from_numpy(harmonic_root(adjacency)).float(),
     )
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ase import units
 
 from ase_geomol.errors import DataError, InputError
 from ase_geomol.providers.molecules import parse
-from ase_geomol.providers.refine import TEMPERATURE
+from ase_geomol.providers.refine import boltzmann_weights
 
 from ..readers import Keys, read_intact_rows
 from ..sources import find_files
@@ -104,7 +103,7 @@ def _read_frames(file: Path) -> Iterator[MoleculeSet]:
         yield MoleculeSet(
             molecule=molecule,
             positions=np.array([row.positions for row in frames]),
-            weights=boltzmann_weights(energies),
+            weights=_weights(energies),
             energies=energies,
             group=frames[0].group,
             split=frames[0].split,
@@ -112,12 +111,10 @@ def _read_frames(file: Path) -> Iterator[MoleculeSet]:
         )
 
 
-def boltzmann_weights(energies: np.ndarray) -> np.ndarray:
-    """Shares (K,) of conformers with ``energies`` (K,) in eV at 298.15 K; equal ones where an energy is unknown."""
-    if not np.isfinite(energies).all():
-        return np.full(len(energies), 1 / len(energies))
-    weights = np.exp((energies.min() - energies) / (units.kB * TEMPERATURE))
-    return weights / weights.sum()
+def _weights(energies: np.ndarray) -> np.ndarray:
+    """Boltzmann weights (K,); equal ones where an energy is unknown."""
+    known = np.isfinite(energies).all()
+    return boltzmann_weights(energies) if known else np.full(len(energies), 1 / len(energies))
 
 
 def _reported(sets: Iterator[MoleculeSet], report: Callable[[int], None]) -> Iterator[MoleculeSet]:

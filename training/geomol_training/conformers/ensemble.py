@@ -9,9 +9,9 @@ from ase import Atoms, units
 from ase.optimize import BFGS
 
 from ase_geomol.providers.molecules import Molecule
+from ase_geomol.providers.refine import boltzmann_weights
 
 from ..labelling.engine import GFN2, RejectedFrame
-from .data import boltzmann_weights
 
 FMAX, STEPS = 0.03, 300
 """eV/Å and steps of a minimisation."""

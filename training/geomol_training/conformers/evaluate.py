@@ -19,7 +19,7 @@ from ase_geomol.errors import DataError, InputError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import Molecule
-from ase_geomol.providers.rmsd import Symmetry, symmetry
+from ase_geomol.providers.rmsd import MOST_MATCHES, Symmetry, symmetry
 from ase_geomol.providers.stereo import count_stereo, stereo_errors
 from ase_geomol.simulate import relax_together
 
@@ -34,8 +34,6 @@ from .sets import ConformerSets
 
 ROWS, SETTINGS, RESULT = "rows", "settings.json", "evaluation.json"
 DRAWN, RELAXED = "as drawn", "relaxed"
-MOST_MATCHES = 10_000
-"""Relabellings of equivalent atoms that are tried for a distance; rows say where there are more."""
 UNITS = {"energy": "kcal/mol", "lowest_energy": "kcal/mol", "dipole": "D", "gap": "kcal/mol"}
 """Of ensemble properties."""
 Row = dict[str, Any]

@@ -17,8 +17,8 @@ from ase_geomol.providers.base import Provider
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.etkdg import RDKitProvider
 from ase_geomol.providers.molecules import Molecule
-from ase_geomol.providers.refine import FEW_MATCHES, representatives
-from ase_geomol.providers.rmsd import symmetry
+from ase_geomol.providers.refine import representatives
+from ase_geomol.providers.rmsd import FEW_MATCHES, symmetry
 
 MODEL, CHECKED = "model", "model, checked"
 ETKDG, MMFF = "ETKDGv3", "ETKDGv3, MMFF94s"

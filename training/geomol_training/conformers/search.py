@@ -21,7 +21,7 @@ from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnum
 from ase_geomol.calculator import GeoMolCalculator
 from ase_geomol.providers.molecules import Molecule, parse
 from ase_geomol.providers.refine import clusters, refusal, weigh
-from ase_geomol.providers.rmsd import symmetry
+from ase_geomol.providers.rmsd import FEW_MATCHES, symmetry
 from ase_geomol.simulate.together import relax_in_turn
 
 from ..labelling.engine import GFN2, LABEL_ACCURACY, RejectedFrame
@@ -31,8 +31,6 @@ KCAL = units.kcal / units.mol
 ISOMERS, ISOMERS_TRIED = 16, 4
 """Stereoisomers among which is chosen, and how many are tried until one has a geometry: some are too strained."""
 SECONDS_FOR_GEOMETRIES = 20
-MOST_MATCHES = 1000
-"""Relabellings of equivalent atoms, at most, that are tried for an RMSD."""
 SOFTEST, STEP = 1.0, 1e-3
 """eV/Å² below which no curvature of MMFF94s is believed; Å between the gradients that give it."""
 
@@ -170,7 +168,7 @@ def _different(
         return []
     shapes = with_mirror_images(molecule, [minima[place] for place in low])
     images = len(shapes) // len(low)
-    labels = clusters(symmetry(molecule, polar=True, most=MOST_MATCHES), np.array(shapes), apart)
+    labels = clusters(symmetry(molecule, polar=True, most=FEW_MATCHES), np.array(shapes), apart)
     return [low[place] for place in np.flatnonzero(labels[::images] == np.arange(0, len(shapes), images))]
 
 
@@ -218,7 +216,7 @@ def _lowest(molecule: Molecule, minima: list[Atoms], settings: Search) -> list[A
     highest = minima[0].get_potential_energy() + settings.window * KCAL
     minima = [atoms for atoms in minima if atoms.get_potential_energy() <= highest]
     labels = clusters(
-        symmetry(molecule, most=MOST_MATCHES), np.array([atoms.positions for atoms in minima]), settings.apart
+        symmetry(molecule, most=FEW_MATCHES), np.array([atoms.positions for atoms in minima]), settings.apart
     )
     kept = [minima[place] for place in np.flatnonzero(labels == np.arange(len(minima)))][: settings.most]
     weigh(kept)
