@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Conformers: a molecule's name in, structures out
+# # Conformers: a SMILES string in, structures out
 #
 # A *provider* turns a request into `ase.Atoms`. `RDKitProvider` makes conformers of a molecule from its SMILES string
 # by distance geometry; every provider has the same `sample`. What comes out carries its bonds, charge and

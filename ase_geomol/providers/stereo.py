@@ -19,8 +19,7 @@ def stereo_errors(molecule: Molecule, positions: np.ndarray) -> list[str]:
 
     A centre has the sign of the volume that its first three bonds span, which RDKit's tag gives relative to the order
     of its bonds, and so does "R" or "S", whatever the order; a double bond has the sign of its torsion. What is not
-    specified is free. Axes are not checked: neither cumulenes, whose marks
-    RDKit drops, nor atropisomers.
+    specified is free. Axes are not checked: neither cumulenes, whose marks RDKit drops, nor atropisomers.
 
     Args:
         molecule: what was asked for.

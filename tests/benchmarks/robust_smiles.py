@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 from _frame import Answer, Row, answer
+from _isomers import is_other_isomer
 from _nasty import NASTY
 from _work import computed, each, work_folder
 from geomol_training.conformers.fit import untrained_flow
 from geomol_training.labelling.druglike import random_druglike
 from geomol_training.labelling.qm9 import sample_qm9
 from geomol_training.recipe import load_recipe
-from rdkit import Chem, rdBase
 
 from ase_geomol import ConformerProvider, RDKitProvider, save_checkpoint, shipped_models
 from ase_geomol.checkpoint import Metadata
@@ -100,7 +100,7 @@ def attempt(case: Case) -> Row:
             )
         end, sentence = "made" if not ensemble.shortage else "some made", ensemble.shortage
         if checks(case.provider):
-            wrong = sum(is_other_isomer(case.smiles, atoms.positions) for atoms in ensemble)
+            wrong = sum(is_other_isomer(parse(case.smiles), atoms.positions) for atoms in ensemble)
     except InputError as error:
         end, sentence = "refused", str(error)
     except ProviderError as error:
@@ -115,23 +115,6 @@ def attempt(case: Case) -> Row:
         "wrong": wrong,
         "smiles": case.smiles[:200],
     }
-
-
-def is_other_isomer(smiles: str, positions: np.ndarray) -> bool:
-    """Whether RDKit reads another isomer off the positions; what it does not read, or is not specified, is left out."""
-    molecule = parse(smiles)
-    with rdBase.BlockLogs():
-        seen = molecule.with_positions(positions)
-        Chem.AssignStereochemistryFrom3D(seen)
-    read = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
-    centres = (
-        (atom.GetChiralTag(), seen.GetAtomWithIdx(atom.GetIdx()).GetChiralTag()) for atom in molecule.mol.GetAtoms()
-    )
-    bonds = ((bond.GetStereo(), seen.GetBondWithIdx(bond.GetIdx()).GetStereo()) for bond in molecule.mol.GetBonds())
-    named = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOZ)
-    return any(a in read and b in read and a != b for a, b in centres) or any(
-        a in named and b in named and a != b for a, b in bonds
-    )
 
 
 def summed(provider: str, group: str, rows: list[Row]) -> Row:

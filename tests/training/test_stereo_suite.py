@@ -1,0 +1,57 @@
+"""The check of stereochemistry on many molecules; the benchmark ``stereo`` does the same on 1,000."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("rdkit", reason="providers need the extra 'providers'")
+
+import numpy as np
+import torch
+from benchmarks._isomers import compare, isomers
+from rdkit import Chem
+
+from ase_geomol import RDKitProvider
+from ase_geomol.errors import ProviderError
+from ase_geomol.models.ditmc import DRUGS
+from ase_geomol.providers.features import graph_of
+from ase_geomol.providers.molecules import parse
+
+MOLECULES = 100
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    return isomers(MOLECULES, seed=0, atoms=(10, 40))
+
+
+def test_no_false_alarm_and_no_mirror_image_missed(molecules):
+    """In 100 structures by RDKit and their mirror images."""
+    maker, lost = RDKitProvider(force_field=None), 0
+    total = {"elements": 0, "structures": 0, "false alarms": 0, "missed": 0}
+    for place, molecule in enumerate(molecules):
+        try:
+            found = compare(molecule, maker, place)
+        except ProviderError:
+            lost += 1
+            continue
+        total = {name: number + found[name] for name, number in total.items()}
+    assert lost <= 0.05 * MOLECULES
+    assert total["structures"] == 2 * (MOLECULES - lost)
+    assert total["elements"] > 1.5 * MOLECULES
+    assert total["false alarms"] == total["missed"] == 0
+
+
+def test_features_do_not_depend_on_the_order_of_atoms(molecules):
+    random = np.random.default_rng(0)
+    for molecule in molecules:
+        order = random.permutation(len(molecule))
+        first = graph_of(molecule, DRUGS)
+        second = graph_of(parse(Chem.RenumberAtoms(molecule.mol, order.tolist())), DRUGS)
+        for name in ("numbers", "atom_features"):
+            assert torch.equal(getattr(second, name), getattr(first, name)[order]), molecule.smiles
+        for name in ("hops", "sides"):
+            assert torch.equal(getattr(second, name), getattr(first, name)[order][:, order]), molecule.smiles
+        back = {frozenset(order[atoms].tolist()) for atoms in second.centres.numpy()}
+        assert back == {frozenset(atoms) for atoms in first.centres.tolist()}, molecule.smiles
+        torch.testing.assert_close(second.root, first.root[order][:, order])
