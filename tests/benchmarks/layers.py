@@ -182,7 +182,7 @@ def _one_by_one(experts: SphericalExperts, x: Tensor, weights: Tensor, at_points
     for expert in range(weights.shape[1]):
         part = slice(expert * width, (expert + 1) * width)
         hidden = functional.silu(functional.linear(f, experts.first.weight[part], experts.first.bias[part]))
-        shared = experts.last.bias / weights.shape[1]
+        shared = None if experts.last.bias is None else experts.last.bias / weights.shape[1]
         increment = increment + functional.linear(
             hidden * weights[:, expert, None, None], experts.last.weight[:, part], shared
         )

@@ -87,7 +87,8 @@ def test_own_extxyz_reader_equals_ase(tmp_path):
     write(path, [atoms, atoms])
     for own, other in zip(read_rows(path, Keys()), read_ase(path, Keys()), strict=True):
         for name, value, expected in zip(own._fields, own, other, strict=True):
-            np.testing.assert_array_equal(value, expected, err_msg=name)
+            if name != "trajectory":  # only our reader knows the file
+                np.testing.assert_array_equal(value, expected, err_msg=name)
     assert own.stress is not None
     assert own.spin == 3
     assert own.group == "a b"

@@ -150,37 +150,3 @@ def test_notes_that_lack_a_word(folder: Path, make_checkpoint) -> None:
     with pytest.raises(ConfigError, match=r"notes\.yaml is not valid: held_out: Field required"):
         release.release(make_checkpoint(seed=4), folder / "notes.yaml", folder / "evaluation")
     assert not list((folder / "weights").iterdir())
-
-
-def test_a_conformer_model_is_shipped_with_what_was_measured(folder, monkeypatch):
-    pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
-    from geomol_training.conformers import release as of_conformers
-
-    from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm
-
-    flow = ConformerFlow(DiTMC(DiTMCConfig(channels=32, layers=1)), FlowForm())
-    about = checkpoint.Metadata(name="drawer", theory="GFN2-xTB", training_data="some")
-    checkpoint.save_checkpoint(folder / "drawer.safetensors", flow, about)
-    fingerprint = checkpoint.load_conformers(folder / "drawer.safetensors").fingerprint
-    measured = {"COV-R 0.5 Å mean %": 81.234, "COV-R 0.5 Å median %": 90.0, "right stereo %": None}
-    evaluation = {
-        "fingerprint": fingerprint,
-        "split": "test",
-        "rows": 7,
-        "processor": "a processor",
-        "methods": {"model": {"as drawn": measured, "relaxed": measured}, "ETKDGv3": {"as drawn": measured}},
-    }
-    (folder / "evaluation").mkdir()
-    (folder / "evaluation/evaluation.json").write_text(json.dumps(evaluation))
-    monkeypatch.setattr(of_conformers, "WEIGHTS", release.WEIGHTS)
-    given = (folder / "drawer.safetensors", NOTES, folder / "evaluation", [folder / "manifest.json"])
-    path = release.release(*given)
-    card = path.with_suffix(".md").read_text()
-    for words in ("| ETKDGv3, as drawn | 81.2 |  |", "7 molecules", "1,234 frames", "harmonic prior"):
-        assert words in card
-    assert "median" not in card.split("## At work")[0]
-    assert checkpoint.load_conformers(path).metadata.errors["test_COV-R 0.5 Å mean %"] == 81.234
-    assert shipped_models()["drawer"].kind == "conformer model"
-    (folder / "evaluation/evaluation.json").write_text(json.dumps({**evaluation, "split": "valid"}))
-    with pytest.raises(DataError, match="not about the test split alone"):
-        release.release(*given)
