@@ -100,7 +100,7 @@ def attempt(case: Case) -> Row:
             )
         end, sentence = "made" if not ensemble.shortage else "some made", ensemble.shortage
         if checks(case.provider):
-            wrong = sum(is_other_isomer(parse(case.smiles), atoms.positions) for atoms in ensemble)
+            wrong = sum(is_other_isomer(parse(case.smiles), atoms.positions) is True for atoms in ensemble)
     except InputError as error:
         end, sentence = "refused", str(error)
     except ProviderError as error:
