@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,19 @@ def test_the_time_limit_ends_between_evaluations(provider, monkeypatch):
     candidates = list(provider.draw(parse("C"), [1, 2, 3], deadline=50.0))
     assert [isinstance(candidate, str) for candidate in candidates] == [False, True, True]
     assert candidates[1:] == ["time limit"] * 2
+
+
+def test_large_molecules_keep_their_time(weights):
+    """212 atoms."""
+    few = ConformerProvider(weights, device="cpu", steps=2)
+    (atoms,) = draw(few, "C" * 70, time_limit=100)
+    assert len(atoms) == 212
+    assert np.isfinite(atoms.positions).all()
+    many = ConformerProvider(weights, device="cpu", steps=1000)
+    begin = time.monotonic()
+    with pytest.raises(ProviderError, match="time limit: 50"):
+        draw(many, "C" * 70, n=50, time_limit=1)
+    assert time.monotonic() - begin < 10
 
 
 def test_structures_that_fail_their_checks_are_counted(provider):
