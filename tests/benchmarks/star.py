@@ -70,7 +70,7 @@ class Classifier(nn.Module):
             {
                 "elements": (1,),
                 "cutoff": 2.0,
-                "layers": 1,
+                "layers": 2,  # the first is used: the last one has no points
                 "lmax": lmax,
                 "channels": CHANNELS,
                 "expert_channels": CHANNELS,
