@@ -35,10 +35,14 @@ def crystal(calculator: GeoMolCalculator) -> Atoms:
     return simulate.relax(atoms, fmax=1e-4, cell=True).atoms
 
 
-@pytest.fixture
-def matcalc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """The package, in a folder of its own: it writes files."""
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of its own for each test: both packages write files."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def matcalc():
     return pytest.importorskip("matcalc", reason="matcalc is not installed")
 
 

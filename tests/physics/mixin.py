@@ -46,6 +46,8 @@ class PotentialPhysics:
     """A structure that is periodic in the plane only."""
     crossing: tuple[str, str] = ("H2O", "O")
     """A molecule of ASE's g2 set, and an element that crosses the cutoff of its first atom."""
+    dimer_elements: Sequence[int] = ()
+    """Atomic numbers whose pairs are brought together; default: all that the potential knows."""
     local = True
     rotation_tolerance: float = RELATIVE
     """Like `RELATIVE`, for what follows from rotations; larger for a model that integrates over points of a sphere."""
@@ -255,7 +257,7 @@ class PotentialPhysics:
     def test_dimers_never_collapse(self, potential: Potential) -> None:
         """Below 0.3 Å the energy of any two atoms only rises as they approach, and pushes them apart."""
         distances = np.linspace(0.3, 0.1, 21)
-        pairs = list(combinations_with_replacement(potential.elements, 2))
+        pairs = list(combinations_with_replacement(self.dimer_elements or potential.elements, 2))
         dimers = [Atoms(list(pair), [[0, 0, 0], [0, 0, r]]) for pair in pairs for r in distances]
         energies = energies_of(potential, dimers).reshape(len(pairs), -1)
         push = forces_of(potential, dimers).reshape(len(pairs), -1, 2, 3)[:, :, 1, 2]
