@@ -125,6 +125,10 @@ class Sphere(ExactConstants):
     Analysis by least squares, ``(Yᵀ W Y)⁻¹ Yᵀ W``, undoes synthesis to rounding for any points, and is the quadrature
     ``Yᵀ W`` where the rule is exact to degree ``2 lmax``. Quadrature with other rules is here to be measured.
 
+    Even and odd degrees are not kept apart, which at pairs of opposite points would halve the products: the icosahedral
+    rules of 72 and 132 points have no such pairs but the 12 vertices, and on others sums and differences of values cost
+    more than the products save (1.4 to 6 times the time, on one core).
+
     Attributes:
         points: (N, 3) unit vectors.
         weights: (N,), they sum up to 4 pi.

@@ -4,7 +4,9 @@ One layer of the shipped potential's shape (a cubic cell of 64 Na and Cl), forwa
 the code is. "Without": the same mathematics on 256 Fibonacci points, which have no smaller error than 72 icosahedral
 ones (the specification predicts 12 times less attention and 3.5 times less at each point), with linear maps after
 synthesis and before analysis, on points and not on coefficients, and with one expert after the other. Rows with one
-saving compare all else equal. Even and odd parts of functions are not kept apart: that would save half of "transform".
+saving compare all else equal. The specification's second saving, even and odd parts of functions kept apart at opposite
+points, is none: 60 of the 72 points have no opposite, and on Lebedev's, which have, both transforms took 1.4 to 4 times
+as long (300 atoms, 50 to 302 points, degrees 2 to 6, forward and with backward, on one core).
 """
 
 from __future__ import annotations

@@ -65,6 +65,15 @@ def test_icosahedral_rules_have_the_rotations_of_the_icosahedron(count: int):
         assert np.linalg.norm(turn.apply(points)[:, None] - points[None], axis=-1).min(1).max() < 1e-9
 
 
+@pytest.mark.parametrize(("name", "count"), [("icosahedral-32", 32), ("icosahedral-72", 12), ("lebedev-50", 50)])
+def test_how_many_points_have_an_opposite(name: str, count: int):
+    """Only these could be transformed in halves, by even and odd degrees."""
+    points = point_rule(name).points
+    nearest = np.linalg.norm(points[:, None] + points[None], axis=-1).min(1)
+    assert (nearest < 1e-9).sum() == count
+    assert len(points) == count or nearest.max() > 0.1
+
+
 def test_fibonacci_lattice_has_bands_of_equal_area():
     rule = fibonacci(90)
     heights = np.sort(rule.points[:, 1])
