@@ -39,11 +39,12 @@ class GeoMolCalculator(Calculator):
         skin: Å, of the Verlet neighbour list.
         direct_forces: take forces from the models' direct heads instead of the gradient of the energy. They are
             not conservative: no energy is conserved, and nothing that integrates forces agrees with energies.
+            Default: as the models learned them, which is by the gradient wherever they learned both.
 
     Raises:
         CheckpointError: the weights cannot be loaded.
-        ConfigError: unknown model, dtype, device or skin; no direct head; a committee whose members do not fit
-            together.
+        ConfigError: unknown model, dtype, device or skin; no direct head, or none but it has learned forces; a
+            committee whose members do not fit together.
         InputError: on calculation, a structure that the potential cannot compute.
         GeoMolError: on calculation, a result that is not finite.
     """
@@ -57,7 +58,7 @@ class GeoMolCalculator(Calculator):
         device: str | None = None,
         dtype: Literal["float32", "float64"] = "float32",
         skin: float = 0.5,
-        direct_forces: bool = False,
+        direct_forces: bool | None = None,
     ) -> None:
         super().__init__()
         names = _names(model)
@@ -66,12 +67,11 @@ class GeoMolCalculator(Calculator):
         if not (isinstance(skin, int | float) and 0 <= skin < np.inf):
             raise ConfigError(f"skin is {skin!r}; it is a length in Å, 0 or larger.")
         self.device = choose_device(device)
-        self.dtype, self.skin, self.direct_forces = dtype, skin, direct_forces
+        self.dtype, self.skin = dtype, skin
         self.checkpoints: list[Checkpoint] = [load_checkpoint(name, self.device) for name in names]
         for member in self.checkpoints:
             member.potential.set_dtype(DTYPES[dtype])
-            if direct_forces and not member.potential.has_direct_forces:
-                raise ConfigError(f"{member.metadata.name} has no direct head: leave direct_forces out.")
+        self.direct_forces = _direct(self.checkpoints, direct_forces)
         self.models = [str(name) for name in names]
         self.elements = set.intersection(*(set(c.potential.elements) for c in self.checkpoints))
         self.charges = set.intersection(*(set(c.metadata.charges) for c in self.checkpoints))
@@ -190,6 +190,19 @@ def _names(model: str | Path | Sequence[str | Path]) -> list[str | Path]:
     if not names or not all(isinstance(name, str | Path) for name in names):
         raise ConfigError(f"model is {model!r}; it is a shipped name, a path, or a list of them.")
     return names
+
+
+def _direct(members: list[Checkpoint], asked: bool | None) -> bool:
+    """Whether forces are those of direct heads: as asked for or, if None, as the members learned them."""
+    direct = any(member.metadata.forces == "direct" for member in members) if asked is None else asked
+    for member in members:
+        if direct and not member.potential.has_direct_forces:
+            raise ConfigError(f"{member.metadata.name} has no direct head: its forces are gradients of the energy.")
+        if not direct and member.metadata.forces == "direct":
+            raise ConfigError(
+                f"{member.metadata.name} learned forces by its direct head alone: leave direct_forces out."
+            )
+    return direct
 
 
 def _finite(name: str, values: Any) -> Any:

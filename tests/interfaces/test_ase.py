@@ -24,7 +24,8 @@ from ase.mep import NEB
 from ase.phonons import Phonons
 from ase.vibrations import Vibrations
 
-from ase_geomol import GeoMolCalculator, InputError
+from ase_geomol import ConfigError, GeoMolCalculator, InputError
+from ase_geomol.checkpoint import load_checkpoint, save_checkpoint
 from ase_geomol.graph import from_atoms
 from ase_geomol.potential import Potential
 from ase_geomol.simulate import MDSettings, run_md
@@ -159,6 +160,22 @@ def test_direct_forces(make_checkpoint, make_structure) -> None:
     expected = potential(from_atoms(atoms, potential.cutoff), forces=False).direct_forces
     assert np.allclose(found[True], expected.numpy(), rtol=0, atol=1e-12)
     assert np.abs(found[True] - found[False]).max() > 1e-2
+
+
+def test_forces_are_taken_as_they_were_learned(make_checkpoint, make_structure, tmp_path) -> None:
+    """A potential that has learned forces by its direct head alone never gives a gradient that nobody has trained."""
+    source, atoms = make_checkpoint(seed=6, direct_forces=True), make_structure("ethanol")
+    known = load_checkpoint(source)
+    path = tmp_path / "direct.safetensors"
+    save_checkpoint(path, known.potential, known.metadata.model_copy(update={"name": "direct", "forces": "direct"}))
+    options = {"device": "cpu", "dtype": "float64"}
+    forces = GeoMolCalculator(path, **options).get_forces(atoms)
+    assert np.array_equal(forces, GeoMolCalculator(source, **options, direct_forces=True).get_forces(atoms))
+    assert np.abs(forces - GeoMolCalculator(source, **options).get_forces(atoms)).max() > 1e-2
+    with pytest.raises(ConfigError, match="direct learned forces by its direct head alone: leave direct_forces out"):
+        GeoMolCalculator(path, direct_forces=False)
+    with pytest.raises(ConfigError, match="small-0 has no direct head"):
+        GeoMolCalculator([path, make_checkpoint(seed=0)])
 
 
 def test_the_callers_atoms_stay_as_they_are(aluminium: Atoms) -> None:

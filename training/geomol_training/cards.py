@@ -23,7 +23,7 @@ def facts(potential: Potential, metadata: Metadata) -> str:
     sizes.append("no cutoff" if potential.cutoff is None else f"cutoff {potential.cutoff} Å")
     forces = "exact gradients of the energy" + ("; a head of its own, too" if potential.has_direct_forces else "")
     if metadata.forces == "direct":
-        forces = "learned by a direct head alone, which is not conservative: take direct_forces=True"
+        forces = "learned by a direct head alone, which is not conservative"
     short_range = f"ZBL repulsion within {reach:g} sums of covalent radii, where the network sees distances held"
     rows = {
         "theory": metadata.theory,
