@@ -127,7 +127,7 @@ class Sphere(ExactConstants):
 
     Even and odd degrees are not kept apart, which at pairs of opposite points would halve the products: the icosahedral
     rules of 72 and 132 points have no such pairs but the 12 vertices, and on others sums and differences of values cost
-    more than the products save (1.4 to 6 times the time, on one core).
+    more than the products save (`tests/benchmarks/layers.py`).
 
     Attributes:
         points: (N, 3) unit vectors.
