@@ -11,6 +11,7 @@ from ase.build import surface
 from ..errors import ConfigError, GeoMolError, InputError
 from .eos import see_crystal
 from .relax import RelaxResult, relax
+from .supercells import repeats
 
 JOULE_PER_SQUARE_METRE = units.J / units.m**2
 
@@ -86,7 +87,7 @@ def vacancy_energy(
     Args:
         atoms: a relaxed crystal of one element, with a calculator.
         index: which atom is taken.
-        size: Å, least length of the supercell's vectors.
+        size: Å, least distance of the vacancy to its images.
         fmax: eV/Å, to which positions are relaxed.
         steps: at most so many.
 
@@ -99,7 +100,7 @@ def vacancy_energy(
         raise InputError("A vacancy of a compound leaves a reservoir to choose: this energy is for elements.")
     if not 0 <= index < len(atoms) or not size > 0:
         raise ConfigError(f"There is no atom {index} to take out, or size ({size} Å) is not positive.")
-    whole = atoms.repeat(tuple(int(np.ceil(size / length)) for length in atoms.cell.lengths()))
+    whole = atoms.repeat(repeats(atoms.cell, size))
     count = len(whole)
     del whole[index]
     whole.calc = atoms.calc

@@ -14,9 +14,10 @@ from ase import Atoms
 
 from ..errors import ConfigError, InputError, MissingExtraError, OutputError
 from .eos import see_crystal
+from .supercells import repeats
 
 SUPERCELL = 10.0
-"""Å: least length of the supercell's vectors, unless it is given."""
+"""Å: least distance of an atom to its images, unless the supercell is given."""
 IMAGINARY = -0.1
 """THz: a frequency below it is imaginary; above it may be rounding of the acoustic modes around the centre."""
 BAND_POINTS = 51
@@ -81,7 +82,7 @@ def phonons(
 
     Args:
         atoms: a crystal whose positions and cell are relaxed, with a calculator; use double precision.
-        supercell: repetitions of the cell; default: until each vector is `SUPERCELL` long.
+        supercell: repetitions of the cell; default: until images are `SUPERCELL` apart.
         displacement: Å.
         mesh: phonopy's length of the mesh of wave vectors: the larger, the denser.
         temperatures: K, first, last and step.
@@ -96,8 +97,7 @@ def phonons(
     see_crystal(atoms, "Phonons")
     if not displacement > 0 or (supercell is not None and min(supercell) < 1):
         raise ConfigError(f"displacement ({displacement} Å) and supercell ({supercell}) must be positive.")
-    repeats = supercell or tuple(int(np.ceil(SUPERCELL / length)) for length in atoms.cell.lengths())
-    phonon = _phonopy(atoms, np.diag(repeats), symprec)
+    phonon = _phonopy(atoms, np.diag(supercell or repeats(atoms.cell, SUPERCELL)), symprec)
     phonon.generate_displacements(distance=displacement)
     displaced = [_atoms(cell) for cell in phonon.supercells_with_displacements]
     rest = _atoms(phonon.supercell)

@@ -62,8 +62,7 @@ def radial_distribution(
         first, second, distance = neighbor_list("ijd", frame, reach)
         chosen = of[first] & around[second]
         counts += np.histogram(distance[chosen], edges)[0] / of.sum() / len(frames)
-        others = around.sum() - (1 if pair is None or pair[0] == pair[1] else 0)
-        density += max(others, 1) / frame.get_volume() / len(frames)
+        density += around.sum() / frame.get_volume() / len(frames)
     return RadialDistribution((edges[1:] + edges[:-1]) / 2, counts / shells / density, np.cumsum(counts))
 
 

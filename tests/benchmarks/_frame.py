@@ -3,7 +3,8 @@
 A script calls `answer` with its question and a function that returns rows (dictionaries with equal keys), or an
 `Answer` with a summary too. With ``--smoke`` the function is asked for a small version and nothing is written;
 otherwise the rows go to ``results/<script>.json`` with versions, hardware and, of a potential that is measured, its
-fingerprint. What else a reader must know to do the same again (seed, data, goals) is given as ``settings``.
+fingerprint; with ``--model`` to ``results/<script>-<name>.json``. What else a reader must know to do the same again
+(seed, data, goals) is given as ``settings``.
 What Ctrl-C cut off, or what lacks peers that the result has, goes to ``runs/benchmarks/<script>/partial.json`` instead.
 """
 
@@ -149,7 +150,8 @@ def answer(
             **({"summary": found.summary} if found.summary else {}),
             "rows": found.rows,
         }
-        keep(name, record, found.complete)
+        other = bool(model) and arguments.model != model
+        keep(f"{name}-{measured['model']['name']}" if other else name, record, found.complete)
     if not found.complete:
         sys.exit(INTERRUPTED)
 

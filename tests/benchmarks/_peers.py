@@ -119,6 +119,16 @@ class Peers:
         self.about[package.name] = peer.about
         return peer
 
+    def environment(self, package: Package) -> Path | None:
+        """Interpreter of an environment, for who starts the peer himself; None where it has to be left out."""
+        try:
+            python = Path(self.python(package))
+        except PeerError as error:
+            self.leave_out(package.name, error)
+            return None
+        self.about[package.name] = {"version": package.requirement}
+        return python
+
     def leave_out(self, name: str, reason: object) -> None:
         """Note that something was left out."""
         self.left_out.append(f"{name} is left out: {str(reason).strip()}")

@@ -1,10 +1,11 @@
 """Does the crystal potential give what its teacher gives: lattices, bulk moduli, phonons, vacancies, surfaces?
 
-Thirty cubic crystals, relaxed by both from the same start. Bulk modulus: from seven volumes around the minimum.
-Phonons of five of them: the mean is over all frequencies on the same path through the Brillouin zone. Vacancies of six
-elements in supercells of at least 9 Å, and their (111) surfaces of six layers, relaxed. The teacher is SevenNet-0 in an
-environment of its own (`--environments`); without it there is nothing to compare with. Rows are kept as they are
-computed.
+Thirty cubic crystals, relaxed by both from the same start; "not relaxed": a relaxation that did not converge, or left
+the cubic crystal for another, whose numbers stand but mean little. Bulk modulus: from seven volumes around the minimum.
+Phonons of five of them: the mean is over all frequencies on the same path through the Brillouin zone; imaginary modes
+are looked for on a mesh, too. Vacancies of six elements in supercells of at least 9 Å, and their (111) surfaces of six
+layers, relaxed. The teacher is SevenNet-0 in an environment of its own (`--environments`); without it there is nothing
+to compare with. Rows are kept as they are computed.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from _frame import Answer, Row, answer
-from _peers import Package, PeerError, Peers
+from _peers import Package, Peers
 from _work import computed, each, work_folder
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
 from geomol_training.crystals.teacher import Teacher
@@ -57,13 +59,10 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
     """One row for each crystal."""
     chosen = {name: CRYSTALS[name] for name in (["Cu"] if smoke else CRYSTALS)}
     theirs: list[Row] = [{"name": name, "error": ""} for name in chosen]
-    try:
-        python = Path(peers.python(TEACHER))
+    if python := peers.environment(TEACHER):
         with work_folder("materials", SETTINGS, smoke) as folder:
             items = {name: (name, *start) for name, start in chosen.items()}
             theirs = each(items, partial(_properties, python=python, smoke=smoke), folder)
-    except PeerError as error:
-        peers.leave_out(TEACHER.name, error)
     with work_folder("materials", SETTINGS, smoke, model) as folder:
         items = {name: (name, *start) for name, start in chosen.items()}
         ours = each(items, partial(_properties, model=model, smoke=smoke), folder)
@@ -75,8 +74,11 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
             "mean error of lattice constants in % (goal: 1)": _mean(errors["lattice Å"]),
             "mean error of bulk moduli in % (goal: 15)": _mean(errors["bulk modulus GPa"]),
             "mean error of frequencies in THz": _mean([row["frequency error THz"] for row in rows]),
-            "crystals with imaginary modes where the teacher has none (goal: 0)": sum(
-                row["imaginary modes"] == "only ours" for row in rows
+            "crystals with imaginary modes where the teacher has none (goal: 0)": _count(
+                rows, "imaginary modes", "only ours"
+            ),
+            "crystals that ours did not relax, or to no cubic one (goal: 0)": sum(
+                "ours" in row["not relaxed"] for row in rows
             ),
             "mean error of vacancy energies in %": _mean(errors["vacancy eV"]),
             "mean error of surface energies in %": _mean(errors["surface J/m²"]),
@@ -92,23 +94,35 @@ def _properties(item: tuple[str, str, float], smoke: bool, model: str | None = N
     calculator = _teacher(python) if python is not None else GeoMolCalculator(str(model), dtype="float64")
     atoms = bulk(name, structure, a=a)
     atoms.calc = calculator
-    rest = relax(atoms, fmax=SETTINGS["fmax eV/Å"], cell=True, steps=SETTINGS["most steps"]).atoms
+    relaxed = relax(atoms, fmax=SETTINGS["fmax eV/Å"], cell=True, steps=SETTINGS["most steps"])
+    rest = relaxed.atoms
     rest.calc = calculator
     curve = equation_of_state(rest, points=7, fmax=None)
     lattice = (curve.volume * PER_CUBE[structure]) ** (1 / 3)
+    at_rest = [relaxed.converged and _same_shape(rest, atoms)]
     row: Row = {"lattice Å": lattice, "bulk modulus GPa": curve.bulk_modulus}
     if name in SETTINGS["phonons"]:
         primitive = bulk(name, structure, a=lattice)
         primitive.calc = calculator
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # spglib's, about its own next version
-            row[FREQUENCIES] = phonons(primitive).bands.tolist()
+            found = phonons(primitive)
+        row[FREQUENCIES], row["lowest THz"] = found.bands.tolist(), found.lowest
     if name in SETTINGS["vacancies and surfaces"] and not smoke:
         cube = bulk(name, structure, a=lattice, cubic=True)
         cube.calc = calculator
-        row["vacancy eV"] = vacancy_energy(cube)[0]
-        row["surface J/m²"] = surface_energy(cube, (1, 1, 1), layers=SETTINGS["layers"]).energy
+        row["vacancy eV"], hole = vacancy_energy(cube)
+        surface = surface_energy(cube, (1, 1, 1), layers=SETTINGS["layers"])
+        row["surface J/m²"] = surface.energy
+        at_rest += [hole.converged, surface.slab.converged]
+    row["at rest"] = all(at_rest)
     return row
+
+
+def _same_shape(atoms: Atoms, start: Atoms) -> bool:
+    """Whether the cell is that of the start, but for its volume."""
+    now, before = (np.array(a.cell.cellpar()) / ([a.get_volume() ** (1 / 3)] * 3 + [1] * 3) for a in (atoms, start))
+    return bool(np.allclose(now, before, rtol=1e-3))
 
 
 @cache
@@ -127,15 +141,24 @@ def _compared(ours: Row, theirs: Row) -> Row:
     if FREQUENCIES in ours and FREQUENCIES in theirs:
         own, other = np.array(ours[FREQUENCIES]), np.array(theirs[FREQUENCIES])
         row["frequency error THz"] = float(np.abs(own - other).mean())
-        soft = [bool(bands.min() < SETTINGS["imaginary below THz"]) for bands in (own, other)]
+        soft = [found["lowest THz"] < SETTINGS["imaginary below THz"] for found in (ours, theirs)]
         row["imaginary modes"] = {
             (False, False): "none",
             (True, True): "both",
             (True, False): "only ours",
             (False, True): "only the teacher's",
         }[soft[0], soft[1]]
+    row["not relaxed"] = ", ".join(
+        who for who, found in (("ours", ours), ("teacher", theirs)) if not found.get("at rest", True)
+    )
     row["error"] = "; ".join(f"{who}: {r['error']}" for who, r in (("ours", ours), ("teacher", theirs)) if r["error"])
     return row
+
+
+def _count(rows: list[Row], name: str, value: str) -> int | None:
+    """Rows of this value, of those that know it; None where none does."""
+    known = [row[name] for row in rows if row[name] is not None]
+    return known.count(value) if known else None
 
 
 def _mean(values: list[float | None]) -> float | None:

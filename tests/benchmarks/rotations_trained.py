@@ -1,6 +1,6 @@
 """How much do energies and forces of a trained EST change as a structure is turned, on its own points and on others?
 
-Structures: cubic crystals, atoms moved by 0.05 Å; for a network that does not know their elements, ethanol with atoms
+Structures: cubic crystals, atoms moved by 0.05 Å; for a network that does not know metals, ethanol with atoms
 moved likewise. Each is turned once at random; forces are turned back. The same weights run in double precision on their
 own points, on other exact rules, and on Fibonacci lattices, whose analysis is the quadrature with equal weights (as in
 the paper) or least squares. "Apart" says how far the forces are from those on the network's own points: weights fit the
@@ -67,7 +67,8 @@ def _structures(elements: tuple[int, ...], count: int) -> list[Atoms]:
     random = np.random.default_rng(SETTINGS["seed"])
     cubes = [bulk(name, structure, a=a, cubic=structure != "zincblende") for name, (structure, a) in CRYSTALS.items()]
     chosen = [atoms for atoms in cubes if set(atoms.numbers.tolist()) <= set(elements)][:count]
-    chosen = chosen or [molecule("CH3CH2OH") for _ in range(count)]
+    if 29 not in elements:
+        chosen = [molecule("CH3CH2OH") for _ in range(count)]
     for atoms in chosen:
         atoms.positions += random.normal(0, SETTINGS["rattle Å"], atoms.positions.shape)
     return chosen

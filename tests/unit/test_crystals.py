@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
+from ase.cell import Cell
 
 from ase_geomol import ConfigError, DataError, InputError, OutputError
 from ase_geomol.simulate import (
@@ -30,6 +33,7 @@ from ase_geomol.simulate import (
     vacancy_energy,
 )
 from ase_geomol.simulate.elasticity import averages
+from ase_geomol.simulate.supercells import repeats
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +179,25 @@ def test_radial_distribution_of_a_gas_and_of_a_crystal(tmp_path):
     crystal = radial_distribution([bulk("Cu", cubic=True, a=3.6)], reach=4.0, bins=80)
     within = crystal.coordination[np.searchsorted(crystal.distances, 2.8)]
     assert within == pytest.approx(12), "images are counted in a cell smaller than the reach"
+    small = radial_distribution([bulk("Si")], reach=20.0, bins=40)
+    mean = np.average(small.values[20:], weights=small.distances[20:] ** 2)
+    assert mean == pytest.approx(1.0, abs=0.05), "an atom's own images count in the density, too"
     salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
     assert radial_distribution([salt], reach=3.0, pair=("Na", "Cl")).coordination[-1] == pytest.approx(6)
     assert radial_distribution([salt], reach=3.0, pair=("Na", "Na")).coordination[-1] == 0
     trajectory_picture(tmp_path / "gas.png", found, np.arange(3.0), {"Ar": np.arange(3.0)}, title="gas")
+
+
+@pytest.mark.parametrize("angle", [23.13, 60, 90, 109.5, 119])
+def test_images_are_apart_in_cells_of_all_angles(angle: float):
+    """Vectors may be long and their sums short: bismuth telluride has 24 degrees."""
+    cell = Cell.fromcellpar([10.48, 10.48, 10.48, angle, angle, angle])
+    counts = repeats(cell, 10.0)
+    steps = np.array(list(product(range(-6, 7), repeat=3)))
+    images = steps[steps.any(1)] @ (cell.array * np.array(counts)[:, None])
+    assert np.linalg.norm(images, axis=1).min() >= 10.0
+    assert max(counts) <= 3
+    assert repeats(bulk("Cu").cell, 10.0) == (4, 4, 4)
 
 
 def test_diffusion_of_a_random_walk():

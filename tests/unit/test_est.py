@@ -214,6 +214,9 @@ SECTION_8 = [
     ("coefficient", 2, "icosahedral-72", 5.0e-4),
     ("coefficient", 2, "icosahedral-132", 3.1e-5),
     ("coefficient", 4, "icosahedral-132", 4.9e-3),
+    ("coefficient", 6, "icosahedral-132", 4.2e-2),
+    ("point", 2, "fibonacci-72", 8.6e-3),
+    ("coefficient", 4, "fibonacci-132", 1.1e-2),
 ]
 
 

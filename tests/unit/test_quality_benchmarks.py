@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import yaml
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from benchmarks import _unseen, _work
 from benchmarks._measures import (
     bond_stretches,
@@ -364,3 +365,50 @@ def test_dimers_are_judged_by_their_curve(script) -> None:
     assert (hole["smooth"], hole["repulsive"]) == ("yes", "NO")
     with pytest.raises(GeoMolError, match=r"2\.00 Å"):
         dimers.judged(lambda where: (np.where(where < 1.999, where, np.nan), where), DISTANCES, radii)
+
+
+def test_errors_of_crystals_do_not_vanish_in_a_fit(script) -> None:
+    """Energies at random are far from DFT, and the teacher's mean difference is taken out of one element's set only."""
+    crystals = script("crystals")
+    random = np.random.default_rng(0)
+    frames = []
+    for symbol in ("Cu", "Al", "Ni", "Au"):
+        atoms = bulk(symbol)
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((1, 3)), stress=np.zeros(6))
+        frames.append(atoms)
+    answers = [{"energy": e, "forces": [[0.0, 0.0, 0.1]]} for e in random.normal(5, 1, 4)]
+    answers[3] = {"refused": "too dense"}
+    ours = {"name": "MPtrj, random", "error": "", "answers": answers}
+    rows = crystals._compared(ours, {}, frames)
+    assert [(row["compared"], row["frames"], row["refused"], row["with stress"]) for row in rows] == [
+        ("ours, DFT", 3, 1, 0)
+    ]
+    assert rows[0]["energy meV/atom MAE"] == pytest.approx(1e3 * np.mean([a["energy"] for a in answers[:3]]))
+    assert rows[0]["forces meV/Å MAE"] == pytest.approx(100 / 3)
+    (shifted,) = crystals._compared({**ours, "name": "Cu of Zuo et al."}, {}, frames)
+    assert 100 < shifted["energy meV/atom MAE"] < 3000
+    failed = crystals._compared({**ours, "error": "it broke"}, {}, frames)
+    assert failed[0].keys() == rows[0].keys()
+    assert failed[0]["error"] == "it broke"
+    (none,) = crystals._compared({**ours, "answers": [{"refused": ""}] * 4}, {}, frames)
+    assert (none["refused"], none["energy meV/atom MAE"]) == (4, None)
+    counted = [{"x": 1.0, "atoms": 1}, {"x": 4.0, "atoms": 2}, {"x": None, "atoms": 7}]
+    assert crystals._mean(counted, "x", "atoms") == pytest.approx(3.0)
+    assert crystals._mean(counted[2:], "x", "atoms") is None
+
+
+def test_a_crystal_that_became_another_one_is_seen(script) -> None:
+    materials = script("materials")
+    start, rest = bulk("Li", "bcc", a=3.4), bulk("Li", "bcc", a=3.5)
+    assert materials._same_shape(rest, start)
+    rest.cell[0, 2] += 0.1
+    assert not materials._same_shape(rest, start)
+    rows = [{"imaginary modes": value} for value in ("none", None, "only ours")]
+    assert materials._count(rows, "imaginary modes", "only ours") == 1
+    assert materials._count(rows[1:2], "imaginary modes", "only ours") is None, "without a teacher no goal is met"
+
+
+def test_turned_structures_are_those_that_a_network_has_learned(script) -> None:
+    turned = script("rotations_trained")
+    assert {atoms.get_chemical_formula() for atoms in turned._structures((1, 6, 8), 3)} == {"C2H6O"}
+    assert len(turned._structures(tuple(range(1, 93)), 30)) == 30
