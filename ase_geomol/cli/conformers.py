@@ -46,6 +46,9 @@ def conformers(
     sampler_steps: Annotated[
         int | None, typer.Option(help="Of a conformer model; default: what suits it.", show_default=False)
     ] = None,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Let RDKit make what a conformer model does not know.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the conformers.")] = 0,
     relax: Annotated[bool, typer.Option("--relax", help="Relax them, and sort them by energy.")] = False,
     model: common.ModelOption = common.DEFAULT_MODEL,
@@ -92,26 +95,27 @@ def conformers(
         "time_limit": time_limit,
     }
     check_arguments(**settings)
-    maker = _provider(provider, sampler_steps, dtype, device)
+    maker = _provider(provider, sampler_steps, dtype, device, fallback)
     calculator = common.calculator(model, dtype, device, skin) if relax else None
 
     def sample(smiles: str, on_structure: Callable[[Atoms], object] = lambda atoms: None) -> Ensemble:
         return maker.sample(smiles, relax=calculator, rank=relax, on_structure=on_structure, **settings)
 
     if many:
-        about = {"provider": maker.name, "version": maker.version, **settings}
+        about = {"provider": maker.name, "version": maker.version, "fallback": fallback, **settings}
         about["calculator"] = calculator.identity if calculator else None
         _run_file(Path(molecules), sample, path, about, resume)
     else:
         _run_one(molecules, sample, path, number, calculator.name if calculator else None)
 
 
-def _provider(name: str, sampler_steps: int | None, dtype: str, device: str | None) -> Provider:
+def _provider(name: str, sampler_steps: int | None, dtype: str, device: str | None, fallback: bool) -> Provider:
     from .. import ConformerProvider, RDKitProvider
     from ..errors import ConfigError
 
     if name != "rdkit":
-        return ConformerProvider(name, device=device, dtype=dtype, steps=sampler_steps)  # type: ignore[arg-type]
+        other = RDKitProvider() if fallback else None
+        return ConformerProvider(name, device=device, dtype=dtype, steps=sampler_steps, fallback=other)  # type: ignore[arg-type]
     if sampler_steps is not None:
         raise ConfigError("--sampler-steps are those of a conformer model: name one with --provider.")
     return RDKitProvider()
@@ -164,8 +168,8 @@ def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: i
     ensemble_picture(picture, ensemble, title=title)
     write_viewer(page, ensemble, title=title)
     _print_table(ensemble)
-    if ensemble.shortage:
-        common.errors.print(f"[yellow]{escape(ensemble.shortage)}[/yellow]", soft_wrap=True)
+    if ensemble.remarks:
+        common.errors.print(f"[yellow]{escape(ensemble.remarks)}[/yellow]", soft_wrap=True)
     first = ensemble[0]
     lost = ", ".join(f"{reason}: {count}" for reason, count in ensemble.failures.items())
     common.summary(
@@ -173,6 +177,7 @@ def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: i
         [
             ("provider", f"{first.info['provider']} ({first.info['model_version']})"),
             *([("model", model)] if model else []),
+            *([("not relaxed to the end", f"{ensemble.unrelaxed} of {len(ensemble)}")] if ensemble.unrelaxed else []),
             ("made", f"{len(ensemble)} of {number} in {seconds:.1f} s" + (f" ({lost})" if lost else "")),
             ("results", f"{path}, {picture.name}, {page.name}"),
         ],

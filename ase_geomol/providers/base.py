@@ -6,6 +6,8 @@ depends on the request, the seed and k alone, however many are asked for and in 
 
 from __future__ import annotations
 
+import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, ProviderWarning
 from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble
 from .molecules import Molecule, Request, parse
 from .refine import CHECKS, clusters, refusal, representatives, weigh
@@ -118,7 +120,8 @@ class Provider(ABC):
             seed: structure k depends on it and on k alone.
             checks: which of "stereo", "bonds", "clashes" a structure must pass, before and after ``relax``.
             attempts: how many candidates are drawn, at most, for a structure whose candidates fail.
-            oversample: draw this many times ``n``, and keep ``n`` that represent them by their shapes.
+            oversample: draw this many times ``n``, and keep ``n`` that represent them by their shapes (the first ones
+                where there is no time left to compare).
             relax: relax each structure with this calculator; that of one of this package's potentials does many at
                 once.
             relax_steps: at most this many; 0: only energies and forces.
@@ -131,7 +134,8 @@ class Provider(ABC):
 
         Returns:
             At most ``n`` structures. Where some are missing, ``failures`` says why, and so does a `ProviderWarning`
-            unless they are all duplicates.
+            unless they are all duplicates. Another one says how many were not relaxed to the end, since their
+            energies, and weights, are not those of minima.
 
         Raises:
             InputError: the request is no molecule that this provider makes, or none that the calculator knows.
@@ -147,7 +151,7 @@ class Provider(ABC):
         )
         structures: Iterable[Atoms] = drawing.structures()
         if oversample > 1:
-            structures = _representatives(drawing.molecule, list(structures), n)
+            structures = _representatives(drawing, list(structures), n)
         if relaxing is not None:
             structures = _relaxed(drawing, structures, relaxing, checks)
         made = []
@@ -162,7 +166,11 @@ class Provider(ABC):
         drawing.report(len(made), n)
         if rank:
             weigh(made)
-        return Ensemble(made, drawing.molecule.smiles, n, drawing.failures)
+        unrelaxed = sum(not atoms.info["converged"] for atoms in made) if relax is not None and relax_steps else 0
+        ensemble = Ensemble(made, drawing.molecule.smiles, n, drawing.failures, unrelaxed)
+        if unrelaxed:
+            warnings.warn(ensemble.remarks.removeprefix(ensemble.shortage).strip(), ProviderWarning, stacklevel=2)
+        return ensemble
 
     def iterate(
         self,
@@ -179,9 +187,15 @@ class Provider(ABC):
         Arguments and errors are those of `sample`; what is missing is told when the iterator ends.
         """
         check_arguments(n, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit)
+        deadline = np.inf if time_limit is None else time.monotonic() + time_limit
         molecule = parse(request)
-        self.limits.check(molecule)
-        return Drawing(self, molecule, n, seed, checks, attempts, time_limit)
+        maker = self.maker_of(molecule)
+        maker.limits.check(molecule)
+        return Drawing(maker, molecule, n, seed, checks, attempts, deadline)
+
+    def maker_of(self, molecule: Molecule) -> Provider:
+        """Who makes structures of a molecule: this provider, unless it knows another one for what it cannot."""
+        return self
 
 
 def check_arguments(
@@ -215,10 +229,11 @@ def check_arguments(
         raise ConfigError(f"time_limit is {time_limit!r}; it is a positive number of seconds, or None.")
 
 
-def _representatives(molecule: Molecule, structures: list[Atoms], n: int) -> list[Atoms]:
+def _representatives(drawing: Drawing, structures: list[Atoms], n: int) -> list[Atoms]:
     if len(structures) <= n:
         return structures
-    chosen = representatives(symmetry(molecule, most=FEW_MATCHES), _positions(structures), n)
+    symmetric = symmetry(drawing.molecule, most=FEW_MATCHES)
+    chosen = representatives(symmetric, _positions(structures), n, drawing.deadline)
     return [structures[index] for index in chosen]
 
 

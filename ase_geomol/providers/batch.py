@@ -32,7 +32,7 @@ class Outcome:
         structures: how many were made.
         lowest_energy_eV: of these, or nothing where they have none.
         seconds: of wall time.
-        message: why there are fewer than asked for, or nothing.
+        message: why there are fewer than asked for, how many were not relaxed to the end, or nothing.
         again: whether it ended by an error that need not come back: a resumed run tries it again.
         mark: state of the structures' file after this line.
         earlier: whether an earlier run did it; no column of the table.
@@ -50,6 +50,8 @@ class Outcome:
     earlier: bool = False
 
 
+csv.field_size_limit(2**31 - 1)
+"""A line may be of any length; what is too long is refused by a sentence, which keeps it."""
 COLUMNS = tuple(field.name for field in fields(Outcome))[:-1]
 
 
@@ -104,7 +106,7 @@ def _outcome(line: Line, sample: Callable[[str], Ensemble], store: Store) -> Out
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProviderWarning)  # the row says it
             ensemble = sample(line.smiles)
-        structures, message = ensemble, ensemble.shortage
+        structures, message = ensemble, ensemble.remarks
     except (InputError, ProviderError) as error:
         message = str(error)
     except ConfigError:
@@ -145,7 +147,7 @@ def _earlier(table: Path, about: Path, wanted: str, lines: Sequence[Line]) -> li
             )
             for row in csv.DictReader(io.StringIO(whole))
         ]
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{table} is damaged ({type(error).__name__}: {error}): use --overwrite.") from error
     for outcome in outcomes:
         if smiles.get(outcome.line) != outcome.smiles:

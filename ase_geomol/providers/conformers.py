@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from ..checkpoint import choose_device, load_conformers
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from ..models.ditmc import Conditioning, MoleculeBatch, Sampler, collate_molecules, sample_noise
 from .base import TIME, Candidate, Limits, Provider
 from .features import graph_of
@@ -41,6 +41,8 @@ class ConformerProvider(Provider):
         steps: of the sampler: fewer are faster and less accurate. Default, as of the next two: what suits the weights.
         schedule: "uniform", or "logarithmic" with ever shorter steps towards the end.
         solver: "euler", or "heun", which evaluates the network twice in a step.
+        fallback: who makes structures of molecules that are too large for the network or have elements that it does
+            not know, such as `RDKitProvider()`; ``info["provider"]`` says who did. None: they are refused.
 
     Attributes:
         metadata: about the weights.
@@ -62,6 +64,7 @@ class ConformerProvider(Provider):
         steps: int | None = None,
         schedule: Literal["uniform", "logarithmic"] | None = None,
         solver: Literal["euler", "heun"] | None = None,
+        fallback: Provider | None = None,
     ) -> None:
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; it can be 'float32' or 'float64'.")
@@ -70,7 +73,16 @@ class ConformerProvider(Provider):
         self._flow.set_dtype(DTYPES[dtype])
         self.sampler = _changed(self._flow.form.sampler, steps=steps, schedule=schedule, solver=solver)
         self.limits = Limits(atoms=LARGEST, elements=self._flow.elements)
+        self.fallback = fallback
         self._known: tuple[Molecule, MoleculeBatch, Conditioning] | None = None
+
+    def maker_of(self, molecule: Molecule) -> Provider:
+        """This one, or the fallback for a molecule beyond its limits."""
+        try:
+            self.limits.check(molecule)
+        except InputError:
+            return self.fallback or self
+        return self
 
     @property
     def version(self) -> str:

@@ -43,17 +43,31 @@ class Ensemble(list[Atoms]):
         smiles: the molecule.
         requested: how many were asked for.
         failures: how many candidates were lost, by reason; also those that another attempt replaced.
+        unrelaxed: how many structures are no minima: their relaxation was ended by its steps or the time limit.
     """
 
-    def __init__(self, structures: Iterable[Atoms], smiles: str, requested: int, failures: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        structures: Iterable[Atoms],
+        smiles: str,
+        requested: int,
+        failures: Mapping[str, int],
+        unrelaxed: int = 0,
+    ) -> None:
         super().__init__(structures)
-        self.smiles, self.requested = smiles, requested
+        self.smiles, self.requested, self.unrelaxed = smiles, requested, unrelaxed
         self.failures = {reason: count for reason, count in failures.items() if count}
 
     @property
     def shortage(self) -> str:
         """A sentence on how many are missing and why; empty if none are, but for duplicates."""
         return shortage(len(self), self.requested, self.smiles, self.failures)
+
+    @property
+    def remarks(self) -> str:
+        """All that a user should know of it, in sentences, or nothing."""
+        few = f"{self.unrelaxed} of {len(self)} structures were not relaxed to the end (steps or time limit)."
+        return " ".join(filter(None, [self.shortage, few if self.unrelaxed else ""]))
 
 
 def shortage(made: int, requested: int, smiles: str, failures: Mapping[str, int]) -> str:
@@ -83,11 +97,11 @@ class Drawing(Iterator[Atoms]):
         seed: int,
         checks: Sequence[str],
         attempts: int,
-        time_limit: float | None,
+        deadline: float,
     ) -> None:
         self.molecule, self.requested = molecule, int(n)
         self.failures: Counter[str] = Counter()
-        self.deadline = np.inf if time_limit is None else time.monotonic() + time_limit
+        self.deadline = deadline
         self._provider, self._seed, self._checks, self._attempts = provider, int(seed), tuple(checks), attempts
         self._made, self._stream = 0, self.structures()
 

@@ -1,4 +1,4 @@
-"""RDKit's conformer generator as a provider: the baseline, and the fallback where a network knows no answer."""
+"""RDKit's conformer generator as a provider: the baseline of networks, and the fallback for what they do not know."""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ except ImportError as error:
 
 LONGEST = 5_000
 """Characters of a SMILES string."""
+LARGEST = 1_000
+"""Atoms of a molecule of which another spelling is looked for; no provider makes larger ones."""
 MOST_ROOTS = 40
 """Atoms from which a SMILES string is written, in search of one that files keep."""
 ORDER_CODES = {
@@ -249,7 +251,7 @@ def _lasting(text: str, mol: Chem.Mol) -> str:
         for spelled in (_without_hydrogens(mol), mol)
         for atom in range(min(spelled.GetNumAtoms(), MOST_ROOTS))
     )
-    return text if _lasts(text) else next(filter(_lasts, rooted), text)
+    return text if _lasts(text) or mol.GetNumAtoms() > LARGEST else next(filter(_lasts, rooted), text)
 
 
 def _lasts(smiles: str) -> bool:

@@ -69,14 +69,19 @@ def clusters(symmetric: Symmetry, positions: np.ndarray, threshold: float, deadl
     return labels
 
 
-def representatives(symmetric: Symmetry, positions: np.ndarray, count: int) -> np.ndarray:
+def representatives(symmetric: Symmetry, positions: np.ndarray, count: int, deadline: float = np.inf) -> np.ndarray:
     """Indices (count,) of conformers that stand for ``positions`` (P, N, 3), in their order.
 
     Ward's clustering of the compared atoms, laid onto the first conformer; of each cluster the one nearest its mean.
+    Where the deadline passes before all are compared, the first ones.
     """
     if count >= len(positions):
         return np.arange(len(positions))
-    points = aligned(symmetric, positions, positions[0])[:, symmetric.atoms].reshape(len(positions), -1)
+    try:
+        laid = aligned(symmetric, positions, positions[0], deadline)
+    except TimeoutError:
+        return np.arange(count)
+    points = laid[:, symmetric.atoms].reshape(len(positions), -1)
     labels = cut_tree(ward(points), n_clusters=count)[:, 0]
     chosen = []
     for label in range(count):

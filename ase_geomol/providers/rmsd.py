@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,14 +68,16 @@ def rmsd(symmetric: Symmetry, first: np.ndarray, second: np.ndarray) -> float:
     return float(rmsd_matrix(symmetric, first[None], second[None])[0, 0])
 
 
-def aligned(symmetric: Symmetry, positions: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def aligned(symmetric: Symmetry, positions: np.ndarray, reference: np.ndarray, deadline: float = np.inf) -> np.ndarray:
     """Conformers (P, N, 3), shifted and rotated onto ``reference`` (N, 3) by their best relabelling.
 
-    Labels stay as they are.
+    Labels stay as they are. Raises TimeoutError where the deadline (``time.monotonic``) passes.
     """
     graph, options = _loaded(symmetric, [*positions, reference])
     moved = np.empty_like(positions)
     for place, conformer in enumerate(positions):
+        if time.monotonic() > deadline:
+            raise TimeoutError
         _, transform, _ = rdMolAlign.GetBestAlignmentTransform(graph, graph, options, place, len(positions))
         moved[place] = conformer @ transform[:3, :3].T + transform[:3, 3]
     return moved

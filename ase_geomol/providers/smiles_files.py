@@ -59,8 +59,13 @@ def read_lines(path: Path) -> list[Line]:
         InputError: it cannot be read, or there are none.
     """
     try:
-        lines = parse_lines(path.read_text(encoding="utf-8").splitlines(), commas=path.suffix.lower() == ".csv")
-    except (OSError, UnicodeDecodeError) as error:
+        # A byte that is no UTF-8 spoils its own line only, which is refused as any that is no molecule.
+        content = path.read_bytes()
+        if b"\0" in content:
+            raise InputError(f"{path} cannot be read: it is no text in UTF-8.")
+        text = content.decode("utf-8", errors="replace")
+        lines = parse_lines(text.splitlines(), commas=path.suffix.lower() == ".csv")
+    except (OSError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     if not lines:
         raise InputError(f"There are no molecules in {path}.")

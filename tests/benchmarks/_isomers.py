@@ -1,4 +1,4 @@
-"""Which isomer positions are, as RDKit reads it off them: a second opinion on `ase_geomol.providers.stereo`."""
+"""Molecules with stereochemistry, and what our check of it says of them beside RDKit's own reading."""
 
 from __future__ import annotations
 
@@ -6,36 +6,15 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
+from geomol_training.conformers.isomers import is_other_isomer
 from geomol_training.labelling.druglike import random_druglike
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
 from ase_geomol import RDKitProvider
 from ase_geomol.errors import InputError
 from ase_geomol.providers.molecules import Molecule, parse
 from ase_geomol.providers.stereo import count_stereo, stereo_errors
-
-READ = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
-NAMED = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOZ)
-
-
-def is_other_isomer(molecule: Molecule, positions: np.ndarray) -> bool | None:
-    """Whether RDKit reads another isomer off the positions; None where it does not read all that is specified, such as
-    phosphorus with a hydrogen.
-    """
-    with rdBase.BlockLogs():
-        seen = molecule.with_positions(positions)
-        Chem.AssignStereochemistryFrom3D(seen)
-    read = [(atom.GetChiralTag(), _like(seen, atom).GetChiralTag(), READ) for atom in molecule.mol.GetAtoms()]
-    read += [(b.GetStereo(), seen.GetBondWithIdx(b.GetIdx()).GetStereo(), NAMED) for b in molecule.mol.GetBonds()]
-    read = [(asked, found if found in known else None) for asked, found, known in read if asked in known]
-    if any(found is not None and found != asked for asked, found in read):
-        return True
-    return None if any(found is None for _, found in read) else False
-
-
-def _like(seen: Chem.Mol, atom: Chem.Atom) -> Chem.Atom:
-    return seen.GetAtomWithIdx(atom.GetIdx())
 
 
 def isomers(count: int, seed: int, atoms: tuple[int, int]) -> list[Molecule]:

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 from _frame import Answer, Row, answer
-from _isomers import is_other_isomer
 from _nasty import NASTY
 from _work import computed, each, work_folder
 from geomol_training.conformers.fit import untrained_flow
+from geomol_training.conformers.isomers import is_other_isomer
 from geomol_training.labelling.druglike import random_druglike
 from geomol_training.labelling.qm9 import sample_qm9
 from geomol_training.recipe import load_recipe

@@ -82,6 +82,9 @@ def test_a_conformer_model_is_set_as_asked_for(cli, here, monkeypatch):
     result = cli("conformers", *words, "--sampler-steps", "3", "--dtype", "float64")
     assert result.exit_code == 0, result.output
     assert "float64, 3 uniform euler steps" in read("x.extxyz").info["model_version"]
+    result = cli("conformers", "C[Se]C", *words[1:-1], "z.extxyz", "--fallback")
+    assert result.exit_code == 0, result.output
+    assert read("z.extxyz").info["provider"] == "rdkit"
     result = cli("conformers", "C", "--sampler-steps", "3", "--out", "y.sdf")
     assert result.exit_code == 1
     assert "--sampler-steps are those of a conformer model" in result.stderr

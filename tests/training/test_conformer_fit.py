@@ -15,7 +15,7 @@ from ase.io import write
 
 pytest.importorskip("rdkit", reason="conformers need the extra 'providers'")
 
-from geomol_training.batches import Plan
+from geomol_training.batches import Plan, loader
 from geomol_training.cli import app
 from geomol_training.conformers.data import load_sets
 from geomol_training.conformers.fit import untrained_flow
@@ -136,6 +136,28 @@ def test_batches_hold_conformers_of_their_molecules(data):
                 assert not drawn[known.shape[1] :].any()
     again = list(FlowStream(supply, lambda: 2, 0, 1))
     assert [batch.seed for batch in again] == [batch.seed for batch in batches[2:]]
+
+
+def test_graphs_outlive_the_workers_that_use_them(data):
+    """Workers are forked anew after each validation: what they make is lost with them."""
+    supply = supply_of(data)
+    for batches, count in (
+        (supply.training(lambda: 0, 0, 1), len(supply.train)),
+        (supply.validation(0, 1), len(supply.valid)),
+    ):
+        assert isinstance(batches, FlowStream | FixedConformers)
+        assert len(list(loader(batches, 0))) == len(list(loader(batches, 2))) > 0
+        assert len(batches.graphs._kept) == count
+
+
+def test_batches_of_a_few_large_ones_are_not_of_one_size_each():
+    atoms = np.repeat(np.arange(5, 45), 40)
+    plan = Plan(atoms**2, atoms, 40_000, seed=0)
+    epoch = plan.epoch(0)
+    assert 16 <= len(epoch) <= 50
+    sizes = [float(atoms[batch].mean()) for batch in epoch]
+    assert len([size for size in sizes if size < 18]) >= 4, "one batch of small ones in each portion"
+    assert sorted(np.concatenate(epoch).tolist()) == list(range(len(atoms)))
 
 
 def test_shares_make_up_the_batch(data):

@@ -13,10 +13,11 @@ pytest.importorskip("tblite", reason="conformers need the extra 'labels'")
 pytest.importorskip("yaml", reason="recipes need the extra 'train'")
 
 import yaml
+from geomol_training.conformers import run
 from geomol_training.conformers.recipe import ConformerRecipe, Search, load_conformer_recipe
-from geomol_training.conformers.run import is_wanted, make_conformer_plan, make_conformers
+from geomol_training.conformers.run import is_wanted, make_conformer_plan, make_conformers, run_conformer_job
 from geomol_training.conformers.search import find_conformers
-from geomol_training.labelling.engine import GFN2
+from geomol_training.labelling.engine import GFN2, RejectedFrame
 
 from ase_geomol import GeoMolCalculator
 from ase_geomol.errors import ConfigError
@@ -94,6 +95,21 @@ def test_a_molecule_that_the_potential_does_not_know():
     found = find_conformers("CC[SiH3]", SEARCH, POTENTIAL, np.random.default_rng(0))
     assert found.sums["potential steps"] == found.sums["starts"] == 1
     assert len(found.conformers) == 1
+
+
+def test_odd_molecules_are_counted_and_not_the_end_of_all(tmp_path, monkeypatch):
+    with pytest.raises(RejectedFrame, match="no MMFF94s parameters"):
+        find_conformers("CB(O)O", SEARCH, POTENTIAL, np.random.default_rng(0))
+    outcomes = iter([RejectedFrame("no MMFF94s parameters"), ZeroDivisionError("odd")])
+
+    def odd(*arguments):
+        raise next(outcomes)
+
+    monkeypatch.setattr(run, "find_conformers", odd)
+    (job, *_) = make_conformer_plan(tiny_recipe()).jobs
+    outcome = run_conformer_job(job, tiny_recipe())
+    assert outcome.frames == []
+    assert dict(outcome.rejected) == {"no MMFF94s parameters": 1, "ZeroDivisionError: odd": 1}
 
 
 def test_an_open_centre_gets_one_configuration():

@@ -205,6 +205,16 @@ def test_what_is_refused(provider, smiles, sentence):
         draw(provider, smiles)
 
 
+def test_a_fallback_makes_what_the_network_does_not_know(weights):
+    both = ConformerProvider(weights, device="cpu", fallback=RDKitProvider())
+    (selenide,) = both.sample("C[Se]C")
+    assert selenide.info["provider"] == "rdkit"
+    assert selenide.info["model_version"] == both.fallback.version
+    assert draw(both)[0].info["provider"] == "ditmc"
+    with pytest.raises(InputError, match="up to 1000"):
+        both.sample("C" * 400)
+
+
 def test_the_time_limit_ends_between_evaluations(provider, monkeypatch):
     """It passes while the network is at work: the share under way is lost, what was drawn before is not."""
     clock = iter([0.0] * (2 + 7) + [99.0] * 99)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ase_geomol.models.ditmc.flow import interpolate, loss_weight
+from ase_geomol.models.ditmc.flow import interpolate, loss_weight, spread_times
 from ase_geomol.models.ditmc.geometry import align, centre, handedness, random_rotations
 from ase_geomol.models.ditmc.graph import UNREACHABLE, harmonic_root
 from ase_geomol.models.ditmc.sampling import Sampler, sample_noise
@@ -54,6 +54,18 @@ def test_the_weight_makes_errors_those_of_velocities_and_ends_at_a_hundred():
 
 
 # Turning
+
+
+def test_times_of_a_batch_are_uniform_and_spread():
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([spread_times((5, 8), generator, torch.float64) for _ in range(500)])
+    parts = (drawn * 40).long().view(500, 40)
+    assert (parts.sort(1).values == torch.arange(40)).all(), "one in each fortieth"
+    assert (drawn >= 0).all()
+    assert (drawn < 1).all()
+    every = drawn.view(500, 40)
+    assert (every.mean(0) - 0.5).abs().max() < 4 * (1 / 12 / 500) ** 0.5, "each place has all times"
+    assert ((every**2).mean(0) - 1 / 3).abs().max() < 4 * (4 / 45 / 500) ** 0.5
 
 
 def test_random_rotations_are_rotations_without_a_preference():

@@ -218,9 +218,10 @@ def test_clusters_have_first_members_that_are_apart(rdkit):
 def test_relaxed_and_ranked(rdkit):
     calculator = GeoMolCalculator("geomformer-organic")
     seen: list[Atoms] = []
-    ensemble = rdkit.sample(
-        "CCCC", 4, relax=calculator, relax_steps=3, rank=True, unique=0.2, seed=1, on_structure=seen.append
-    )
+    with pytest.warns(ProviderWarning, match="not relaxed to the end"):
+        ensemble = rdkit.sample(
+            "CCCC", 4, relax=calculator, relax_steps=3, rank=True, unique=0.2, seed=1, on_structure=seen.append
+        )
     assert sorted(atoms.info["index"] for atoms in seen) == [0, 1, 2, 3]
     assert all(any(atoms is one for one in seen) for atoms in ensemble)
     assert 2 <= len(ensemble) < 4
@@ -318,6 +319,18 @@ def test_structures_relaxed_together_are_those_of_their_numbers(rdkit):
     assert len(seen) == 6
     for atoms, alone in zip(many, rdkit.sample("CC(O)CC", 2, **options), strict=False):
         np.testing.assert_allclose(atoms.positions, alone.positions, atol=1e-4)
+
+
+def test_structures_that_are_no_minima_are_told():
+    options = {"relax": LennardJones(sigma=1.2, epsilon=1e-3), "rank": True, "seed": 1}
+    with pytest.warns(ProviderWarning, match="^3 of 3 structures were not relaxed to the end"):
+        ensemble = Shaker().sample("O", 3, **options, relax_steps=1, fmax=1e-9)
+    assert (ensemble.unrelaxed, ensemble.shortage) == (3, "")
+    assert ensemble.remarks == "3 of 3 structures were not relaxed to the end (steps or time limit)."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Shaker().sample("O", 3, **options, relax_steps=1, fmax=10).remarks == ""
+        assert Shaker().sample("O", 3, **options, relax_steps=0).unrelaxed == 0, "only energies were asked for"
 
 
 def test_time_limit_of_relaxation():

@@ -21,7 +21,7 @@ from rdkit import Chem
 
 import ase_geomol
 from ase_geomol import GeoMolCalculator, RDKitProvider
-from ase_geomol.errors import ConfigError, DataError, InputError, OutputError
+from ase_geomol.errors import ConfigError, DataError, InputError, OutputError, ProviderWarning
 from ase_geomol.providers.batch import Outcome, run_lines
 from ase_geomol.providers.molecules import parse
 from ase_geomol.providers.pictures import ensemble_picture
@@ -48,7 +48,8 @@ def kept(rdkit) -> list[Atoms]:
 @pytest.fixture(scope="module")
 def relaxed(rdkit) -> list[Atoms]:
     calculator = GeoMolCalculator("geomformer-organic")
-    return rdkit.sample("CCCC", 6, relax=calculator, relax_steps=2, rank=True, unique=0.3)
+    with pytest.warns(ProviderWarning, match="not relaxed to the end"):
+        return rdkit.sample("CCCC", 6, relax=calculator, relax_steps=2, rank=True, unique=0.3)
 
 
 def assert_same(read_back: Atoms, atoms: Atoms, digits: int = 8) -> None:
@@ -242,6 +243,19 @@ def test_each_line_ends_as_structures_or_as_a_sentence(rdkit, tmp_path):
     assert [row["structures"] for row in rows(out)] == ["2", "0", "0", "2"]
     assert rows(out)[2]["message"] == outcomes[2].message
     assert json.loads(out.with_suffix(".json").read_text()) == {"n": 2}
+
+
+def test_a_very_long_line_and_one_in_another_encoding_are_two_sentences(rdkit, tmp_path):
+    """And the run's table, which keeps them, is read again."""
+    source, out = tmp_path / "x.smi", tmp_path / "all.extxyz"
+    source.write_bytes(b"CCO \xe9thanol\n" + b"C" * 200_000 + b" long\nC\xe9C\nCO\n")
+    lines = read_lines(source)
+    outcomes = run(rdkit, out, lines)
+    assert [outcome.structures for outcome in outcomes] == [2, 0, 0, 2]
+    assert "200000 characters is too long" in outcomes[1].message
+    assert run(rdkit, out, lines, resume=True)[1].message == outcomes[1].message
+    (tmp_path / "x.csv").write_text(f"name,smiles\nlong,{'C' * 200_000}\nshort,CO\n")
+    assert [line.name for line in read_lines(tmp_path / "x.csv")] == ["long", "short"]
 
 
 def test_an_unexpected_error_is_not_the_end_of_all(tmp_path):

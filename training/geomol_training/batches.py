@@ -28,6 +28,8 @@ AHEAD = 4
 """Batches that each worker makes before they are asked for."""
 PORTION_BATCHES = 50
 """Batches of similar sizes are made within portions of the frames of about so many batches."""
+LEAST_PORTIONS, LEAST_BATCHES = 4, 4
+"""There are at least so many portions of a pass, of at least so many batches, or each step would see one size only."""
 
 
 class Counts(NamedTuple):
@@ -256,7 +258,9 @@ class Plan:
     def _arranged(self, epoch: int) -> list[np.ndarray]:
         random = np.random.default_rng((self.seed, epoch))
         order = self._order(random)
-        portions = np.array_split(order, max(1, round(self.sizes[order].sum() / (self.target * PORTION_BATCHES))))
+        expected = self.sizes[order].sum() / self.target
+        count = max(round(expected / PORTION_BATCHES), min(LEAST_PORTIONS, int(expected / LEAST_BATCHES)), 1)
+        portions = np.array_split(order, count)
         batches, width = [], self.atoms if self.width is None else self.width
         for portion in portions:
             by_width = portion[np.argsort(width[portion], kind="stable")]
@@ -302,7 +306,15 @@ class Plan:
             yield from self.epoch(epoch)
 
 
-class Stream(IterableDataset):
+class Prepared(IterableDataset):
+    """Batches that want something done in this process before workers are forked from it."""
+
+    def prepare(self, workers: int) -> None:
+        """Called before each pass, with the number of workers."""
+        raise NotImplementedError
+
+
+class Stream(Prepared):
     """Batches from the current step to the next validation; each ``iter`` asks for the step again.
 
     Of each batch only the share of the process ``rank`` of ``processes`` is made, in ``parts`` one after the other.
@@ -319,7 +331,7 @@ class Stream(IterableDataset):
         """The ``share`` of the batch ``whole`` (places in the data), with the random numbers of the step and share."""
         raise NotImplementedError
 
-    def prepare(self) -> None:
+    def prepare(self, workers: int) -> None:
         """Arrange the pass that comes next here, and not in each worker anew."""
         self.plan.epoch(self.plan.epoch_of(self.step()))
 
@@ -416,8 +428,8 @@ class _Loader(DataLoader):
     """Prepares a training's stream before it forks workers, which know then what is known here."""
 
     def __iter__(self) -> Iterator[AnyBatch]:
-        if isinstance(self.dataset, Stream):
-            self.dataset.prepare()
+        if isinstance(self.dataset, Prepared):
+            self.dataset.prepare(self.num_workers)
         return super().__iter__()
 
 

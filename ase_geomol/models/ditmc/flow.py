@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, Self
 
@@ -116,6 +117,16 @@ def loss_weight(time: Tensor) -> Tensor:
     return (1 - time.clamp(max=LATEST_WEIGHT)) ** -2
 
 
+def spread_times(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Times that are each uniform in [0, 1), one in each of as many equal parts of it.
+
+    Weights reach from 1 to 100, and the mean of a batch would depend on how many of its times happen to be late.
+    """
+    count, options = math.prod(shape), {"generator": generator, "device": generator.device}
+    parts = torch.randperm(count, **options)
+    return ((parts + torch.rand(count, dtype=dtype, **options)) / max(count, 1)).to(dtype).view(shape)
+
+
 def flow_loss(flow: ConformerFlow, molecules: MoleculeBatch, positions: Tensor, generator: torch.Generator) -> Tensor:
     """Weighted squared error (G, S) in Å² of the positions that the network predicts on random paths to conformers.
 
@@ -132,7 +143,7 @@ def flow_loss(flow: ConformerFlow, molecules: MoleculeBatch, positions: Tensor, 
     options = {"generator": generator, "device": positions.device, "dtype": positions.dtype}
     end = centre(positions, atoms) @ random_rotations(shape[:2], generator, positions.dtype)
     start = align(flow.start(molecules, torch.randn(shape, **options)), end)
-    time = torch.rand(shape[:2], **options)
+    time = spread_times(shape[:2], generator, positions.dtype)
     path = interpolate(start, end, time, flow.form.noise * torch.randn(shape, **options), atoms)
     predicted = flow.model.denoise(flow.model.encode(molecules), path, time)
     error = (predicted - end).square().sum((-2, -1)) / (3 * atoms.sum(-1, keepdim=True))

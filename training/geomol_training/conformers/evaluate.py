@@ -20,13 +20,14 @@ from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import Molecule
 from ase_geomol.providers.rmsd import MOST_MATCHES, Symmetry, symmetry
-from ase_geomol.providers.stereo import count_stereo, stereo_errors
+from ase_geomol.providers.stereo import count_stereo
 from ase_geomol.simulate import relax_together
 
 from ..result import processor
 from ..splits import ALIASES
 from .data import load_sets
 from .ensemble import MOST_SAMPLES, ensemble_properties
+from .isomers import is_wrong
 from .methods import Methods
 from .metrics import Match, distance_matrix, match, summary
 from .plausibility import Plausibility
@@ -204,7 +205,7 @@ def _measure(
         **match(distances, asked, options.thresholds)._asdict(),
         "made": len(positions),
         "unknown distances": int(np.isinf(distances).sum()),
-        "wrong stereo": sum(bool(stereo_errors(molecule, structure)) for structure in positions),
+        "wrong stereo": sum(is_wrong(molecule, structure) for structure in positions),
         "implausible": sum(bool(found) for found in faults),
         "faults": {name: sum(name in found for found in faults) for name in sorted({n for f in faults for n in f})},
     }
@@ -280,11 +281,13 @@ def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> d
     with_stereo = [(item, row) for item, row in zip(of_stage, rows, strict=True) if row["stereo elements"]]
     right = sum(item["made"] - item["wrong stereo"] for item, _ in with_stereo)
     of_these = sum(item["made"] for item, _ in with_stereo)
+    wanted = sum(row["methods"][name]["asked"] for _, row in with_stereo)
     return {
         "molecules": len(rows),
         **summary(matches, options.thresholds),
         "made %": 100 * made / asked,
         "right stereo %": 100 * right / of_these if of_these else np.nan,
+        "right stereo, of asked %": 100 * right / wanted if wanted else np.nan,
         "plausible %": 100 * (1 - sum(item["implausible"] for item in of_stage) / made) if made else np.nan,
     }
 

@@ -112,9 +112,9 @@ def _set_of(
     skipped["conformers that are bonded otherwise"] += whole.count(False)
     positions = {place: mols[place].GetConformer().GetPositions() for place in np.flatnonzero(whole).tolist()}
     if part != "test":
-        right = [place for place, found in positions.items() if not stereo_errors(molecule, found)]
-        skipped["conformers of another stereoisomer"] += len(positions) - len(right)
-        positions = {place: positions[place] for place in right[:MOST_CONFORMERS]}
+        first = {place: found for place, found in positions.items() if place < MOST_CONFORMERS}
+        positions = {place: found for place, found in first.items() if not stereo_errors(molecule, found)}
+        skipped["conformers of another stereoisomer"] += len(first) - len(positions)
     if not positions:
         skipped["molecules without a conformer left"] += 1
         return

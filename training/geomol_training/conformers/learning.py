@@ -14,13 +14,14 @@ from torch.utils.data import IterableDataset
 from ase_geomol.models.ditmc import ConformerFlow, MolecularGraph, MoleculeBatch, collate_molecules, flow_loss
 from ase_geomol.providers.features import graph_of
 
-from ..batches import AnyBatch, Plan, Stream, fill_batches, own
+from ..batches import AnyBatch, Plan, Prepared, Stream, fill_batches, own
 from ..metrics import Part
 from ..tasks import Goal
 from .sets import ConformerSets
 
-KEPT_GRAPHS = 20_000
-"""Molecules whose graphs stay in memory, about 15 kB each; of larger data they are made anew for each batch."""
+KEPT_GRAPHS = 120_000
+"""Molecules whose graphs stay in memory, about 15 kB each; of larger data they are made anew for each batch.
+Enough for GEOM-QM9."""
 VALIDATION_DRAWS = 4
 """Conformers of each molecule, always the same with the same times and noise, that choose the best weights."""
 VALIDATION_PAIRS = 40_000
@@ -65,6 +66,11 @@ class Graphs:
                 self._kept[index] = graph
         return graph
 
+    def keep_all(self) -> None:
+        """Make all of them now, if they are to be kept."""
+        for index in range(len(self._sets) if len(self._sets) <= KEPT_GRAPHS else 0):
+            self[index]
+
 
 def make_flow_batch(
     sets: ConformerSets,
@@ -105,13 +111,19 @@ class FlowStream(Stream):
         self.supply = supply
         self.graphs = Graphs(supply.train, supply.elements)
 
+    def prepare(self, workers: int) -> None:
+        """Make the graphs here, since what a worker makes is lost with it at the next validation."""
+        super().prepare(workers)
+        if workers:
+            self.graphs.keep_all()
+
     def make(self, share: np.ndarray, whole: np.ndarray, random: np.random.Generator) -> FlowBatch:
         """Molecules with conformers drawn at random."""
         supply = self.supply
         return make_flow_batch(supply.train, self.graphs, share, supply.draws, supply.weights, random, whole)
 
 
-class FixedConformers(IterableDataset):
+class FixedConformers(Prepared):
     """All molecules once, always with the same conformers and noise: for validation."""
 
     def __init__(self, supply: FlowSupply, rank: int, processes: int) -> None:
@@ -120,6 +132,11 @@ class FixedConformers(IterableDataset):
         by_size = np.argsort(supply.valid.n_atoms, kind="stable")
         self.supply, self.batches = supply, fill_batches(by_size, sizes, VALIDATION_PAIRS)[rank::processes]
         self.graphs = Graphs(supply.valid, supply.elements)
+
+    def prepare(self, workers: int) -> None:
+        """As `FlowStream.prepare`."""
+        if workers:
+            self.graphs.keep_all()
 
     def __iter__(self):
         for index in own(self.batches):

@@ -17,7 +17,7 @@ from rdkit.Chem import rdMolDescriptors
 from ase_geomol.calculator import GeoMolCalculator
 from ase_geomol.errors import DataError
 
-from ..labelling.engine import import_tblite
+from ..labelling.engine import RejectedFrame, import_tblite
 from ..labelling.jobs import Outcome, names
 from ..labelling.molecules import Molecule
 from ..labelling.plan import Job, Plan, Task, fingerprint, interleaved
@@ -95,7 +95,14 @@ def run_conformer_job(job: Job, recipe: ConformerRecipe) -> Outcome:
     potential = GeoMolCalculator(recipe.search.potential, device="cpu")
     seeds = np.random.SeedSequence(job.seed).spawn(len(job.tasks))
     for task, seed in zip(job.tasks, seeds, strict=True):
-        found = find_conformers(task.molecules[0].smiles, recipe.search, potential, np.random.default_rng(seed))
+        try:
+            found = find_conformers(task.molecules[0].smiles, recipe.search, potential, np.random.default_rng(seed))
+        except RejectedFrame as rejection:
+            rejected[rejection.reason] += 1
+            continue
+        except Exception as error:  # one odd molecule is not the end of all
+            rejected[f"{type(error).__name__}: {error}"] += 1
+            continue
         for atoms in found.conformers:
             atoms.info = names(task, job.kind) | atoms.info
         frames += found.conformers

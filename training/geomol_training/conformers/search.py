@@ -51,7 +51,11 @@ class Found(NamedTuple):
 
 
 def find_conformers(smiles: str, settings: Search, potential: GeoMolCalculator, random: np.random.Generator) -> Found:
-    """Look for all conformers within the energy window of one stereoisomer, drawn where ``smiles`` leaves it open."""
+    """Look for all conformers within the energy window of one stereoisomer, drawn where ``smiles`` leaves it open.
+
+    Raises:
+        RejectedFrame: MMFF94s does not know the molecule.
+    """
     sums, rejected = Counter(molecules=1), Counter()
     with _timed(sums, "embedding"):
         embedded = _embedded(smiles, settings, random)
@@ -101,6 +105,8 @@ def _force_field_minima(molecule: Molecule, built: Chem.Mol, settings: Search) -
 
     Here rotamers of hydroxyls and the like are different: GFN2-xTB decides which of them is the lowest.
     """
+    if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(built):
+        raise RejectedFrame("no MMFF94s parameters")
     outcome = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(built, mmffVariant="MMFF94s", maxIters=1000)
     names = [conformer.GetId() for conformer in built.GetConformers()]
     minima = [built.GetConformer(name).GetPositions() for name in names]
