@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from geomol_training.sections import Split
 from geomol_training.sources import find_files
 from geomol_training.splits import split_frames
 
-from ase_geomol.errors import DataError
+from ase_geomol.errors import DataError, OutputError
 from ase_geomol.graph import collate, from_atoms
 from ase_geomol.models import build_model
 from ase_geomol.potential import Potential
@@ -114,6 +115,18 @@ def test_order_follows_from_seed_and_epoch(frames):
     assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(plan.epoch(1)))
     other = Plan(plan.sizes, plan.atoms, 300, seed=6)
     assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(other.epoch(0)))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system keeps no room")
+def test_a_full_disk_ends_the_packing_with_a_sentence(xyz, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OutputError, match=r"Cannot write .*packed: No space left"):
+            preprocess(str(xyz), tmp_path / "packed")
+    assert len(preprocess(str(xyz), tmp_path / "packed")[0])
 
 
 def test_a_batch_holds_frames_of_similar_size(frames, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -11,9 +13,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import write
 from geomol_training.cards import facts
+from geomol_training.checks import Limits
+from geomol_training.data import load
 from geomol_training.evaluate import evaluate
+from geomol_training.finetune import Options, finetune
 from geomol_training.fit import Fitted, fit
+from geomol_training.readers import Keys
 from geomol_training.recipe import Recipe
+from geomol_training.rigidity import add_rigidity, agreement, deviations
 from geomol_training.submission import submit
 from rich.console import Console
 
@@ -97,6 +104,33 @@ def test_an_evaluation_knows_it_from_the_weights(trained, slabs, tmp_path):
     found = evaluate(trained.model, f"{tmp_path}/test.extxyz", tmp_path, free_atoms_only=True).errors
     assert found == pytest.approx(
         {name.removeprefix("test_"): value for name, value in trained.errors.items() if name.startswith("test_")}
+    )
+
+
+def test_a_fine_tuning_learns_as_they_were_learned(trained, slabs, tmp_path):
+    write(tmp_path / "new.extxyz", slabs)
+    options = Options(valid=2, max_steps=2, validate_every=1)
+    result = finetune(
+        str(trained.model), f"{tmp_path}/new.extxyz", tmp_path / "run", options, console=Console(quiet=True)
+    )
+    assert load_checkpoint(result.model).metadata.forces == "direct"
+    assert not any("_forces_MAE" in name and "direct" not in name for name in result.errors)
+
+
+def test_a_rigidity_is_compared_with_errors_of_these_forces(trained, slabs, tmp_path):
+    write(tmp_path / "train.extxyz", slabs[3:])
+    write(tmp_path / "test.extxyz", slabs[:3])
+    out = tmp_path / "rigid.safetensors"
+    add_rigidity(trained.model, f"{tmp_path}/train.extxyz", tmp_path, save_as=out, valid=f"{tmp_path}/test.extxyz")
+    potential = load_checkpoint(out).potential
+    frames = load(f"{tmp_path}/test.extxyz", Keys(), Limits()).frames
+    direct = deviations(potential, frames, lambda *_: None, direct_forces=True).atoms[:, 1]
+    gradient = deviations(potential, frames, lambda *_: None).atoms[:, 1]
+    assert direct.mean() < gradient.mean()
+    told = json.loads((tmp_path / "rigidity.json").read_text())
+    by_atoms = deviations(potential, frames, lambda *_: None, direct_forces=True)
+    assert told["results"]["spearman_force_of_atoms"] == pytest.approx(
+        agreement(by_atoms, calibrated_on=True)["spearman_force_of_atoms"]
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from geomol_training import beginning, keeper
+from geomol_training.alone import alone_in
 from geomol_training.display import Display
 from geomol_training.evaluate import predict_frames
 from geomol_training.fit import fit
@@ -247,6 +248,26 @@ def test_interrupt_ends_orderly(make_recipe, xyz, tmp_path):
     assert not (tmp_path / "result.json").exists()
     assert state_of(tmp_path)["standing"]["step"] == result.step
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_pauses_when_its_own_time_is_over(make_recipe, tmp_path):
+    """The schedule knows nothing of it: the same bits as without a pause."""
+    recipe = make_recipe()
+    whole = fit(recipe, tmp_path / "whole", console=quiet())
+    first = fit(recipe, tmp_path / "paused", stop_after=1e-3, console=quiet())
+    assert (first.stopped_by, first.step) == ("paused", 1)
+    assert not (tmp_path / "paused/result.json").exists()
+    last = fit(recipe, tmp_path / "paused", stop_after=600, resume=True, console=quiet())
+    assert last.stopped_by == whole.stopped_by == "all steps done"
+    assert same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "paused"))
+    with pytest.raises(ConfigError, match="A run of 0 s leaves no time"):
+        fit(recipe, tmp_path / "none", stop_after=0, console=quiet())
+
+
+def test_one_training_at_a_time_in_a_folder(make_recipe, tmp_path):
+    with alone_in(tmp_path / "run"), pytest.raises(ConfigError, match=r"Another process works in .*run"):
+        fit(make_recipe(), tmp_path / "run", console=quiet())
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_second_interrupt_loses_nothing(make_recipe, tmp_path, monkeypatch):

@@ -163,6 +163,18 @@ def test_a_file_of_qm9(tmp_path: Path):
         load(str(path), Keys(energy="gap"), Limits())
 
 
+def test_molecules_that_failed_the_check_of_qm9_are_bad_rows(tmp_path: Path):
+    for number in (1, 2, 3):
+        text = QM9_FILE.replace("gdb 1\t", f"gdb {number}\t")
+        assert f"gdb {number}\t" in text
+        (tmp_path / f"dsgdb9nsd_{number:06d}.xyz").write_text(text)
+    (tmp_path / "uncharacterized.txt").write_text("3054 molecules\n\n Index  SMILES\n     2  C1=CC\n")
+    with pytest.raises(DataError, match="molecule 2 failed QM9's own check"):
+        load(f"{tmp_path}/*.xyz", Keys(energy="gap"), Limits())
+    loaded = load(f"{tmp_path}/*.xyz", Keys(energy="gap"), Limits(), bad_rows="skip")
+    assert (len(loaded.frames), sum(loaded.skipped.values())) == (2, 1)
+
+
 def test_the_tables_of_qm9pack_say_the_same():
     if find_spec("qm9pack") is None:
         pytest.skip("qm9pack is not installed")

@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111
 from ase.constraints import FixAtoms
+from geomol_training import submission
 from geomol_training.cli import app
 from geomol_training.frames import Row
 from geomol_training.readers.aselmdb import write_aselmdb
@@ -37,7 +38,7 @@ def structures() -> list[Atoms]:
     return made
 
 
-def write_test_set(path: Path, structures: list[Atoms], names: list[str]) -> None:
+def write_test_set(path: Path, structures: list[Atoms], names: list[str], *, tagged: bool = True) -> None:
     fixed = [np.isin(np.arange(len(atoms)), atoms.constraints[0].index) for atoms in structures]
     rows = [
         Row(
@@ -47,7 +48,7 @@ def write_test_set(path: Path, structures: list[Atoms], names: list[str]) -> Non
             atoms.pbc,
             energy=None,
             name=name,
-            tags=np.where(atoms.numbers == 8, 2, 1).astype(np.int32),
+            tags=np.where(atoms.numbers == 8, 2, 1).astype(np.int32) * tagged,
             fixed=held,
         )
         for atoms, name, held in zip(structures, names, fixed, strict=True)
@@ -84,6 +85,30 @@ def test_energies_and_forces(structures, potential, tmp_path, direct):
         free = np.setdiff1d(np.arange(len(atoms)), atoms.constraints[0].index)
         assert energy == pytest.approx(moved.get_potential_energy(), rel=1e-5)
         np.testing.assert_allclose(of_free, moved.get_forces(apply_constraint=False)[free], atol=1e-4)
+
+
+def test_files_that_were_predicted_are_not_predicted_again(structures, potential, tmp_path, monkeypatch):
+    for number in (0, 1):
+        write_test_set(tmp_path / f"{number}.aselmdb", structures, [f"{number}_{name}" for name in "abcde"])
+    splits, predicted = (
+        {split: str(tmp_path / f"{number}.aselmdb") for number, split in enumerate(("id", "ood_ads"))},
+        [],
+    )
+
+    def killed(predictor, frames, *more):
+        predicted.append(len(frames))
+        if len(predicted) == 2:
+            raise MemoryError  # stands for a kill
+        return submission.Predicted(np.zeros(len(frames)), np.zeros((len(frames.numbers), 3)))
+
+    monkeypatch.setattr(submission, "predict_frames", killed)
+    out = tmp_path / "out.npz"
+    with pytest.raises(MemoryError):
+        submit(potential, splits, out)
+    assert not out.exists()
+    assert submit(potential, splits, out) == {"id": 5, "ood_ads": 5}
+    assert len(predicted) == 3
+    assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == ["out.npz"]
 
 
 def test_ends_of_relaxations(structures, tmp_path):
@@ -125,6 +150,12 @@ def test_what_is_refused(structures, potential, make_checkpoint, tmp_path):
     for name, sentence in (("twice", r"id has b 2 times"), ("nameless", r"of id have no system number")):
         with pytest.raises(DataError, match=sentence):
             submit(potential, {"id": str(tmp_path / f"{name}.aselmdb")}, tmp_path / "out.npz")
+    write_test_set(tmp_path / "untagged.aselmdb", structures, list("abcde"), tagged=False)
+    tagged = tmp_path / "tagged.safetensors"
+    relaxed = RelaxedState(build_model("geomformer", CONFIG), RelaxedForm(tagged=True, energy=True, structure=False))
+    save_checkpoint(tagged, relaxed.eval(), Metadata(name="tagged", theory="none", training_data="none"))
+    with pytest.raises(ConfigError, match="5 of 5 structures have no atom with a tag above 0"):
+        submit(tagged, {"id": str(tmp_path / "untagged.aselmdb")}, tmp_path / "out.npz")
     with pytest.raises(ConfigError, match="one or more of the splits id, ood_ads, ood_cat, ood_both, not none"):
         submit(potential, {}, tmp_path / "out.npz")
     with pytest.raises(ConfigError, match="not \\['test'\\]"):

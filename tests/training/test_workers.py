@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from geomol_training.batches import FixedBatches, Plan, TrainingStream, loader, survey
+from geomol_training.batches import AHEAD, FixedBatches, Plan, TrainingStream, loader, survey
 from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.fit import fit
@@ -71,20 +71,27 @@ def test_workers_know_what_was_arranged(frames, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
 def test_workers_leak_nothing(frames):
-    """Neither open files nor memory grow over 1,000 batches, of several loaders."""
+    """Neither open files nor memory grow over 1,000 batches, here and in a worker that makes most of them."""
     plan = Plan(np.ones(len(frames), dtype=int), frames.n_atoms, 2, seed=0)
-    stream = TrainingStream(frames, plan, 4.0, 250, lambda: 0)
 
-    def state() -> tuple[int, int]:
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return len(os.listdir("/proc/self/fd")), resident
+    def state(process: str | int) -> tuple[int, int]:
+        resident = int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return len(os.listdir(f"/proc/{process}/fd")), resident
 
-    assert sum(1 for _ in loader(stream, 2)) == 250
-    files, resident = state()
-    assert sum(1 for _ in range(4) for _ in loader(stream, 2)) == 1000
-    files_then, resident_then = state()
-    assert files_then <= files + 2
-    assert resident_then - resident < 8 * 2**20
+    before = {}
+    for number, _ in enumerate(loader(TrainingStream(frames, plan, 4.0, 1200, lambda: 0), 1), start=1):
+        if number == 200:
+            (worker,) = multiprocessing.active_children()
+            before = {process: state(process) for process in ("self", worker.pid)}
+        if number == 1200 - AHEAD - 1:  # while the worker lives
+            for process, (files, resident) in before.items():
+                files_then, resident_then = state(process)
+                assert files_then <= files + 2
+                assert resident_then - resident < 8 * 2**20
+    assert number == 1200
+    files, _ = state("self")
+    assert sum(1 for _ in range(4) for _ in loader(TrainingStream(frames, plan, 4.0, 10, lambda: 0), 2)) == 40
+    assert state("self")[0] <= files + 2
 
 
 @needs_fork

@@ -176,7 +176,7 @@ def make_batch(
 
 def count(frames: Frames, index: np.ndarray) -> Counts:
     """Counts of the frames ``index``."""
-    atoms, free = frames.n_atoms[index], ~frames.fixed[frames.atoms_of(index)]
+    atoms, free = frames.counts(index), ~frames.fixed[frames.atoms_of(index)]
     return Counts(
         frames=len(index),
         atoms=int(atoms.sum()),
@@ -278,7 +278,7 @@ class Plan:
 
     def share(self, batch: np.ndarray, rank: int, processes: int) -> np.ndarray:
         """What the process ``rank`` learns of a batch: all shares take about equally long; some may be empty."""
-        work = np.maximum(self.sizes, self.atoms)[batch]
+        work = np.maximum(self.sizes[batch], self.atoms[batch])
         owner, loads = np.zeros(len(batch), dtype=int), np.zeros(processes)
         for place in np.argsort(-work, kind="stable"):  # the largest first, to whom has least
             owner[place] = loads.argmin()

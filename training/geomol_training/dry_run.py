@@ -27,20 +27,20 @@ READ_AT_MOST = 50e6
 KINDS = {PotentialTask: "a potential", PropertyTask: "a property", RelaxationTask: "ends of relaxations"}
 
 
-def describe(recipe: Recipe | FlowRecipe, time_budget: float | None) -> tuple[Table, bool]:
-    """A table of what would run, and whether all data, and weights where it begins, are there."""
+def describe(recipe: Recipe | FlowRecipe, time_budget: float | None, processes: int = 1) -> tuple[Table, bool]:
+    """A table of what would run in so many processes, and whether all data, and weights where it begins, are there."""
     table = Table(title=recipe.name, show_header=False)
     found: Estimate | None = None
     if isinstance(recipe, FlowRecipe):
         complete = _describe_flow(table, recipe)
     else:
-        found, complete = _describe_frames(table, recipe)
+        found, complete = _describe_frames(table, recipe, processes)
     table.add_row("batches", _batches(recipe, found))
     table.add_row("ends", _end(recipe, time_budget, found))
     return table, complete
 
 
-def _describe_frames(table: Table, recipe: Recipe) -> tuple[Estimate | None, bool]:
+def _describe_frames(table: Table, recipe: Recipe, processes: int) -> tuple[Estimate | None, bool]:
     complete = True
     replay = None if recipe.finetune is None else recipe.finetune.replay
     data = {"train": recipe.data.train, "valid": recipe.data.valid, "test": recipe.data.test, "replay": replay}
@@ -65,7 +65,9 @@ def _describe_frames(table: Table, recipe: Recipe) -> tuple[Estimate | None, boo
         more = "what a step takes is told of data that are there, up to 50 MB of them or packed"
     except GeoMolError as error:
         complete, more = False, f"unusable data: {error}"
-    table.add_row("memory", f"{_memory(recipe, count)}; {more if looked is None else _of_step(recipe, looked)}")
+    table.add_row(
+        "memory", f"{_memory(recipe, count)}; {more if looked is None else _of_step(recipe, looked, processes)}"
+    )
     return looked, complete
 
 
@@ -77,11 +79,13 @@ def _soon_read(sources: str | tuple[str, ...]) -> bool:
     return small or sum(file.stat().st_size for file in find_files(sources)) <= READ_AT_MOST
 
 
-def _of_step(recipe: Recipe, found: Estimate) -> str:
+def _of_step(recipe: Recipe, found: Estimate, processes: int) -> str:
     if math.isinf(found.activations):
         return f"a step with one structure takes more than {TOO_MUCH / 1e9:.0f} GB"
     parts = "" if recipe.training.parts == 1 else f", in {recipe.training.parts} parts"
-    return f"about {found.activations / 1e6:,.0f} MB for a step with {found.atoms:,} atoms{parts}"
+    share = "" if processes == 1 else f", in each of {processes} processes"
+    megabytes = found.activations / processes / 1e6
+    return f"about {megabytes:,.0f} MB for a step with {found.atoms:,} atoms{parts}{share}"
 
 
 def _describe_flow(table: Table, recipe: FlowRecipe) -> bool:

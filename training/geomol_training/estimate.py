@@ -96,7 +96,7 @@ def estimate(recipe: Recipe) -> Estimate:
     edges, per_atom = _tried(recipe, frames, some)
     plan = _plan(recipe, frames, edges)
     batches = plan.epoch(0)
-    atoms = max(int(frames.n_atoms[batch].sum()) for batch in batches)
+    atoms = max(int(plan.atoms[batch].sum()) for batch in batches)
     replayed = 0.0 if recipe.finetune is None or recipe.finetune.replay is None else recipe.finetune.replay_share
     at_once = atoms / recipe.training.parts
     return Estimate(len(frames), round(len(batches) / (1 - replayed)), atoms, per_atom * at_once)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ase_geomol.checkpoint import load_any
+from ase_geomol.checkpoint import choose_device, load_any
 from ase_geomol.errors import DataError, GeoMolError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.property import ScalarProperty
@@ -81,8 +81,7 @@ def evaluate(
         DataError: the data cannot be used.
         OutputError: ``out`` cannot be written.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    predictor, metadata, path, fingerprint = load_any(checkpoint, device)
+    predictor, metadata, path, fingerprint = load_any(checkpoint, choose_device(None))
     periodic = predictor.cutoff is not None
     if isinstance(predictor, ScalarProperty):
         keys, periodic = dataclasses.replace(keys, energy=predictor.form.name), predictor.periodic

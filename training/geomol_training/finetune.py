@@ -141,6 +141,7 @@ def finetune(
 def make_recipe(checkpoint: str, start: Checkpoint, data: str | tuple[str, ...], options: Options) -> Recipe:
     """The recipe of a fine-tuning; raises :class:`ConfigError` where an option is impossible."""
     form, name, direct = form_of(start.potential), _name(start, data), start.potential.has_direct_forces
+    only_direct = start.metadata.forces == "direct"
     if direct and options.forces_weight == 0:
         raise ConfigError(
             f"--forces-weight is 0, but {start.metadata.name} has a direct force head, which learns from forces only: "
@@ -174,7 +175,7 @@ def make_recipe(checkpoint: str, start: Checkpoint, data: str | tuple[str, ...],
         "potential": {"repulsion": form["repulsion"]},
         "loss": {
             "energy": options.energy_weight,
-            "forces": options.forces_weight,
+            "forces": 0.0 if only_direct else options.forces_weight,
             "stress": options.stress_weight,
             "direct_forces": options.forces_weight if direct else 0.0,
         },

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ase_geomol.checkpoint import Metadata, load_any, load_checkpoint, save_checkpoint
+from ase_geomol.checkpoint import Metadata, choose_device, load_any, load_checkpoint, save_checkpoint
 
+from .alone import alone_in
 from .batches import FrameSupply
 from .beginning import make_plan, prepare, read_start, refit_references
 from .conformers.flow_recipe import FlowRecipe
@@ -23,7 +24,18 @@ from .parts import Parts, check_alike, metadata_of, read_parts
 from .processes import Crew, check_processes, check_workers, on_this_machine, room_for_workers, workers_watched
 from .recipe import Recipe
 from .references import shifted
-from .runs import NOTHING_LEFT, STOPPED, Fitted, check_end, extent_of, fixed, open_run, run_to_end, write_run_result
+from .runs import (
+    NOTHING_LEFT,
+    STOPPED,
+    Fitted,
+    Times,
+    check_end,
+    extent_of,
+    fixed,
+    open_run,
+    run_to_end,
+    write_run_result,
+)
 from .schedule import Standing
 from .sources import find_files
 from .tasks import Task, task_of
@@ -39,6 +51,7 @@ def fit(
     out: Path,
     *,
     time_budget: float | None = None,
+    stop_after: float | None = None,
     resume: bool = False,
     threads: int | None = None,
     processes: int = 1,
@@ -54,6 +67,7 @@ def fit(
         recipe: what to do.
         out: folder of this run.
         time_budget: s over all resumed runs, data and validation included; a cosine schedule ends with it.
+        stop_after: s of this run alone, after which it pauses; the schedule knows nothing of it.
         resume: go on with the run in ``out``.
         threads: of torch on the CPU, in each process; None divides its choice among the processes.
         processes: share the work of each step, on CUDA with one device each. More than one start with a new
@@ -63,30 +77,31 @@ def fit(
         console: where progress is shown; default: standard output.
 
     Raises:
-        ConfigError: the recipe asks for something impossible.
+        ConfigError: the recipe asks for something impossible, or another process trains in ``out``.
         DataError: the data cannot be used.
         OutputError: ``out`` cannot be written.
         GeoMolError: one of the processes died.
     """
+    times = Times(time_budget, stop_after)
     check_processes(processes)
     check_workers(workers or 0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or max(1, before // on_this_machine(processes)))
     try:
         crew = Crew(processes, room_for_workers(processes) if workers is None else workers)
-        with workers_watched():
+        with workers_watched(), alone_in(out):
             if isinstance(recipe, FlowRecipe):
                 from .conformers.fit import fit_flow  # needs RDKit
 
-                return fit_flow(recipe, out, time_budget, resume, crew, console or Console())
-            return _fit(recipe, out, time_budget, resume, crew, console or Console())
+                return fit_flow(recipe, out, times, resume, crew, console or Console())
+            return _fit(recipe, out, times, resume, crew, console or Console())
     finally:
         torch.set_num_threads(before)
 
 
-def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, crew: Crew, console: Console) -> Fitted:
+def _fit(recipe: Recipe, out: Path, times: Times, resume: bool, crew: Crew, console: Console) -> Fitted:
     standing = Standing()
-    check_end(recipe, time_budget)
+    check_end(recipe, times)
     state = open_run(out, recipe, resume)
     start = read_start(recipe.model.start, recipe) if recipe.model.start is not None and state is None else None
     if recipe.data.test is not None and packed_identity(recipe.data.test) is None:
@@ -101,7 +116,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     if start is not None and recipe.finetune is not None:
         save_checkpoint(out / START, predictor, start.metadata)
     plan = make_plan(recipe, parts, sizes)
-    extent = extent_of(recipe, plan, time_budget)
+    extent = extent_of(recipe, plan, times.budget)
     low_rank = recipe.finetune is not None and recipe.finetune.method == "low-rank"
     fitting = Fitting(
         recipe,
@@ -115,7 +130,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     )
     started_from = start.fingerprint if start is not None else None if state is None else state["identity"]["start"]
     run = Run(out, metadata, {"recipe": fixed(recipe), "data": parts.keys, "start": started_from, "change": change})
-    keeper, display = Keeper(run), Display(console)
+    keeper, display = Keeper(run, times.stop_at), Display(console)
     learned = parts.train if parts.replay is None else joined(parts.train, shifted(parts.replay, change or {}))
     of_steps = (plan, predictor.cutoff, task.disturb, recipe.training.validate_every, recipe.training.parts)
     supply = FrameSupply(learned, parts.valid, *of_steps)
@@ -137,7 +152,7 @@ def _fit(recipe: Recipe, out: Path, time_budget: float | None, resume: bool, cre
     )
     more = {"before": before, "frames": fitted.frames, "learned": fitted.learned} if recipe.finetune else {}
     parameters = sum(parameter.numel() for parameter in predictor.parameters())
-    write_run_result(recipe, fitted, parameters, time_budget, crew, more)
+    write_run_result(recipe, fitted, parameters, times.budget, crew, more)
     told = f"{fitted.step} steps, {fitted.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}"
     console.print(told, soft_wrap=True, markup=False)
     return fitted
@@ -156,7 +171,7 @@ def _errors(
 
 def _measured(task: Task, frames: Frames | None, out: Path, *, stopped: bool) -> Metadata:
     """The card of the exported weights; with the errors on the test frames, if there are any and time for them."""
-    predictor, card, path, _ = load_any(out / MODEL)
+    predictor, card, path, _ = load_any(out / MODEL, choose_device(None))
     if stopped or frames is None:
         return card
     found = task.errors(frames, predict_frames(predictor, frames, task))
@@ -167,7 +182,7 @@ def _measured(task: Task, frames: Frames | None, out: Path, *, stopped: bool) ->
 
 def _before(task: Task, parts: Parts, out: Path, *, stopped: bool) -> dict[str, float]:
     """Errors of the weights where a fine-tuning began, named as those of a card."""
-    predictor, found = load_checkpoint(out / START).potential, {}
+    predictor, found = load_checkpoint(out / START, choose_device(None)).potential, {}
     for name, frames in (("validation", parts.valid), ("test", None if stopped else parts.test)):
         if frames is not None:
             errors = task.errors(frames, predict_frames(predictor, frames, task))

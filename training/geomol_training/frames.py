@@ -139,6 +139,15 @@ class Frames:
         """Number of atoms (F,) of each structure."""
         return np.diff(self.offsets)
 
+    def counts(self, index: np.ndarray) -> np.ndarray:
+        """Number of atoms of the structures ``index``, whatever the number of all."""
+        return self.offsets[index + 1] - self.offsets[index]
+
+    @cached_property
+    def told(self) -> frozenset[str]:
+        """Those of `TOLD` that some structure has."""
+        return frozenset(name for name, flag in TOLD.items() if getattr(self, flag).any())
+
     @cached_property
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers that occur, ascending."""
@@ -146,7 +155,7 @@ class Frames:
 
     def atoms_of(self, index: np.ndarray) -> np.ndarray:
         """Positions, in the per-atom arrays, of all atoms of the structures ``index``, one after the other."""
-        counts = self.n_atoms[index]
+        counts = self.counts(index)
         before = np.cumsum(counts) - counts
         return np.repeat(self.offsets[:-1][index] - before, counts) + np.arange(counts.sum())
 
@@ -155,7 +164,7 @@ class Frames:
         atoms, taken = self.atoms_of(index), {}
         for name, values in told_arrays(self).items():
             if name == "offsets":
-                taken[name] = np.concatenate([[0], np.cumsum(self.n_atoms[index])])
+                taken[name] = np.concatenate([[0], np.cumsum(self.counts(index))])
             else:
                 taken[name] = values if name.endswith("_names") else values[atoms if name in OF_ATOMS else index]
         return completed(taken)
@@ -164,7 +173,7 @@ class Frames:
 def told_arrays(frames: Frames) -> dict[str, np.ndarray]:
     """All arrays by name, but those that no structure has."""
     names = [field.name for field in dataclasses.fields(frames)]
-    return {name: getattr(frames, name) for name in names if name not in TOLD or getattr(frames, TOLD[name]).any()}
+    return {name: getattr(frames, name) for name in names if name not in TOLD or name in frames.told}
 
 
 def completed(arrays: Mapping[str, np.ndarray]) -> Frames:
@@ -208,9 +217,17 @@ def displacements(frames: Frames) -> np.ndarray:
     apart = frames.relaxed - frames.positions
     for frame, (start, end) in enumerate(zip(frames.offsets[:-1], frames.offsets[1:], strict=True)):
         if frames.pbc[frame].any() and frames.has_relaxed[frame]:
-            cell = complete_cell(frames.cell[frame])
-            turns = np.round(np.linalg.solve(cell.T, apart[start:end].T).T) * frames.pbc[frame]
-            apart[start:end] -= turns @ cell
+            here, there = frames.positions[start:end], frames.relaxed[start:end]
+            apart[start:end] = way(here, there, frames.cell[frame], frames.pbc[frame])
+    return apart
+
+
+def way(first: np.ndarray, last: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """From positions (N, 3) to the nearest images of others."""
+    apart = last - first
+    if pbc.any():
+        whole = complete_cell(cell)
+        apart = apart - (np.round(np.linalg.solve(whole.T, apart.T).T) * pbc) @ whole
     return apart
 
 

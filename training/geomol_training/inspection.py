@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections import Counter
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from ase.units import Bohr, GPa, Hartree, kcal, kJ, mol
 
-from .frames import Frames, displacements
+from .frames import Frames, way
 from .references import composition, fit_references
 
 NEAR = 0.2
@@ -178,10 +177,7 @@ def _successive(frames: Frames) -> tuple[np.ndarray, np.ndarray]:
             continue
         if np.abs(frames.cell[frame] - frames.cell[frame + 1]).max() > 1e-6:
             continue
-        here = dataclasses.replace(
-            frames.take(np.array([frame])), relaxed=frames.positions[last].copy(), has_relaxed=np.ones(1, bool)
-        )
-        moved = displacements(here)
+        moved = way(frames.positions[first], frames.positions[last], frames.cell[frame], frames.pbc[frame])
         if 0 < np.abs(moved).max() < NEAR:
             works.append(-float(((frames.forces[first] + frames.forces[last]) / 2 * moved).sum()))
             changes.append(float(frames.energy[frame + 1] - frames.energy[frame]))

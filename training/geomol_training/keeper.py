@@ -21,6 +21,8 @@ from .batches import Batch
 from .objective import Fitting
 from .schedule import note_score, out_of_patience
 
+PAUSED = "paused"
+"""What ended a run whose own time was over, while its training goes on later."""
 LAST = "last.pt"
 MODEL = "model.safetensors"
 
@@ -66,6 +68,10 @@ def read_state(path: Path, key: str) -> dict[str, Any]:
 class Keeper(lightning.Callback):
     """Ends a training in time, and writes what must not be lost.
 
+    Args:
+        run: what it keeps.
+        stop_at: of ``time.monotonic``; the run pauses in time for that, the training goes on later.
+
     Attributes:
         run: what it keeps.
         stopped_by: what ended this run, empty while it goes on.
@@ -73,8 +79,9 @@ class Keeper(lightning.Callback):
         elapsed: s over all runs, at the last checkpoint.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, stop_at: float = math.inf) -> None:
         self.run = run
+        self._stop_at = stop_at
         self.stopped_by = self.ended_before = ""
         self.elapsed = 0.0
         self._written = time.monotonic()
@@ -119,6 +126,8 @@ class Keeper(lightning.Callback):
             self.stopped_by = self.stopped_by or "all steps done"
         if extent.seconds is not None and standing.elapsed + self._reserve(fitting) >= extent.seconds:
             self.stopped_by = self.stopped_by or "time budget used"
+        if time.monotonic() + self._reserve(fitting) >= self._stop_at:
+            self.stopped_by = self.stopped_by or PAUSED
         trainer.should_stop = bool(self.stopped_by)
 
     def _reserve(self, fitting: Fitting) -> float:

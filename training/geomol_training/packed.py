@@ -25,6 +25,7 @@ from numpy.lib.format import open_memmap
 from ase_geomol.errors import DataError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 
+from .alone import alone_in
 from .checks import Inspector, Limits, describe_skipped
 from .frames import CODED, OF_ATOMS, TOLD, Frames, completed, load_frames, pack, save_frames
 from .readers import Keys, parts_of, read_rows
@@ -88,16 +89,18 @@ def preprocess(
     Raises:
         DataError: a file cannot be used, nothing is left, or the folder holds other data.
         OutputError: the folder cannot be written.
+        ConfigError: another process works there.
     """
     files = find_files(sources)
     identity = f"{FORMAT}-{fingerprint(files, keys, limits, bad_rows)}"
-    make_folder(out / "shards")
-    _claim(out, identity)
-    if not (out / CONTENT).exists():
-        pieces = _pieces(files, out / "shards")
-        _read_all(pieces, keys, limits, bad_rows, workers, report)
-        _join([piece.shard for piece in pieces], out, identity, keys, limits)
-    shutil.rmtree(out / "shards")
+    with alone_in(out):
+        make_folder(out / "shards")
+        _claim(out, identity)
+        if not (out / CONTENT).exists():
+            pieces = _pieces(files, out / "shards")
+            _read_all(pieces, keys, limits, bad_rows, workers, report)
+            _join([piece.shard for piece in pieces], out, identity, keys, limits)
+        shutil.rmtree(out / "shards")
     return open_packed(out)
 
 
@@ -233,7 +236,7 @@ def _write_arrays(shards: list[Path], out: Path, whole: _Whole) -> None:
                 end = start + len(part)
             if name not in arrays:
                 dtype = f"<U{whole.longest_name}" if name == "name" else values.dtype
-                arrays[name] = open_memmap(out / f"{name}.npy", "w+", dtype, (rows, *values.shape[1:]))
+                arrays[name] = _room(out / f"{name}.npy", np.dtype(dtype), (rows, *values.shape[1:]))
                 if name == "offsets":
                     arrays[name][0] = 0
             arrays[name][start:end] = values
@@ -242,6 +245,15 @@ def _write_arrays(shards: list[Path], out: Path, whole: _Whole) -> None:
         array.flush()  # type: ignore[attr-defined]
     for kind, codes in whole.names.items():
         np.save(out / f"{kind}_names.npy", np.array(list(codes), dtype=np.str_))
+
+
+def _room(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """An array on disk, with all of its space: on a full disk, writing to a file with holes would end the process."""
+    array = open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate") and array.nbytes:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _arrays(part: Frames, whole: _Whole) -> Iterator[tuple[str, np.ndarray]]:

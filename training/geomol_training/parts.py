@@ -78,6 +78,8 @@ def read_training_frames(recipe: Recipe, out: Path, console: Console) -> Frames:
     loaded = _load(recipe.data.train, recipe, recipe.elements, out, None, console)
     if recipe.data.valid is None:
         return _divided(recipe, loaded, out)[0]
+    if recipe.training.train_frames is None:
+        return loaded.frames  # which may be mapped from a disk, and stay there
     return loaded.frames.take(_chosen(len(loaded.frames), recipe))
 
 

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from ase_geomol.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
+from ase_geomol.checkpoint import WEIGHTS, choose_device, load_checkpoint, save_checkpoint
 from ase_geomol.errors import ConfigError, DataError, GeoMolError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.nn import segment_sum
@@ -112,7 +112,7 @@ def add_rigidity(
         GeoMolError: a feature or an energy is not finite.
         OutputError: a result cannot be written.
     """
-    potential, metadata, path, fingerprint = load_checkpoint(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    potential, metadata, path, fingerprint = load_checkpoint(checkpoint, choose_device(None))
     if save_as is None and path.parent == WEIGHTS:
         raise ConfigError(f"{checkpoint} is shipped and stays as it is: say where the new weights go with --save-as.")
     make_folder(out)
@@ -139,10 +139,11 @@ def add_rigidity(
     covariance = sum_features(potential, train, report)
     potential.rigidity = calibrated(potential, covariance, len(train), validation, report)
     measured_on, frames = ("test", held_out) if len(held_out) else ("validation", validation)
-    found = deviations(potential, frames, report)
+    direct = metadata.forces == "direct"
+    found = deviations(potential, frames, report, direct_forces=direct)
     results = agreement(found, calibrated_on=measured_on == "validation")
     if foreign is not None:
-        far = float(np.median(deviations(potential, foreign, report).largest))
+        far = float(np.median(deviations(potential, foreign, report, direct_forces=direct).largest))
         results["outside_over_inside"] = far / float(np.median(found.largest))
     target = path if save_as is None else save_as
     save_checkpoint(target, potential, metadata)
@@ -218,19 +219,20 @@ def whitening(covariance: Tensor, regulariser: float) -> Tensor | None:
     return torch.linalg.solve_triangular(factor, one, upper=False)
 
 
-def deviations(potential: Potential, frames: Frames, report: Report) -> Deviations:
-    """Predicted deviations and true errors; the potential has a rigidity.
+def deviations(potential: Potential, frames: Frames, report: Report, *, direct_forces: bool = False) -> Deviations:
+    """Predicted deviations and true errors, of forces of the direct head if asked for; the potential has a rigidity.
 
     Raises:
         GeoMolError: one is not finite.
     """
     energy, of_frames, of_atoms, largest = [], [], [], []
     for batch in _batches(potential, frames, "measured frames", report):
-        found, index = potential(batch.graph, std=True), batch.frame.cpu().numpy()
+        found, index = potential(batch.graph, forces=not direct_forces, std=True), batch.frame.cpu().numpy()
         error = np.abs(found.energy.cpu().numpy() - frames.energy[index])
         energy.append(np.stack([found.energy_std.cpu().numpy(), error], 1))
-        local, forces = found.energies_std.cpu().numpy(), found.forces.cpu().numpy()
-        ends = np.cumsum(frames.n_atoms[index])[:-1]
+        forces = (found.direct_forces if direct_forces else found.forces).cpu().numpy()
+        local = found.energies_std.cpu().numpy()
+        ends = np.cumsum(frames.counts(index))[:-1]
         wrong = np.linalg.norm(forces - frames.forces[frames.atoms_of(index)], axis=1)
         for frame, std, length in zip(index, np.split(local, ends), np.split(wrong, ends), strict=True):
             largest.append(std.max())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +13,7 @@ from ase_geomol.files import make_folder, write_atomically
 
 from .batches import Plan
 from .display import Display
-from .keeper import LAST, MODEL, Keeper, read_state
+from .keeper import LAST, MODEL, PAUSED, Keeper, read_state
 from .loop import Supply, train
 from .objective import Fitting
 from .processes import Crew
@@ -18,7 +21,7 @@ from .result import RESULT, write_result
 from .schedule import Extent, out_of_patience
 from .sections import TrainingRecipe
 
-STOPPED = ("interrupted", "terminated")
+STOPPED = ("interrupted", "terminated", PAUSED)
 NOTHING_LEFT = "nothing was left to do"
 
 
@@ -86,12 +89,33 @@ def _same(before: dict[str, Any], now: dict[str, Any]) -> None:
         )
 
 
-def check_end(recipe: TrainingRecipe, time_budget: float | None) -> None:
+@dataclass(frozen=True)
+class Times:
+    """How long things may take.
+
+    Attributes:
+        budget: s, of all runs together; a cosine schedule ends with it.
+        run: s, of this run alone.
+        started: monotonic time of its beginning.
+    """
+
+    budget: float | None = None
+    run: float | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def stop_at(self) -> float:
+        """Monotonic time at which this run is over."""
+        return math.inf if self.run is None else self.started + self.run
+
+
+def check_end(recipe: TrainingRecipe, times: Times) -> None:
     """Refuse a training without an end, or without time."""
-    if time_budget is None and recipe.training.max_steps is None and recipe.training.max_epochs is None:
+    if times.budget is None and recipe.training.max_steps is None and recipe.training.max_epochs is None:
         raise ConfigError("Nothing ends this training: give training.max_steps, max_epochs or --time-budget.")
-    if time_budget is not None and time_budget <= 0:
-        raise ConfigError(f"A time budget of {time_budget:g} s leaves no time: give a longer one.")
+    for what, seconds in (("A time budget", times.budget), ("A run", times.run)):
+        if seconds is not None and seconds <= 0:
+            raise ConfigError(f"{what} of {seconds:g} s leaves no time: give a longer one.")
 
 
 def extent_of(recipe: TrainingRecipe, plan: Plan, time_budget: float | None) -> Extent:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from ase_geomol.checkpoint import load_any
+from ase_geomol.checkpoint import choose_device, load_any
 from ase_geomol.errors import ConfigError, DataError
-from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.files import write_atomically
 from ase_geomol.potential import Potential
 from ase_geomol.relaxed import RelaxedState
 
+from .alone import alone_in
 from .checks import Inspector, Limits
 from .evaluate import predict_frames
 from .frames import Frames, pack
 from .metrics import Predicted
 from .readers import Keys, read_rows
-from .sources import find_files
-from .tasks import Predictor, task_of_weights
+from .sources import find_files, fingerprint
+from .tasks import Predictor, RelaxationTask, task_of_weights
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
 """Test sets: in the domain, with other adsorbates, other catalysts, both."""
@@ -42,7 +43,8 @@ def submit(
     ``SPLIT_forces`` (N, 3) in eV/Å of all atoms that are not fixed, one structure after the other, and
     ``SPLIT_chunk_idx`` (S - 1,), where `numpy.split` cuts these; of what was trained on ends of relaxations
     ``SPLIT_energy`` (IS2RE), or ``SPLIT_pos`` of all atoms in Å and where to cut them (IS2RS), or both. Files are read
-    and predicted one after the other.
+    and predicted one after the other; what they give is kept in a folder beside ``out`` until all is done, so that the
+    same call goes on after a kill.
 
     Args:
         checkpoint: path, or name of a shipped potential.
@@ -57,38 +59,50 @@ def submit(
 
     Raises:
         CheckpointError: no such checkpoint.
-        ConfigError: no split, an unknown one, or a checkpoint that predicts nothing of this.
+        ConfigError: no split, an unknown one, a checkpoint that predicts nothing of this, or structures without the
+            tags that it reads.
         DataError: the data cannot be used, or a structure has no name, or one that was there before.
         OutputError: ``out`` cannot be written.
     """
     unknown = sorted(set(splits) - set(SPLITS))
     if unknown or not splits:
         raise ConfigError(f"Give structures of one or more of the splits {', '.join(SPLITS)}, not {unknown or 'none'}.")
-    predictor, metadata, path, _ = load_any(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    predictor, metadata, path, weights = load_any(checkpoint, choose_device(None))
     if not isinstance(predictor, Potential | RelaxedState):
         raise ConfigError(f"{path.name} predicts neither energies and forces nor ends of relaxations.")
     if direct_forces and not getattr(predictor, "has_direct_forces", False):
         raise ConfigError(f"{path.name} has no direct head: leave --direct-forces out.")
     direct_forces |= metadata.forces == "direct"
-    make_folder(out.parent)
     limits = Limits(predictor.elements, None, metadata.charges, metadata.spins, labelled=False)
     content: Arrays = {}
-    for split, source in splits.items():
-        parts: list[Arrays] = []
-        for file in find_files(source):
-            frames = pack(Inspector(limits).passed(read_rows(file, Keys()), file))
-            parts.append(_predicted(predictor, frames, direct_forces))
-            report(split, sum(len(part["ids"]) for part in parts))
-        content |= {f"{split}_{name}": values for name, values in _joined(parts, split).items()}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **content)  # pyright: ignore[reportArgumentType]
-    write_atomically(out, buffer.getvalue())
+    kept = out.with_name(f"{out.name}.parts")
+    with alone_in(kept):
+        for split, source in splits.items():
+            parts: list[Arrays] = []
+            for file in find_files(source):
+                done = kept / f"{fingerprint([file], Keys(), limits, f'{weights} {direct_forces}')}.npz"
+                if not done.exists():
+                    frames = pack(Inspector(limits).passed(read_rows(file, Keys()), file))
+                    _write(done, _predicted(predictor, frames, direct_forces))
+                parts.append(dict(np.load(done)))
+                report(split, sum(len(part["ids"]) for part in parts))
+            content |= {f"{split}_{name}": values for name, values in _joined(parts, split).items()}
+        _write(out, content)
+    shutil.rmtree(kept)
     return {split: len(content[f"{split}_ids"]) for split in splits}
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    write_atomically(path, buffer.getvalue())
 
 
 def _predicted(predictor: Predictor, frames: Frames, direct_forces: bool) -> Arrays:
     """What one file gives; ``counts`` are the rows of each structure in the arrays of atoms."""
     task = task_of_weights(predictor, stress=False, direct_forces=direct_forces)
+    if isinstance(task, RelaxationTask):
+        task.check_tags(frames)
     predicted: Predicted = predict_frames(predictor, frames, task)
     found: Arrays = {"ids": np.array([str(name) for name in frames.name])}
     if isinstance(predictor, RelaxedState):

@@ -12,6 +12,15 @@ from ase_geomol.errors import ConfigError
 
 from .common import Changes, packages, parse_duration
 
+GOES_ON = 75
+"""Exit status of a run that paused; sysexits.h: temporary failure, try again."""
+StopAfter = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Pause after this time, e.g. 23h, of this run alone, with the status {GOES_ON}; --resume goes on."
+    ),
+]
+
 
 def fit(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe of the training.")],
@@ -19,6 +28,7 @@ def fit(
     time_budget: Annotated[
         str | None, typer.Option(help="End after this time, e.g. 65min, over all resumed runs.")
     ] = None,
+    stop_after: StopAfter = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run, in each process.")] = None,
     processes: Annotated[
@@ -52,7 +62,7 @@ def fit(
     budget = None if time_budget is None else parse_duration(time_budget)
     settings = load_recipe(recipe, changes or ())
     if dry_run:
-        table, complete = describe(settings, budget)
+        table, complete = describe(settings, budget, processes)
         Console().print(table)
         raise typer.Exit(0 if complete else 1)
     folder = Path("runs") / settings.name if out is None else out
@@ -62,6 +72,7 @@ def fit(
             settings,
             folder,
             time_budget=budget,
+            stop_after=None if stop_after is None else parse_duration(stop_after),
             resume=resume,
             threads=threads,
             processes=processes,
@@ -71,11 +82,8 @@ def fit(
     if launched() and processes > 1:
         raise ConfigError("torchrun has started the processes: leave --processes out.")
     result = lead_or_follow(run) if launched() else run(processes)
-    if result is None:  # another process leads
-        return
-    if result.stopped_by in ("interrupted", "terminated"):
-        Console().print("Run the same command with --resume to go on.")
-        raise typer.Exit(130)
+    if result is not None:  # else another process leads
+        _say_goodbye(result.stopped_by)
 
 
 def finetune(
@@ -105,6 +113,7 @@ def finetune(
         int | None, typer.Option(min=1, help="Longest training; default: 2000, without a limit where time has one.")
     ] = None,
     time_budget: Annotated[str | None, typer.Option(help="End after this time, over all resumed runs.")] = None,
+    stop_after: StopAfter = None,
     patience: Annotated[
         int | None, typer.Option(min=0, help="End after so many validations without a better one; 0: never.")
     ] = None,
@@ -167,15 +176,24 @@ def finetune(
         Path("runs") / f"finetune-{Path(data[0]).name.split('.')[0] or 'data'}" if out is None else out,
         options,
         time_budget=None if time_budget is None else parse_duration(time_budget),
+        stop_after=None if stop_after is None else parse_duration(stop_after),
         resume=resume,
         threads=threads,
         processes=processes,
         workers=workers,
     )
     Console().print(f"Card: {result.model.with_suffix('.md')}", soft_wrap=True, markup=False)
-    if result.stopped_by in ("interrupted", "terminated"):
+    _say_goodbye(result.stopped_by)
+
+
+def _say_goodbye(stopped_by: str) -> None:
+    """Say how a training that is not at its end goes on, and end with a status that tells it."""
+    from ..keeper import PAUSED
+    from ..runs import STOPPED
+
+    if stopped_by in STOPPED:
         Console().print("Run the same command with --resume to go on.")
-        raise typer.Exit(130)
+        raise typer.Exit(GOES_ON if stopped_by == PAUSED else 130)
 
 
 def _number_or_name(text: str) -> float | str:

@@ -20,7 +20,7 @@ from ..display import Display, results_table
 from ..keeper import MODEL, Keeper, Run
 from ..objective import Fitting
 from ..processes import Crew
-from ..runs import NOTHING_LEFT, Fitted, check_end, extent_of, fixed, open_run, run_to_end, write_run_result
+from ..runs import NOTHING_LEFT, Fitted, Times, check_end, extent_of, fixed, open_run, run_to_end, write_run_result
 from ..schedule import Standing
 from ..splits import split_frames
 from .data import load_sets
@@ -37,20 +37,18 @@ class FlowParts(NamedTuple):
     keys: dict[str, str]
 
 
-def fit_flow(
-    recipe: FlowRecipe, out: Path, time_budget: float | None, resume: bool, crew: Crew, console: Console
-) -> Fitted:
+def fit_flow(recipe: FlowRecipe, out: Path, times: Times, resume: bool, crew: Crew, console: Console) -> Fitted:
     """Train as `geomol_training.fit.fit` says, and export the weights to ``out/model.safetensors``."""
     standing = Standing()
-    check_end(recipe, time_budget)
+    check_end(recipe, times)
     state = open_run(out, recipe, resume)
     parts = read_flow_parts(recipe, out, {} if state is None else state["identity"]["data"], console)
     flow = untrained_flow(recipe)
     plan = _plan(recipe, parts.train)
-    extent = extent_of(recipe, plan, time_budget)
+    extent = extent_of(recipe, plan, times.budget)
     fitting = Fitting(recipe, flow, FlowGoal(), parts.valid, extent, standing)
     run = Run(out, _metadata(recipe), {"recipe": fixed(recipe), "data": parts.keys, "start": None})
-    keeper, display = Keeper(run), Display(console)
+    keeper, display = Keeper(run, times.stop_at), Display(console)
     data, training = recipe.data, recipe.training
     supply = FlowSupply(
         train=parts.train,
@@ -80,7 +78,7 @@ def fit_flow(
         start=None,
         learned=parameters,
     )
-    write_run_result(recipe, fitted, parameters, time_budget, crew, {"frames": fitted.frames})
+    write_run_result(recipe, fitted, parameters, times.budget, crew, {"frames": fitted.frames})
     told = f"{fitted.step} steps, {fitted.elapsed:.0f} s in all: {reason}. Weights: {out / MODEL}"
     console.print(told, soft_wrap=True, markup=False)
     return fitted

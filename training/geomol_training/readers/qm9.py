@@ -1,8 +1,9 @@
 """QM9 (Ramakrishnan et al. 2014): the tables of the package ``qm9pack``, files ``dsgdb9nsd_….xyz``, and ``.npz`` files.
 
-The latter have all molecules in flat arrays: ``R`` (ΣN, 3) in Å, ``Z`` (ΣN,), ``N`` (M,), and the properties (M,) by
-their usual names; ``id`` (M,) numbers the molecules. Energies are in eV, as the common ``qm9_eV.npz`` has them, or in
-Hartree where ``e_unit`` says so; all else is in the units of QM9 itself. Energies become eV here.
+Of the files, those that a list ``uncharacterized.txt`` beside them names are bad rows. The arrays have all molecules
+flat: ``R`` (ΣN, 3) in Å, ``Z`` (ΣN,), ``N`` (M,), and properties (M,) by their usual names; ``id`` (M,) numbers the
+molecules. Energies are in eV, as the common ``qm9_eV.npz`` has them, or in Hartree where ``e_unit`` says so; the rest
+is in the units of QM9 itself. Energies become eV here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ast
 import csv
 import importlib.util
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,8 @@ from .damage import row_or_damage
 
 PACKAGE = "qm9pack"
 """As a source of data: the tables of the installed package."""
+FAILED = "uncharacterized.txt"
+"""QM9's list of 3,054 molecules whose relaxed geometry is that of another one."""
 PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
 
 
@@ -108,12 +112,23 @@ def read_file(path: Path, name: str) -> Iterator[Row]:
 def _row_of_file(path: Path, name: str, wanted: Property) -> Row:
     with path.open(encoding="utf-8") as file:
         lines = file.read().replace("*^", "e").split("\n")
-    n, values = int(lines[0]), lines[1].split()[5:]
+    number, values = int(lines[1].split()[1]), lines[1].split()[5:]
+    if number in _uncharacterized(path.parent):
+        raise DataError(f"molecule {number} failed QM9's own check of its geometry ({FAILED})")
+    n = int(lines[0])
     atoms = [line.split() for line in lines[2 : 2 + n]]
     numbers = np.array([atomic_numbers[atom[0]] for atom in atoms])
     positions = np.array([[float(x) for x in atom[1:4]] for atom in atoms])
     value = wanted.factor * float(values[list(PROPERTIES).index(name)])
     return _row(numbers, positions, value, lines[3 + n].split()[0])
+
+
+@cache
+def _uncharacterized(folder: Path) -> frozenset[int]:
+    """Molecules of the list beside the files, if it is there, which everyone leaves out."""
+    file = folder / FAILED
+    words = (line.split() for line in file.read_text().splitlines()) if file.exists() else ()
+    return frozenset(int(first[0]) for first in words if first and first[0].isdigit())
 
 
 def are_arrays(path: Path) -> bool:

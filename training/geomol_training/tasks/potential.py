@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ase_geomol.checkpoint import choose_device
 from ase_geomol.errors import ConfigError, DataError
 from ase_geomol.graph import AtomGraph
 from ase_geomol.models import EnergyModel
@@ -93,7 +94,7 @@ class PotentialTask(Task):
         """
         atoms = self._compared(frames, index)
         stressed = index[frames.has_stress[index]]
-        n_atoms = frames.n_atoms[index]
+        n_atoms = frames.counts(index)
         pairs: Pairs = {
             ("energy", "meV", MILLI): (predicted.energy[index], frames.energy[index]),
             ("energy", "meV_per_atom", MILLI): (predicted.energy[index] / n_atoms, frames.energy[index] / n_atoms),
@@ -145,12 +146,12 @@ class PotentialTask(Task):
 
 def _energies(potential: Potential, frames: Frames) -> np.ndarray:
     """Energies (F,) in eV as the potential is."""
-    training = potential.training
-    potential.eval()
+    training, home, device = potential.training, next(potential.parameters()).device, choose_device(None)
+    potential.eval().to(device)
     portions = np.split(np.arange(len(frames)), range(SURVEY_FRAMES, len(frames), SURVEY_FRAMES))
     batches = (make_batch(frames, index, potential.cutoff) for index in portions)
-    energies = [potential(batch.graph, forces=False).energy.numpy() for batch in batches]
-    potential.train(training)
+    energies = [potential(batch.to(device).graph, forces=False).energy.cpu().numpy() for batch in batches]
+    potential.train(training).to(home)
     return np.concatenate(energies)
 
 

@@ -50,7 +50,7 @@ class RelaxationTask(Task):
             raise DataError(
                 "No structure has a relaxed one beside it: displacements cannot be learned from these data."
             )
-        self._check_tags(train)
+        self.check_tags(train)
         energies = train.energy
         if self.relaxation.references:
             elements, counts = composition(train)
@@ -68,7 +68,8 @@ class RelaxationTask(Task):
             words += f"; displacements: {reach:.3f} Å"
         return words + "."
 
-    def _check_tags(self, frames: Frames) -> None:
+    def check_tags(self, frames: Frames) -> None:
+        """Refuse structures without tags where the energy is read from them; raises :class:`ConfigError`."""
         tagged = np.maximum.reduceat(frames.tags, frames.offsets[:-1]) > 0
         if self.form.tagged and not tagged.all():
             raise ConfigError(
@@ -121,7 +122,7 @@ class RelaxationTask(Task):
     def errors(self, frames: Frames, predicted: Predicted, index: np.ndarray | None = None) -> dict[str, float]:
         """MAE and RMSE; EwT and ADwT in percent, the latter beside that of no motion."""
         index = np.arange(len(frames)) if index is None else index
-        self._check_tags(frames)
+        self.check_tags(frames)
         found = super().errors(frames, predicted, index)
         if self.form.energy:
             found["EwT_percent"] = 100 * float((np.abs(predicted.energy - frames.energy)[index] < WITHIN).mean())
