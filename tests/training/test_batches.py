@@ -118,6 +118,24 @@ def test_order_follows_from_seed_and_epoch(frames):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system keeps no room")
+def test_a_batch_does_not_look_at_all_frames(frames, monkeypatch):
+    """There may be a hundred million of them, and so many batches."""
+    index, count = np.array([3, 0, 7]), len(frames)
+    plan = Plan(frames.n_atoms, frames.n_atoms, 100, seed=0)
+    expected, share = make_batch(frames, index, 4.0), plan.share(index, 1, 2)
+    sizes = Frames.n_atoms.fget
+
+    def of_few(self):
+        assert len(self) < count
+        return sizes(self)
+
+    monkeypatch.setattr(Frames, "n_atoms", property(of_few))
+    found = make_batch(frames, index, 4.0)
+    assert torch.equal(found.graph.positions, expected.graph.positions)
+    assert found.whole == expected.whole
+    assert np.array_equal(plan.share(index, 1, 2), share)
+
+
 def test_a_full_disk_ends_the_packing_with_a_sentence(xyz, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
