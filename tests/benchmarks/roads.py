@@ -1,0 +1,83 @@
+"""Is the graph that DiTMC sees the same by whatever road a molecule comes, on 1,000 molecules?
+
+Molecules of QM9 and drug-like ones, embedded by RDKit. Beside the SMILES string: the molecule with its bonds kekulised,
+with positions, from its binary form, from its mol block, and as ASE's atoms with bonds and formal charges. All keep the
+order of atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from _frame import Answer, answer, progress
+from ase import Atoms
+from geomol_training.labelling.druglike import random_druglike
+from geomol_training.labelling.qm9 import sample_qm9
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+
+from ase_geomol.models.ditmc import ORGANIC, MolecularGraph
+from ase_geomol.providers.features import graph_of
+from ase_geomol.providers.molecules import Molecule, Request, parse
+
+SETTINGS = {"QM9": 500, "drug-like": 500, "atoms of these": (15, 60), "seed": 23}
+ARRAYS = ("numbers", "atom_features", "hops", "sides", "root")
+
+
+def run(smoke: bool) -> Answer:
+    """One row for each road."""
+    counts: dict[str, dict[str, int]] = {}
+    embedded = 0
+    for smiles in progress(islice(_smiles(), 5 if smoke else None), "molecules"):
+        molecule = parse(smiles)
+        mol = Chem.Mol(molecule.mol)
+        if rdDistGeom.EmbedMolecule(mol, randomSeed=1) != 0:
+            continue
+        embedded += 1
+        first = graph_of(molecule, ORGANIC)
+        for road, request in _roads(molecule, mol).items():
+            count = counts.setdefault(road, {"molecules": 0, "of another graph": 0})
+            count["molecules"] += 1
+            count["of another graph"] += not _same(first, graph_of(parse(request), ORGANIC))
+    rows = [{"road": road, **count} for road, count in counts.items()]
+    other = sum(row["of another graph"] for row in rows)
+    return Answer(rows, {"molecules embedded": embedded, "graphs that differ (goal: 0)": other})
+
+
+def _smiles() -> Iterator[str]:
+    random = np.random.default_rng(SETTINGS["seed"])
+    for molecule in sample_qm9(SETTINGS["QM9"], random):
+        yield molecule.smiles
+    wanted = SETTINGS["drug-like"]
+    drawn = (random_druglike(random, SETTINGS["atoms of these"]) for _ in iter(int, 1))
+    yield from islice((molecule.smiles for molecule in drawn if molecule is not None), wanted)
+
+
+def _roads(molecule: Molecule, mol: Chem.Mol) -> dict[str, Request]:
+    kekulised = Chem.Mol(molecule.mol)
+    Chem.Kekulize(kekulised, clearAromaticFlags=True)
+    atoms = Atoms(molecule.numbers, mol.GetConformer().GetPositions(), info={"bonds": molecule.bonds})
+    atoms.set_array("formal_charge", molecule.formal_charges)
+    return {
+        "kekulised": kekulised,
+        "RDKit molecule": mol,
+        "binary": Chem.Mol(mol.ToBinary()),
+        "mol block": Chem.MolFromMolBlock(Chem.MolToMolBlock(mol), removeHs=False),
+        "ASE's atoms": atoms,
+    }
+
+
+def _same(first: MolecularGraph, second: MolecularGraph) -> bool:
+    alike = all(torch.equal(getattr(first, name), getattr(second, name)) for name in ARRAYS)
+    return alike and _bonds(first) == _bonds(second)
+
+
+def _bonds(graph: MolecularGraph) -> dict[tuple[int, ...], list[float]]:
+    return {tuple(pair): row for pair, row in zip(graph.bonds.tolist(), graph.bond_features.tolist(), strict=True)}
+
+
+if __name__ == "__main__":
+    answer(__doc__ or "", run, ["rdkit"], settings=SETTINGS)
