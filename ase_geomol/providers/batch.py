@@ -17,7 +17,7 @@ from ..errors import ConfigError, DataError, GeoMolError, InputError, OutputErro
 from ..files import write_atomically
 from ..simulate.files import GrowingFile
 from .drawing import Ensemble
-from .smiles_files import Line
+from .smiles_files import Line, any_length
 from .stores import Store, open_store
 
 
@@ -50,8 +50,6 @@ class Outcome:
     earlier: bool = False
 
 
-csv.field_size_limit(2**31 - 1)
-"""A line may be of any length; what is too long is refused by a sentence, which keeps it."""
 COLUMNS = tuple(field.name for field in fields(Outcome))[:-1]
 
 
@@ -145,7 +143,7 @@ def _earlier(table: Path, about: Path, wanted: str, lines: Sequence[Line]) -> li
                 mark=int(row["mark"]),
                 earlier=True,
             )
-            for row in csv.DictReader(io.StringIO(whole))
+            for row in _rows_of(whole)
         ]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{table} is damaged ({type(error).__name__}: {error}): use --overwrite.") from error
@@ -153,6 +151,11 @@ def _earlier(table: Path, about: Path, wanted: str, lines: Sequence[Line]) -> li
         if smiles.get(outcome.line) != outcome.smiles:
             raise DataError(f"Line {outcome.line} was '{outcome.smiles}' in the run at {table}: use --overwrite.")
     return [outcome for outcome in outcomes if not outcome.again]
+
+
+def _rows_of(text: str) -> list[dict[str, str]]:
+    with any_length():
+        return list(csv.DictReader(io.StringIO(text)))
 
 
 def _row(values: Sequence[object]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -48,8 +50,19 @@ def parse_lines(text: Iterable[str], *, commas: bool = False) -> list[Line]:
 
 def _cells(line: str, commas: bool) -> list[str]:
     if commas and "," in line:
-        return [cell.strip() for cell in next(csv.reader([line]))]
+        with any_length():
+            return [cell.strip() for cell in next(csv.reader([line]))]
     return [cell.strip() for cell in line.split("\t" if "\t" in line else " ", 1)]
+
+
+@contextmanager
+def any_length() -> Iterator[None]:
+    """Read cells of any length: what is too long is refused by a sentence, which keeps it."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -61,7 +74,7 @@ def read_lines(path: Path) -> list[Line]:
     try:
         # A byte that is no UTF-8 spoils its own line only, which is refused as any that is no molecule.
         content = path.read_bytes()
-        if b"\0" in content:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise InputError(f"{path} cannot be read: it is no text in UTF-8.")
         text = content.decode("utf-8", errors="replace")
         lines = parse_lines(text.splitlines(), commas=path.suffix.lower() == ".csv")

@@ -50,6 +50,7 @@ SETTINGS = {
     "vacancies and surfaces": ["Cu", "Al", "Ni", "Pd", "Ag", "Pt"],
     "layers": 6,
     "imaginary below THz": -0.1,
+    "modes looked for": "on the path and on a mesh",
 }
 QUANTITIES = ("lattice Å", "bulk modulus GPa", "vacancy eV", "surface J/m²")
 FREQUENCIES = "frequencies THz"

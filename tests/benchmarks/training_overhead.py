@@ -10,7 +10,7 @@ share the work, waiting for each other comes on top. Ctrl-C leaves nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -31,6 +31,7 @@ from ase.io import write
 from geomol_training import batches, fit, frames, keeper, objective
 from geomol_training.conformers import learning
 from geomol_training.conformers.flow_recipe import FlowRecipe
+from geomol_training.labelling.qm9 import sample_qm9
 from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.recipe import Recipe, load_recipe
 from geomol_training.tasks import PotentialTask, PropertyTask, RelaxationTask
@@ -39,6 +40,7 @@ from materials import CRYSTALS
 from rich.console import Console
 
 from ase_geomol import RDKitProvider
+from ase_geomol.errors import ProviderError
 from ase_geomol.simulate.structures import load_structure
 
 RECIPES = Path(__file__).parents[2] / "training/recipes"
@@ -65,12 +67,22 @@ PARTS: tuple[tuple[Any, str, str], ...] = (
 
 
 class Case(NamedTuple):
-    """A recipe, structures that it would learn from, how they are written, and steps that take a minute or so."""
+    """A recipe and how it is tried.
+
+    Attributes:
+        recipe: its name.
+        structures: that it would learn from.
+        written: writes them with labels.
+        steps: that take a minute or so.
+        validated: frames (molecules) in each validation of the recipe, with its own data.
+        split: of the data, as a recipe has it.
+    """
 
     recipe: str
     structures: Callable[[], list[Atoms]]
     written: Callable[[list[Atoms], Path, np.random.Generator], Path]
     steps: int
+    validated: int
     split: str = "{{by: frame, valid: {valid}}}"
 
 
@@ -123,7 +135,7 @@ def _recipe(case: Case, folder: Path, steps: int, count: int) -> Recipe | FlowRe
     path = RECIPES / f"{case.recipe}.yaml"
     recipe = load_recipe(path)
     training = recipe.training
-    valid = max(2, round((training.valid_frames or 1000) * steps / training.validate_every))
+    valid = max(2, round(case.validated * steps / training.validate_every))
     random, kinds = np.random.default_rng(SEED), case.structures()
     moved = []
     for index in range(count + valid):
@@ -166,7 +178,12 @@ def _slabs() -> list[Atoms]:
 
 
 def _conformers() -> list[Atoms]:
-    return [atoms for smiles in SMILES for atoms in RDKitProvider().sample(smiles, 4, seed=SEED)]
+    """Two of each molecule."""
+    random, maker, made = np.random.default_rng(SEED), RDKitProvider(force_field=None), []
+    for found in sample_qm9(STRUCTURES, random):
+        with suppress(ProviderError):
+            made += list(maker.iterate(found.smiles, 2, seed=SEED, time_limit=5))
+    return made
 
 
 def _as_potential(structures: list[Atoms], folder: Path, random: np.random.Generator) -> Path:
@@ -209,24 +226,23 @@ def _as_conformers(structures: list[Atoms], folder: Path, random: np.random.Gene
     structures = sorted(structures, key=lambda atoms: atoms.info["smiles"])  # those of a molecule follow each other
     for atoms in structures:
         smiles = atoms.info["smiles"]
-        atoms.info = {"smiles": smiles, "group": smiles}
+        atoms.info = {"smiles": smiles, "molecule": smiles}
         atoms.calc = None
     write(folder / "frames.extxyz", structures)
     return folder / "frames.extxyz"
 
 
-SMILES = ("CCCO", "CC(N)C(=O)O", "OCC1CC1", "CCOC=O", "NCCC#N", "CC(C)CO", "c1ccccc1CO", "CSCCO")
 CASES = (
-    Case("shipped/geomformer_organic", _drugs, _as_potential, 150),
-    Case("shipped/est_crystal", _crystals, _as_potential, 80),
-    Case("shipped/ditmc_small", _conformers, _as_conformers, 150, "{{by: group, valid: 0.2}}"),
-    Case("rmd17", lambda: [molecule("CH3CH2OH")], _as_potential, 300),
-    Case("rmd17_est", lambda: [molecule("CH3CH2OH")], _as_potential, 150),
-    Case("qm9", _drugs, partial(_as_property, "alpha"), 40),
-    Case("pcqm4mv2_gap_small", _drugs, partial(_as_property, "homolumogap"), 150),
-    Case("oc20/s2ef_small", _slabs, _as_potential, 60),
-    Case("oc20/is2re_small", _slabs, _as_relaxation, 80),
-    Case("oc20/is2rs_small", _slabs, _as_relaxation, 80),
+    Case("shipped/geomformer_organic", _drugs, _as_potential, 150, 1000),
+    Case("shipped/est_crystal", _crystals, _as_potential, 80, 500),
+    Case("shipped/ditmc_small", _conformers, _as_conformers, 150, 375, "{{by: group, valid: 0.1}}"),
+    Case("rmd17", lambda: [molecule("CH3CH2OH")], _as_potential, 300, 50),
+    Case("rmd17_est", lambda: [molecule("CH3CH2OH")], _as_potential, 150, 50),
+    Case("qm9", _drugs, partial(_as_property, "alpha"), 40, 2000),
+    Case("pcqm4mv2_gap_small", _drugs, partial(_as_property, "homolumogap"), 150, 200),
+    Case("oc20/s2ef_small", _slabs, _as_potential, 60, 60),
+    Case("oc20/is2re_small", _slabs, _as_relaxation, 80, 2),
+    Case("oc20/is2rs_small", _slabs, _as_relaxation, 80, 2),
 )
 """Recipes that a CPU can run; the papers' large ones are of the same networks."""
 

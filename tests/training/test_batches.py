@@ -117,7 +117,6 @@ def test_order_follows_from_seed_and_epoch(frames):
     assert not np.array_equal(np.concatenate(plan.epoch(0)), np.concatenate(other.epoch(0)))
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system keeps no room")
 def test_a_batch_does_not_look_at_all_frames(frames, monkeypatch):
     """There may be a hundred million of them, and so many batches."""
     index, count = np.array([3, 0, 7]), len(frames)
@@ -136,6 +135,7 @@ def test_a_batch_does_not_look_at_all_frames(frames, monkeypatch):
     assert np.array_equal(plan.share(index, 1, 2), share)
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system keeps no room")
 def test_a_full_disk_ends_the_packing_with_a_sentence(xyz, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ase_geomol.errors import ConfigError
+from ase_geomol.errors import ConfigError, OutputError
 from ase_geomol.files import make_folder
 
 try:
@@ -15,6 +16,8 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = "in-use"
+_held: set[int] = set()
+"""Locks of this process, as numbers of open files."""
 
 
 @contextmanager
@@ -29,14 +32,37 @@ def alone_in(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with (folder / LOCK).open("w") as file:
+    lock = _locked(folder)
+    _held.add(lock)
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        _held.discard(lock)
+        os.close(lock)
+
+
+def let_go_of_locks() -> None:
+    """In a process that was forked: what its parent holds must be free when that one dies."""
+    while _held:
+        os.close(_held.pop())
+
+
+def _locked(folder: Path) -> int:
+    assert fcntl is not None
+    path = folder / LOCK
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            os.close(lock)
             raise ConfigError(f"Another process works in {folder}: wait for it, or choose another folder.") from error
         except OSError:
-            pass  # a disk without locks
-        try:
-            yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)
+            return lock  # a disk without locks
+        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+            return lock
+        os.close(lock)  # whoever held it before has just taken the file away

@@ -223,13 +223,15 @@ def card(recipe: Recipe, start: Checkpoint, result: Fitted) -> str:
         "the new data tell elements apart."
     )
     replay = f"{finetune.replay_share:g} of the frames, energies shifted to the new reference energies"
+    of_forces = {"forces": recipe.loss.forces, "direct forces": recipe.loss.direct_forces}
     settings = {
         "method": finetune.method + (f", rank {finetune.rank}" if finetune.method == "low-rank" else ""),
         "numbers trained": f"{result.learned:,}",
         "optimiser": f"{recipe.optimiser.name}, rate {recipe.optimiser.lr:g}",
         "batch": f"{training.batch_frames} frames",
-        "weights of the loss": f"energy {recipe.loss.energy:g}, forces {recipe.loss.forces:g}, "
-        f"stress {recipe.loss.stress:g}",
+        "weights of the loss": f"energy {recipe.loss.energy:g}, "
+        + "".join(f"{name} {weight:g}, " for name, weight in of_forces.items() if weight > 0)
+        + f"stress {recipe.loss.stress:g}",
         **({"replay": replay} if finetune.replay else {}),
         "steps": f"{result.step:,} in {result.elapsed:.0f} s; ended by: {result.ended_by}",
         "patience": "none" if training.patience is None else f"{training.patience} validations",

@@ -160,11 +160,13 @@ class Keeper(lightning.Callback):
         fitting = _fitting(pl_module)
         self._validation_seconds = time.monotonic() - self._validation_began
         regular = fitting.standing.step % fitting.recipe.training.validate_every == 0
-        if note_score(fitting.standing, fitting.score, fitting.recipe.schedule, regular=regular):
+        counts = regular or self.stopped_by != PAUSED  # a pause must not change which weights are kept in the end
+        better = counts and note_score(fitting.standing, fitting.score, fitting.recipe.schedule, regular=regular)
+        if better or not (self.run.out / MODEL).exists():
             # First, so that a resumed run has the best weights even where a kill comes before they are exported.
             self.save(fitting, not_exported=fitting.named_errors)
             self._export(fitting, fitting.named_errors)
-        if not self.stopped_by and out_of_patience(fitting.standing, fitting.recipe.training.patience):
+        if self.stopped_by in ("", PAUSED) and out_of_patience(fitting.standing, fitting.recipe.training.patience):
             self.stopped_by = "no better validation"
             trainer.should_stop = True
         if trainer.should_stop:

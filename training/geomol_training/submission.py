@@ -88,7 +88,7 @@ def submit(
                 report(split, sum(len(part["ids"]) for part in parts))
             content |= {f"{split}_{name}": values for name, values in _joined(parts, split).items()}
         _write(out, content)
-    shutil.rmtree(kept)
+        shutil.rmtree(kept)
     return {split: len(content[f"{split}_ids"]) for split in splits}
 
 

@@ -17,7 +17,8 @@ GOES_ON = 75
 StopAfter = Annotated[
     str | None,
     typer.Option(
-        help=f"Pause after this time, e.g. 23h, of this run alone, with the status {GOES_ON}; --resume goes on."
+        help=f"Pause after this time, e.g. 23h, of this run alone, with the status {GOES_ON} (torchrun: 0); --resume "
+        "goes on."
     ),
 ]
 
@@ -189,11 +190,13 @@ def finetune(
 def _say_goodbye(stopped_by: str) -> None:
     """Say how a training that is not at its end goes on, and end with a status that tells it."""
     from ..keeper import PAUSED
+    from ..processes import launched
     from ..runs import STOPPED
 
     if stopped_by in STOPPED:
         Console().print("Run the same command with --resume to go on.")
-        raise typer.Exit(GOES_ON if stopped_by == PAUSED else 130)
+        paused = 0 if launched() else GOES_ON  # torchrun takes every other status for a failure
+        raise typer.Exit(paused if stopped_by == PAUSED else 130)
 
 
 def _number_or_name(text: str) -> float | str:

@@ -131,6 +131,8 @@ def files_read(path: Path) -> list[Path]:
         beside = gaps.files_beside(path)
     if vasp.is_outcar(path):
         beside = vasp.files_beside(path)
+    if path.suffix == ".xyz" and (failed := path.with_name(qm9.FAILED)).exists() and qm9.is_qm9_file(path):
+        beside = [failed]
     return [path, *beside]
 
 
