@@ -1,6 +1,7 @@
-"""Is the graph that DiTMC sees the same by whatever road a molecule comes, on 1,000 molecules?
+"""Is the graph that DiTMC sees the same by whatever road a molecule comes, on more than 1,000 molecules?
 
-Molecules of QM9 and drug-like ones, embedded by RDKit. Beside the SMILES string: the molecule with its bonds kekulised,
+Molecules of QM9 and drug-like ones, one random stereoisomer of each (what a SMILES string leaves open, positions would
+decide), embedded by RDKit. Beside the SMILES string: the molecule with its bonds kekulised,
 with positions, from its binary form, from its mol block, and as ASE's atoms with bonds and formal charges. All keep the
 order of atoms.
 """
@@ -18,12 +19,13 @@ from geomol_training.labelling.druglike import random_druglike
 from geomol_training.labelling.qm9 import sample_qm9
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
+from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
 from ase_geomol.models.ditmc import ORGANIC, MolecularGraph
 from ase_geomol.providers.features import graph_of
 from ase_geomol.providers.molecules import Molecule, Request, parse
 
-SETTINGS = {"QM9": 500, "drug-like": 500, "atoms of these": (15, 60), "seed": 23}
+SETTINGS = {"QM9": 600, "drug-like": 600, "atoms of these": (15, 60), "seed": 23}
 ARRAYS = ("numbers", "atom_features", "hops", "sides", "root")
 
 
@@ -32,7 +34,7 @@ def run(smoke: bool) -> Answer:
     counts: dict[str, dict[str, int]] = {}
     embedded = 0
     for smiles in progress(islice(_smiles(), 5 if smoke else None), "molecules"):
-        molecule = parse(smiles)
+        molecule = _isomer(parse(smiles))
         mol = Chem.Mol(molecule.mol)
         if rdDistGeom.EmbedMolecule(mol, randomSeed=1) != 0:
             continue
@@ -54,6 +56,12 @@ def _smiles() -> Iterator[str]:
     wanted = SETTINGS["drug-like"]
     drawn = (random_druglike(random, SETTINGS["atoms of these"]) for _ in iter(int, 1))
     yield from islice((molecule.smiles for molecule in drawn if molecule is not None), wanted)
+
+
+def _isomer(molecule: Molecule) -> Molecule:
+    """With hydrogens as atoms, so that C=N-H counts."""
+    options = StereoEnumerationOptions(maxIsomers=1, onlyUnassigned=True, rand=SETTINGS["seed"])
+    return parse(next(iter(EnumerateStereoisomers(molecule.mol, options=options))))
 
 
 def _roads(molecule: Molecule, mol: Chem.Mol) -> dict[str, Request]:
