@@ -169,7 +169,7 @@ class Provider(ABC):
         unrelaxed = sum(not atoms.info["converged"] for atoms in made) if relax is not None and relax_steps else 0
         ensemble = Ensemble(made, drawing.molecule.smiles, n, drawing.failures, unrelaxed)
         if unrelaxed:
-            warnings.warn(ensemble.remarks.removeprefix(ensemble.shortage).strip(), ProviderWarning, stacklevel=2)
+            warnings.warn(ensemble.unfinished, ProviderWarning, stacklevel=2)
         return ensemble
 
     def iterate(

@@ -64,10 +64,15 @@ class Ensemble(list[Atoms]):
         return shortage(len(self), self.requested, self.smiles, self.failures)
 
     @property
+    def unfinished(self) -> str:
+        """A sentence on how many are no minima; empty if none are."""
+        told = f"{self.unrelaxed} of {len(self)} structures were not relaxed to the end (steps or time limit)."
+        return told if self.unrelaxed else ""
+
+    @property
     def remarks(self) -> str:
         """All that a user should know of it, in sentences, or nothing."""
-        few = f"{self.unrelaxed} of {len(self)} structures were not relaxed to the end (steps or time limit)."
-        return " ".join(filter(None, [self.shortage, few if self.unrelaxed else ""]))
+        return " ".join(filter(None, [self.shortage, self.unfinished]))
 
 
 def shortage(made: int, requested: int, smiles: str, failures: Mapping[str, int]) -> str:

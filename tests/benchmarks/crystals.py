@@ -15,30 +15,29 @@ import io
 import json
 import lzma
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _frame import RECIPES, Answer, Row, answer
-from _peers import Package, Peers
+from _peers import Peers
 from _work import computed, each, work_folder
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import iread
 from geomol_training.crystals.structures import split_of_composition
-from geomol_training.crystals.teacher import Teacher, TeacherError
+from geomol_training.crystals.teacher import TeacherError
 from geomol_training.recipe import Recipe, load_recipe
+from materials import TEACHER, teacher
 from pymatgen.core import Structure
 
 from ase_geomol import GeoMolCalculator
 from ase_geomol.errors import DataError, InputError
 
 MODEL = "est-crystal"
-TEACHER = Package("SevenNet-0", "_peer_sevennet.py", "sevenn==0.13.0")
 DFT = Path("../shared/data/crystals")
 RECIPE = load_recipe(RECIPES / "est_crystal.yaml")
 assert isinstance(RECIPE, Recipe)
@@ -133,7 +132,7 @@ def _zuo(path: Path) -> Iterator[Atoms]:
 
 def _answers(frames: list[Atoms], model: str | None = None, python: Path | None = None) -> Row:
     """Energies, forces and stresses of all frames by one potential; None for a frame that it refuses."""
-    calculator = _teacher(python) if python is not None else GeoMolCalculator(str(model))
+    calculator = teacher(python) if python is not None else GeoMolCalculator(str(model))
     answers: list[dict[str, Any] | None] = []
     for atoms in frames:
         bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, calculator=calculator)
@@ -143,15 +142,9 @@ def _answers(frames: list[Atoms], model: str | None = None, python: Path | None 
         except (InputError, TeacherError) as error:
             answers.append({"refused": str(error)})
         except DataError:
-            _teacher.cache_clear()  # it has died: the next set starts another one
+            teacher.cache_clear()  # it has died: the next set starts another one
             raise
     return {"answers": answers}
-
-
-@cache
-def _teacher(python: Path) -> Calculator:
-    """One for each process."""
-    return Teacher(python, "sevenn.calculator:SevenNetCalculator", {"model": "7net-0", "device": "cpu"})
 
 
 def _compared(ours: Row, theirs: Row, frames: list[Atoms]) -> list[Row]:

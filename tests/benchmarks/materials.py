@@ -92,7 +92,7 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
 def _properties(item: tuple[str, str, float], smoke: bool, model: str | None = None, python: Path | None = None) -> Row:
     """What one calculator, of the ``model`` or the teacher of that ``python``, says of one crystal."""
     name, structure, a = item
-    calculator = _teacher(python) if python is not None else GeoMolCalculator(str(model), dtype="float64")
+    calculator = teacher(python) if python is not None else GeoMolCalculator(str(model), dtype="float64")
     atoms = bulk(name, structure, a=a)
     atoms.calc = calculator
     relaxed = relax(atoms, fmax=SETTINGS["fmax eV/Å"], cell=True, steps=SETTINGS["most steps"])
@@ -127,7 +127,7 @@ def _same_shape(atoms: Atoms, start: Atoms) -> bool:
 
 
 @cache
-def _teacher(python: Path) -> Calculator:
+def teacher(python: Path) -> Calculator:
     """One for each process."""
     return Teacher(python, "sevenn.calculator:SevenNetCalculator", {"model": "7net-0", "device": "cpu"})
 

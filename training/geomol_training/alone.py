@@ -16,13 +16,13 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = "in-use"
-_held: set[int] = set()
-"""Locks of this process, as numbers of open files."""
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder; where the system or the disk knows no locks, nothing happens.
+
+    Processes that are forked from this one do not hold the lock, so it is free as soon as this one has died.
 
     Raises:
         ConfigError: another one is there.
@@ -33,19 +33,11 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
         return
     lock = _locked(folder)
-    _held.add(lock)
     try:
         yield
     finally:
         (folder / LOCK).unlink(missing_ok=True)
-        _held.discard(lock)
         os.close(lock)
-
-
-def let_go_of_locks() -> None:
-    """In a process that was forked: what its parent holds must be free when that one dies."""
-    while _held:
-        os.close(_held.pop())
 
 
 def _locked(folder: Path) -> int:
@@ -57,8 +49,8 @@ def _locked(folder: Path) -> int:
         except OSError as error:
             raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             os.close(lock)
             raise ConfigError(f"Another process works in {folder}: wait for it, or choose another folder.") from error
         except OSError:

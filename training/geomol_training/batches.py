@@ -21,7 +21,6 @@ from ase_geomol.neighbors import all_pairs, neighbor_pairs
 from ase_geomol.nn import segment_sum
 from ase_geomol.repulsion import REACH, ZBLRepulsion
 
-from .alone import let_go_of_locks
 from .frames import Frames, displacements
 
 SURVEY_FRAMES = 256
@@ -450,4 +449,3 @@ def _begin_worker(number: int) -> None:
     """Signals to all, as Ctrl-C and a batch system send them, are for the process that waits for the workers to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)
-    let_go_of_locks()
