@@ -9,6 +9,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from geomol_training import evaluate as evaluation
 from geomol_training.checks import Limits
 from geomol_training.cli import app
 from geomol_training.data import load
@@ -63,6 +64,29 @@ def test_agrees_with_hand(checkpoint, xyz, structures, tmp_path):
     assert stored["by_source"]["emt"]["frames"] == 40
     assert stored["fingerprint"] == load_checkpoint(checkpoint).fingerprint
     assert (tmp_path / "new/folder/parity.png").read_bytes()[:8] == PNG
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(checkpoint, xyz, tmp_path, monkeypatch):
+    whole = evaluate(checkpoint, str(xyz), tmp_path / "whole")
+    monkeypatch.setattr(evaluation, "PORTION", 15)
+    sizes = []
+
+    def predict(predictor, frames, *rest):
+        sizes.append(len(frames))
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+        return predict_frames(predictor, frames, *rest)
+
+    monkeypatch.setattr(evaluation, "predict_frames", predict)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(checkpoint, str(xyz), tmp_path / "killed")
+    told = []
+    again = evaluate(checkpoint, str(xyz), tmp_path / "killed", report=lambda done, frames: told.append((done, frames)))
+    assert sizes == [15, 15, 15, 10], "the first portion is not computed again"
+    assert (told[0], told[-1]) == ((15, 40), (40, 40))
+    for name, value in whole.errors.items():
+        assert again.errors[name] == pytest.approx(value, rel=1e-5)
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"evaluation.json", "parity.png"}
 
 
 def test_errors_of_a_direct_head_stand_beside_those_of_the_gradient(structures, xyz, tmp_path):
@@ -184,7 +208,7 @@ def test_predictions_that_are_not_finite_are_no_result(checkpoint, xyz, tmp_path
     save_checkpoint(tmp_path / "broken.safetensors", loaded.potential, loaded.metadata)
     with pytest.raises(GeoMolError, match="A prediction is not finite"):
         evaluate(tmp_path / "broken.safetensors", str(xyz), tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
 
 
 @pytest.mark.parametrize(("energy", "structure"), [(True, False), (False, True), (True, True)])

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +21,7 @@ from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.property import ScalarProperty
 from ase_geomol.relaxed import RelaxedState
 
+from .alone import alone_in
 from .batches import FixedBatches, fill_batches
 from .checks import Limits, describe_skipped
 from .data import load
@@ -28,6 +33,8 @@ from .splits import ALIASES
 from .tasks import Predictor, Task, task_of_weights
 
 BATCH_ATOMS = 512
+PORTION = 2000
+"""Frames whose predictions are kept together until the evaluation is written."""
 HEXAGONS = 80
 
 
@@ -63,7 +70,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare a checkpoint with labels; writes ``out/evaluation.json`` and ``out/parity.png``.
 
-    Forces of a potential that learned them by its direct head alone are those of this head.
+    Predictions are kept in ``out/parts`` until then, so that the same call goes on after a kill. Forces of a potential
+    that learned them by its direct head alone are those of this head.
 
     Args:
         checkpoint: path, or name of a shipped potential.
@@ -95,7 +103,9 @@ def evaluate(
         free_atoms_only=free_atoms_only,
         direct_forces=metadata.forces == "direct",
     )
-    predicted = predict_frames(predictor, frames, task, report)
+    kept = out / "parts"
+    with alone_in(kept):
+        predicted = _predict_in_portions(predictor, frames, task, kept, f"{fingerprint} {metadata.forces}", report)
     result = Evaluation(
         errors=task.errors(frames, predicted),
         by_source=task.errors_by(frames, predicted, frames.source, frames.source_names),
@@ -107,6 +117,7 @@ def evaluate(
     content = {**about, "data": data, "split": split, **result._asdict()}
     write_atomically(out / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
     plot_parity(out / "parity.png", frames, predicted, predictor, metadata.name)
+    shutil.rmtree(kept, ignore_errors=True)
     return result
 
 
@@ -119,6 +130,47 @@ def _of_split(frames: Frames, split: str | None) -> Frames:
     if not len(index):
         raise DataError(f"No frame has the split '{split}'; the data has: {', '.join(names) or 'none'}.")
     return frames.take(index)
+
+
+def _predict_in_portions(
+    predictor: Predictor,
+    frames: Frames,
+    task: Task,
+    folder: Path,
+    identity: str,
+    report: Callable[[int, int], None],
+) -> Predicted:
+    """As `predict_frames`, but a portion that the folder holds, by weights and structures, is not computed again."""
+    portions: list[Predicted] = []
+    for start in range(0, len(frames), PORTION):
+        portion = frames.take(np.arange(start, min(start + PORTION, len(frames))))
+        path = folder / f"{_fingerprint(portion, identity)}.npz"
+        if not path.exists():
+            within = partial(_report_from, start, len(frames), report)
+            _keep(path, predict_frames(predictor, portion, task, within))
+        with np.load(path) as kept:
+            portions.append(Predicted(**dict(kept)))
+        report(start + len(portion), len(frames))
+    columns = [None if values[0] is None else np.concatenate(values) for values in zip(*portions, strict=True)]
+    return Predicted(*columns)
+
+
+def _report_from(start: int, total: int, report: Callable[[int, int], None], done: int, _: int) -> None:
+    report(start + done, total)
+
+
+def _fingerprint(frames: Frames, identity: str) -> str:
+    """Of all that predictions depend on."""
+    digest = hashlib.sha256(identity.encode())
+    for field in ("offsets", "numbers", "positions", "cell", "pbc", "charge", "spin", "tags", "fixed", "has_stress"):
+        digest.update(np.ascontiguousarray(getattr(frames, field)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _keep(path: Path, predicted: Predicted) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: values for name, values in predicted._asdict().items() if values is not None})
+    write_atomically(path, buffer.getvalue())
 
 
 def predict_frames(
