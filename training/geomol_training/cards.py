@@ -1,15 +1,75 @@
-"""Parts of model cards, in Markdown."""
+"""Parts of model cards, in Markdown, and the files that they are made from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from ase.data import chemical_symbols
+from pydantic import BaseModel, ConfigDict, Field
 
 from ase_geomol.checkpoint import Metadata, form_of
+from ase_geomol.errors import DataError
 from ase_geomol.potential import Potential
 
+from .config import validated
+
 ARCHITECTURES = {"geomformer": "GeoMFormer", "est": "EST"}
+
+
+class Notes(BaseModel):
+    """The words of a card that no measurement gives: each a paragraph of Markdown, but for the first.
+
+    Attributes:
+        held_out: what was kept from the training as a whole, such as "molecules".
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    held_out: str
+
+    intro: str
+    data: str
+    failures: str
+    making: str
+    evaluation_command: str
+
+
+class Counts(BaseModel):
+    """Frames by source and by split; rejections by reason."""
+
+    source: dict[str, int]
+    split: dict[str, int]
+    rejected: dict[str, int]
+
+
+class Manifest(BaseModel):
+    """What of the labels' ``manifest.json`` goes into a card."""
+
+    frames: int
+    counts: Counts
+
+
+class Hardware(BaseModel):
+    """Where a benchmark ran."""
+
+    processor: str
+
+
+class Measurement(BaseModel):
+    """What of a result of ``tests/benchmarks`` goes into a card."""
+
+    question: str
+    command: str
+    model: dict[str, Any] | None = None
+    hardware: Hardware
+    date: str
+    on_card: bool = Field(default=False, alias="on the card")
+    summary: dict[str, float | None] = Field(default_factory=dict)
+    rows: list[dict[str, Any]] = Field(min_length=1)
 
 
 def facts(potential: Potential, metadata: Metadata) -> str:
@@ -38,6 +98,41 @@ def facts(potential: Potential, metadata: Metadata) -> str:
     return pairs(rows)
 
 
+def label_counts(labels: Sequence[Path]) -> str:
+    """Frames by source, split and reason of rejection, over all manifests."""
+    if not labels:
+        return ""
+    manifests = [validated(Manifest, read_json(path), path) for path in labels]
+    source, split, rejected = (
+        sum((Counter(getattr(manifest.counts, what)) for manifest in manifests), Counter())
+        for what in ("source", "split", "rejected")
+    )
+    lines = [f"{sum(manifest.frames for manifest in manifests):,} frames:", "", "| source | frames |", "|---|---|"]
+    lines += [f"| {name} | {count:,} |" for name, count in sorted(source.items())]
+    listed = (", ".join(f"{name} {count:,}" for name, count in sorted(of.items())) for of in (split, rejected))
+    return "\n".join([*lines, "", "Split: {}. Rejected: {}.".format(*(text or "none" for text in listed))])
+
+
+def benchmark_results(folder: Path | None, fingerprint: str) -> str:
+    """A section for each benchmark of the weights with this fingerprint, where the result itself says that it tells
+    something about them: others are about code.
+    """
+    sections = []
+    for path in sorted(folder.glob("*.json")) if folder else ():
+        measurement = validated(Measurement, read_json(path), path)
+        if (measurement.model or {}).get("fingerprint") != fingerprint or not measurement.on_card:
+            continue
+        question = measurement.question.partition("\n\n")[0]
+        how = f"`{measurement.command}` on {measurement.hardware.processor}, {measurement.date}:"
+        lines = [f"### {' '.join(question.split())}", "", how, "", "| | |", "|---|---|"]
+        lines += [
+            f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+            for name, value in measurement.summary.items()
+        ]
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections) or "Not measured."
+
+
 def pairs(rows: Mapping[str, str]) -> str:
     """A table of two columns."""
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
@@ -63,3 +158,19 @@ def symbols(numbers: tuple[int, ...]) -> str:
 
 def _listed(values: tuple[int, ...]) -> str:
     return ", ".join(map(str, values))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file; raises :class:`DataError`."""
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The same, as it is."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error

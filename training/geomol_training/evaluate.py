@@ -152,7 +152,7 @@ def _predict_in_portions(
             portions.append(Predicted(**dict(kept)))
         report(start + len(portion), len(frames))
     columns = [None if values[0] is None else np.concatenate(values) for values in zip(*portions, strict=True)]
-    return Predicted(*columns)
+    return Predicted._make(columns)
 
 
 def _report_from(start: int, total: int, report: Callable[[int, int], None], done: int, _: int) -> None:

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from .sections import Optimiser, Schedule
 
 
+LEAST_GAIN = 1e-4
+"""Of a score, relative to the best one, to count as better for the plateau and for patience: less is rounding."""
+
+
 @dataclass
 class Standing:
     """How far a training is, over all resumed runs; the one thing that changes while it runs.
@@ -94,12 +98,13 @@ def learning_rate(standing: Standing, extent: Extent, optimiser: Optimiser, sche
 def note_score(standing: Standing, score: float, schedule: Schedule, *, regular: bool) -> bool:
     """Note a validation score (eV); returns whether it is the best so far.
 
-    Only ``regular`` validations count for the plateau: one more at an interruption must not change the course.
+    Only ``regular`` validations count for the plateau and for patience: one more at an interruption must not change the
+    course; and only those that are better by more than `LEAST_GAIN`.
     """
     better = score < standing.best
     if better:
         standing.best = score
-    if regular and score < standing.best_regular:
+    if regular and score < (1 - LEAST_GAIN) * standing.best_regular:
         standing.best_regular, standing.waited, standing.without_better = score, 0, 0
     elif regular:
         standing.waited += 1

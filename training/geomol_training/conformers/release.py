@@ -11,9 +11,8 @@ from ase_geomol.checkpoint import WEIGHTS, ConformerCheckpoint, load_conformers,
 from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
 
-from ..cards import pairs, symbols
+from ..cards import Notes, benchmark_results, label_counts, pairs, read_json, symbols
 from ..config import read_yaml, validated
-from ..release import Notes, benchmark_results, label_counts, read_json
 from .evaluate import DRAWN
 from .methods import MODEL
 
