@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from .sections import Optimiser, Schedule
 
-
 LEAST_GAIN = 1e-4
 """Of a score, relative to the best one, to count as better for the plateau and for patience: less is rounding."""
 
