@@ -3,8 +3,8 @@
 #
 # `est-crystal` knows 79 elements. It is a fast, distilled potential: good for first relaxations and trends, not for
 # published numbers; its card (`ase-geomol models --card est-crystal`) says how far off it is. Each function of
-# `simulate` below takes Atoms with any ASE calculator, and each has a command: `ase-geomol eos`, `elastic`, `phonons`,
-# `surface`, `neb`, `md`.
+# `simulate` below takes Atoms with any ASE calculator; all but the vacancy's have a command: `ase-geomol eos`,
+# `elastic`, `phonons`, `surface`, `md`. Phonons need the extra `materials`; the part on pymatgen needs `labels`.
 
 # %%
 from pathlib import Path

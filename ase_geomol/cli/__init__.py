@@ -36,6 +36,7 @@ app = typer.Typer(
         ("relax ethanol from its SMILES string", "ase-geomol relax CCO"),
         ("1 ps of molecular dynamics at 300 K", "ase-geomol md C6H6 --temperature 300 --time 1ps"),
         ("conformers of a molecule, ranked", "ase-geomol conformers CCCO -n 20 --relax"),
+        ("bulk modulus of a crystal", "ase-geomol eos NaCl.cif"),
         ("which potentials there are", "ase-geomol models"),
         ("how good one is on your own data", "ase-geomol evaluate data.extxyz"),
     ),

@@ -69,6 +69,8 @@ def quantity(units: dict[str, float], example: str) -> Any:
 parse_time = quantity(FEMTOSECONDS, "1ps or 500fs")
 parse_pressure = quantity(BARS, "1bar or 2GPa")
 
+ORGANIC, CRYSTAL = "geomformer-organic", "est-crystal"
+
 StructureArgument = Annotated[
     str,
     typer.Argument(
@@ -79,6 +81,16 @@ StructureArgument = Annotated[
 ]
 ModelOption = Annotated[
     list[str],
+    typer.Option(
+        "--model",
+        "-m",
+        help="A shipped potential or a file of weights; several times for a committee. Default: by the elements, "
+        f"{ORGANIC} or {CRYSTAL}.",
+        show_default=False,
+    ),
+]
+NamedModelOption = Annotated[
+    list[str],
     typer.Option("--model", "-m", help="A shipped potential or a file of weights; several times for a committee."),
 ]
 DtypeOption = Annotated[str, typer.Option(help="Precision of the network: float32 or float64.")]
@@ -87,7 +99,9 @@ DeviceOption = Annotated[
 ]
 SkinOption = Annotated[float, typer.Option(help="Å, of the neighbour list.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
-DEFAULT_MODEL = ["geomformer-organic"]
+BY_ELEMENTS: list[str] = []
+"""No model was named: :func:`calculator` takes one by the elements."""
+FOR_MOLECULES, FOR_CRYSTALS = [ORGANIC], [CRYSTAL]
 
 
 def examples(*lines: tuple[str, str]) -> str:
@@ -98,12 +112,24 @@ def examples(*lines: tuple[str, str]) -> str:
     return "\n\n".join(parts)
 
 
-def calculator(model: Sequence[str], dtype: str, device: str | None, skin: float) -> GeoMolCalculator:
-    """Load one potential, or a committee of several."""
+def calculator(
+    model: Sequence[str], frames: Iterable[Atoms], dtype: str, device: str | None, skin: float
+) -> GeoMolCalculator:
+    """Load one potential, or a committee of several; where none is named, the one for the elements of ``frames``."""
     from ..calculator import GeoMolCalculator
 
+    model = model or [_potential_for(frames)]
     names = model[0] if len(model) == 1 else list(model)
     return GeoMolCalculator(names, dtype=dtype, device=device, skin=skin)  # type: ignore[arg-type]
+
+
+def _potential_for(frames: Iterable[Atoms]) -> str:
+    from ..checkpoint import shipped_models
+
+    known = shipped_models()[ORGANIC].elements
+    chosen = ORGANIC if all(number in known for atoms in frames for number in atoms.numbers) else CRYSTAL
+    console.print(f"[dim]potential {chosen}, by the elements (-m takes another one)[/dim]")
+    return chosen
 
 
 def structure(text: str) -> tuple[Atoms, str]:

@@ -51,7 +51,7 @@ def conformers(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the conformers.")] = 0,
     relax: Annotated[bool, typer.Option("--relax", help="Relax them, and sort them by energy.")] = False,
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.NamedModelOption = common.FOR_MOLECULES,
     steps: Annotated[int, typer.Option(help="Of relaxation, at most; 0: only energies.")] = 1000,
     fmax: Annotated[float, typer.Option(help="eV/Å; stop when no force is larger.")] = 0.02,
     unique: Annotated[float, typer.Option(help="Å; nearer ones are duplicates and left out. 0: keep all.")] = 0.125,
@@ -71,7 +71,8 @@ def conformers(
     """Make conformers of a molecule, or of each line of a file of SMILES strings.
 
     Writes conformers.extxyz, conformers.png and conformers.html, a page to turn them with the mouse. Of a file of
-    molecules: conformers.extxyz and conformers.csv, which says of each line what it gave.
+    molecules: conformers.extxyz, conformers.csv, which says of each line what it gave, and conformers.json with the
+    settings, for --resume.
     """
     from .. import simulate
     from ..errors import ConfigError, OutputError
@@ -96,7 +97,7 @@ def conformers(
     }
     check_arguments(**settings)
     maker = _provider(provider, sampler_steps, dtype, device, fallback)
-    calculator = common.calculator(model, dtype, device, skin) if relax else None
+    calculator = common.calculator(model, [], dtype, device, skin) if relax else None
 
     def sample(smiles: str, on_structure: Callable[[Atoms], object] = lambda atoms: None) -> Ensemble:
         return maker.sample(smiles, relax=calculator, rank=relax, on_structure=on_structure, **settings)

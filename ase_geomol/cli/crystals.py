@@ -38,7 +38,7 @@ NEB_EPILOG = common.examples(("a barrier between two relaxed structures", "ase-g
 
 def eos(
     structure: common.StructureArgument,
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.NamedModelOption = common.FOR_CRYSTALS,
     strain: Annotated[float, typer.Option(help="Largest relative change of lengths.")] = 0.03,
     points: Annotated[int, typer.Option(help="How many volumes.")] = 9,
     fmax: FmaxOption = 0.005,
@@ -50,7 +50,7 @@ def eos(
 ) -> None:
     """Fit an equation of state: equilibrium volume, bulk modulus.
 
-    Writes equation_of_state.csv, results.json and summary.png.
+    Writes relaxed.extxyz (not with --as-it-is), equation_of_state.csv, results.json and summary.png.
     """
     from .. import simulate
 
@@ -72,6 +72,7 @@ def eos(
     simulate.eos_picture(folder / "summary.png", result, title=title)
     _finish(
         folder,
+        atoms,
         "Equation of state",
         {
             "volume (Å³)": result.volume,
@@ -85,7 +86,7 @@ def eos(
 
 def elastic(
     structure: common.StructureArgument,
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.NamedModelOption = common.FOR_CRYSTALS,
     strain: Annotated[float, typer.Option(help="Largest engineering strain.")] = 0.005,
     points: Annotated[int, typer.Option(help="Strains of each kind, an even number.")] = 4,
     fmax: FmaxOption = 0.001,
@@ -97,7 +98,7 @@ def elastic(
 ) -> None:
     """Measure the elastic constants of a crystal, and the moduli of a polycrystal.
 
-    Writes elastic_constants.csv and results.json.
+    Writes relaxed.extxyz (not with --as-it-is), elastic_constants.csv and results.json.
     """
     from .. import simulate
 
@@ -117,6 +118,7 @@ def elastic(
         common.console.print("  ".join(f"{value:8.1f}" for value in row))
     _finish(
         folder,
+        atoms,
         "Elastic constants (GPa, above) and averages",
         {
             "bulk modulus (GPa)": result.bulk_modulus,
@@ -132,7 +134,7 @@ def elastic(
 
 def phonons(
     structure: common.StructureArgument,
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.NamedModelOption = common.FOR_CRYSTALS,
     supercell: Annotated[
         tuple[int, int, int] | None,
         typer.Option(help="Repetitions; default: until every vector is 10 Å long.", show_default=False),
@@ -146,7 +148,8 @@ def phonons(
 ) -> None:
     """Compute phonons with phonopy: bands, density of states, free energy, heat capacity.
 
-    Writes phonopy.yaml, bands.csv, dos.csv, thermal.csv, results.json and summary.png.
+    Writes relaxed.extxyz (not with --as-it-is), phonopy.yaml, bands.csv, dos.csv, thermal.csv, results.json and
+    summary.png.
     """
     from .. import simulate
 
@@ -176,6 +179,7 @@ def phonons(
     room = abs(result.temperatures - 300).argmin()
     _finish(
         folder,
+        atoms,
         "Phonons",
         {
             "supercell": " × ".join(str(int(n)) for n in result.supercell.diagonal()),
@@ -191,7 +195,7 @@ def phonons(
 def surface(
     structure: common.StructureArgument,
     miller: Annotated[tuple[int, int, int], typer.Argument(help="Miller indices, as 1 1 1.", show_default=False)],
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.NamedModelOption = common.FOR_CRYSTALS,
     layers: Annotated[int, typer.Option(help="Repetitions of the cell along the normal.")] = 6,
     vacuum: Annotated[float, typer.Option(help="Å, at either side.")] = 10.0,
     fmax: FmaxOption = 0.02,
@@ -203,7 +207,7 @@ def surface(
 ) -> None:
     """Cut and relax a slab, and compute its surface energy.
 
-    Writes slab.extxyz, results.json and summary.png.
+    Writes relaxed.extxyz (not with --as-it-is), slab.extxyz, results.json and summary.png.
     """
     from .. import simulate
 
@@ -214,6 +218,7 @@ def surface(
     simulate.relax_picture(folder / "summary.png", result.slab, result.cut, title=title, fmax=fmax)
     _finish(
         folder,
+        atoms,
         f"Surface ({' '.join(map(str, miller))})",
         {
             "surface energy (J/m²)": result.energy,
@@ -227,7 +232,7 @@ def surface(
 def neb(
     first: Annotated[str, typer.Argument(help="The first structure, relaxed.", show_default=False)],
     last: Annotated[str, typer.Argument(help="The last one, with the same atoms.", show_default=False)],
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.ModelOption = common.BY_ELEMENTS,
     images: Annotated[int, typer.Option(help="Between the ends.")] = 7,
     fmax: FmaxOption = 0.05,
     steps: Annotated[int, typer.Option(help="At most so many in each of two stages.")] = 500,
@@ -261,6 +266,7 @@ def neb(
     simulate.path_picture(folder / "summary.png", result, title=title)
     _finish(
         folder,
+        atoms,
         "Minimum-energy path" if result.converged else "Not converged",
         {
             "barrier (eV)": result.barrier,
@@ -290,7 +296,7 @@ def _start(
         simulate.see_crystal(atoms, f"ase-geomol {command}")
     simulate.see_free(folder / "results.json", overwrite=overwrite)
     make_folder(folder)
-    atoms.calc = common.calculator(model, dtype, device, skin=0.5)
+    atoms.calc = common.calculator(model, [atoms], dtype, device, skin=0.5)
     title = f"{atoms.get_chemical_formula()}, with {atoms.calc.name}"
     if as_it_is:
         return atoms, folder, title
@@ -302,8 +308,10 @@ def _start(
     return relaxed.atoms, folder, title
 
 
-def _finish(folder: Path, title: str, results: dict[str, Any]) -> None:
-    """Write the results and print them as a table."""
+def _finish(folder: Path, atoms: Atoms, title: str, results: dict[str, Any]) -> None:
+    """Write the results, with the name of the model, and print them as a table."""
+    assert atoms.calc is not None
+    results = {"model": atoms.calc.name, **results}
     write_atomically(folder / "results.json", (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
     shown = [(name, f"{value:.5g}" if isinstance(value, float) else str(value)) for name, value in results.items()]
     common.summary(title, [*shown, ("results", str(folder))])

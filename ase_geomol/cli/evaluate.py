@@ -23,7 +23,7 @@ EPILOG = common.examples(
 
 def evaluate(
     data: Annotated[str, typer.Argument(help="A file that ASE reads, with energies and forces.", show_default=False)],
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.ModelOption = common.BY_ELEMENTS,
     index: Annotated[str, typer.Option(help="Which structures, as ASE's slices.")] = ":",
     out: Annotated[Path | None, typer.Option(help="Folder (default: NAME-evaluate).", show_default=False)] = None,
     overwrite: common.OverwriteOption = False,
@@ -41,7 +41,7 @@ def evaluate(
     folder = out or Path(f"{Path(data).stem}-evaluate")
     simulate.see_free(folder / "errors.csv", overwrite=overwrite)
     make_folder(folder)
-    calculator = common.calculator(model, dtype, device, skin)
+    calculator = common.calculator(model, frames, dtype, device, skin)
     with common.progress() as bar:
         task = bar.add_task("Evaluating", total=len(frames))
         result = simulate.evaluate(frames, calculator, lambda done: bar.update(task, completed=done))

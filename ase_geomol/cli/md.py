@@ -22,13 +22,13 @@ EPILOG = common.examples(
     ("go on after Ctrl-C, or make it longer", "ase-geomol md CCO --time 2ps --resume"),
     ("how well is energy conserved?", "ase-geomol md C6H6 --ensemble nve --timestep 0.25fs --dtype float64"),
     ("stop where the potential no longer knows", "ase-geomol md CCO -m my.safetensors -T 1500 --stop-above 0.1"),
-    ("a crystal under pressure", "ase-geomol md ice.cif --ensemble npt --temperature 200 --pressure 1GPa"),
+    ("a crystal under pressure", "ase-geomol md NaCl.cif --ensemble npt --temperature 200 --pressure 1GPa"),
 )
 
 
 def md(
     structure: common.StructureArgument,
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.ModelOption = common.BY_ELEMENTS,
     temperature: Annotated[float, typer.Option("--temperature", "-T", help="K.")] = 300.0,
     time: Annotated[Any, typer.Option(parser=common.parse_time, metavar="TIME", help="1ps, 500fs, 0.1ns.")] = "1ps",
     timestep: Annotated[
@@ -78,7 +78,7 @@ def md(
         interval=interval,
     )
     steps = settings.steps(time)
-    atoms.calc = common.calculator(model, dtype, device, skin)
+    atoms.calc = common.calculator(model, [atoms], dtype, device, skin)
     if stop_above is not None:
         simulate.check_limit(atoms.calc, stop_above)
     begun = False

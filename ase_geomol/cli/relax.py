@@ -22,7 +22,7 @@ EPILOG = common.examples(
 
 def relax(
     structure: common.StructureArgument,
-    model: common.ModelOption = common.DEFAULT_MODEL,
+    model: common.ModelOption = common.BY_ELEMENTS,
     fmax: Annotated[float, typer.Option(help="eV/Å; stop when no force is larger.")] = 0.01,
     steps: Annotated[int, typer.Option(help="Stop after this many.")] = 1000,
     optimizer: Annotated[str, typer.Option(help="BFGS, LBFGS or FIRE.")] = "BFGS",
@@ -50,7 +50,7 @@ def relax(
     for path in filter(None, (relaxed, trajectory)):
         simulate.see_free(path, overwrite=overwrite)
     make_folder(relaxed.parent)
-    atoms.calc = common.calculator(model, dtype, device, skin)
+    atoms.calc = common.calculator(model, [atoms], dtype, device, skin)
     begin = time.perf_counter()
     with common.progress("live") as bar:
         task = bar.add_task("Relaxing", total=steps, live="")

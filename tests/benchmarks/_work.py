@@ -114,6 +114,11 @@ def computed(rows: list[Row]) -> Row:
     return {"from": days[0], "to": days[-1], "processors": sorted({row["processor"] for row in rows})}
 
 
+def undated(rows: list[Row]) -> list[Row]:
+    """Rows of `each` without what `computed` says of all of them."""
+    return [{name: value for name, value in row.items() if name not in ("date", "processor")} for row in rows]
+
+
 def table(rows: list[Row], columns: Mapping[str, Callable[[list[Any]], Any]]) -> list[Row]:
     """These columns of the rows, and a last row for all: each column's function of the values that there are."""
     shown: dict[str, Callable[[list[Any]], Any]] = {

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
-from _frame import Answer, Row, answer, progress
+from _frame import RECIPES, Answer, Row, answer, progress
 from _timing import time_in_turns, timed
 from ase.build import bulk
+from geomol_training.recipe import load_recipe
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,19 +31,9 @@ from ase_geomol.nn import make_blocks
 from ase_geomol.nn.sphere import Sphere, point_rule
 
 ROUNDS, ATOMS = 7, 64
+RECIPE = load_recipe(RECIPES / "est_crystal.yaml")
 FEW, MANY = "icosahedral-72", "fibonacci-256"
-OPTIONS = {
-    "elements": (11, 17),
-    "cutoff": 5.0,
-    "channels": 64,
-    "heads": 2,
-    "lmax": 2,
-    "message": "attention",
-    "message_heads": 8,
-    "expert_channels": 64,
-    "radial_channels": 64,
-    "average_neighbors": 40.0,
-}
+OPTIONS: dict[str, Any] = {**RECIPE.model.config, "elements": (11, 17)}
 Call = Callable[[], Tensor]
 
 
@@ -62,6 +54,7 @@ def run(smoke: bool) -> Answer:
         {
             "attention, 256 points / 72 points (predicted: 12)": ratios["attention"],
             "maps of channels at points, 256 points / 72 points (predicted: 3.5)": ratios["first map of the expert"],
+            "whole update, 256 points / 72 points": ratios["update, points alone"],
             "whole update, without all savings / with": ratios["update, whole"],
         },
     )
@@ -103,7 +96,9 @@ def _parts() -> Iterator[tuple[str, str, Call, Call | None]]:
     )
     yield "last map of the expert, and back", "fewer points, map on coefficients", *lasts
     yield "update, whole", "all", partial(_both_ways, _update(FEW), x), partial(_both_ways, _unsaved(MANY), x)
-    yield "message, whole", "", _message(), None
+    yield "update, points alone", fewer, *(partial(_both_ways, _update(points), x) for points in (FEW, MANY))
+    yield "steerable expert", "", _steerable(x), None
+    yield "message, with the edges' functions", "", _message(), None
 
 
 def _savings() -> Iterator[tuple[str, str, Call, Call]]:
@@ -184,6 +179,13 @@ def _update(points: str) -> Update:
     return Update(config, Sphere(point_rule(points), config.lmax)).requires_grad_(False)
 
 
+def _steerable(x: Tensor) -> Call:
+    update = _update(FEW)
+    assert update.steerable is not None
+    weights = torch.ones(ATOMS, update.n_steerable)
+    return partial(_both_ways, lambda x: update.steerable(update.norm(x), weights), x)  # pyright: ignore[reportOptionalCall]
+
+
 def _unsaved(points: str) -> Callable[[Tensor], Tensor]:
     """The update with its maps at the points."""
     update = _update(points)
@@ -204,19 +206,23 @@ def _lift_at_points(experts: SphericalExperts, x: Tensor) -> Tensor:
 
 
 def _one_by_one(experts: SphericalExperts, x: Tensor, weights: Tensor, at_points: bool = False) -> Tensor:
-    """What `SphericalExperts` computes, one expert after the other, its last map at the points."""
+    """What `SphericalExperts` computes, one expert after the other; with ``at_points`` all maps of channels there."""
     lifted = _lift_at_points(experts, x) if at_points else experts.lift(x)
     attended = experts.attention(*lifted.chunk(3, -1))
     f = experts._norm(experts.sphere.to_points(x) + attended)
-    increment, width = attended, experts.expert_channels
+    at_points_sum, width = attended, experts.expert_channels
+    mapped = torch.zeros_like(x)
     for expert in range(weights.shape[1]):
         part = slice(expert * width, (expert + 1) * width)
         hidden = functional.silu(functional.linear(f, experts.first.weight[part], experts.first.bias[part]))
-        shared = None if experts.last.bias is None else experts.last.bias / weights.shape[1]
-        increment = increment + functional.linear(
-            hidden * weights[:, expert, None, None], experts.last.weight[:, part], shared
-        )
-    found = experts.sphere.to_coefficients(increment)
+        hidden, last = hidden * weights[:, expert, None, None], experts.last.weight[:, part]
+        if at_points:
+            at_points_sum = at_points_sum + functional.linear(hidden, last)
+        else:
+            mapped = mapped + experts.sphere.to_coefficients(hidden) @ last.T
+    if experts.last.bias is not None:
+        at_points_sum = at_points_sum + experts.last.bias
+    found = experts.sphere.to_coefficients(at_points_sum) + mapped
     if experts.bypass is None:
         return found
     return torch.cat([experts.bypass(x[:, :1]), found[:, 1:]], dim=1)
@@ -228,12 +234,13 @@ def _message() -> Call:
     graph = from_atoms(atoms, config.cutoff)
     types = (graph.numbers == 17).long()
     vectors = edge_vectors(graph, graph.positions, graph.cell).float()
-    edges = make_edges(
-        config, RadialFunctions(config), types, graph.edge_index, vectors, make_blocks(graph.system, graph.edge_index)
-    )
-    edges = edges._replace(radial=edges.radial.detach())
+    radial, blocks = RadialFunctions(config).requires_grad_(False), make_blocks(graph.system, graph.edge_index)
     message = MESSAGES[config.message](config, Sphere(point_rule(FEW), config.lmax)).requires_grad_(False)
-    return partial(_both_ways, lambda x: message(x, edges)[0], _random(9, 64))
+
+    def call(vectors: Tensor, x: Tensor) -> Tensor:
+        return message(x, make_edges(config, radial, types, graph.edge_index, vectors, blocks))[0]
+
+    return partial(_both_ways, call, vectors, _random(9, 64))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """How much do energies and forces of a trained EST change as a structure is turned, on its own points and on others?
 
-Structures: cubic crystals, atoms moved by 0.05 Å; for a network that does not know metals, ethanol with atoms
-moved likewise. Each is turned once at random; forces are turned back. The same weights run in double precision on their
-own points, on other exact rules, and on Fibonacci lattices, whose analysis is the quadrature with equal weights (as in
-the paper) or least squares. "Apart" says how far the forces are from those on the network's own points: weights fit the
-points that they were trained on.
+Structures: cubic crystals, atoms moved by 0.05 Å; for a network that does not know metals, ethanol with atoms moved
+likewise. Each is turned once at random; forces are turned back. The same weights run in double precision on their own
+points, on other exact rules, on Fibonacci lattices, whose analysis is the quadrature with equal weights (as in the
+paper) or least squares, and on e3nn's product grid, whose points attention counts alike. "Apart" says how far the
+forces are from those on the network's own points: weights fit the points that they were trained on.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from _frame import Answer, Row, answer, progress
-from _sphere import Variant, random_rotation, use_points
+from _sphere import Variant, e3nn_grid, random_rotation, use_points
 from ase import Atoms
 from ase.build import bulk, molecule
 from materials import CRYSTALS
@@ -40,18 +40,18 @@ def run(smoke: bool, model: str) -> Answer:
     pairs = [(atoms, _turned(atoms, seed), random_rotation(seed).numpy()) for seed, atoms in enumerate(structures)]
     expected = [_answer(potential, atoms)[1] for atoms in structures]
     rows = []
-    for variant in progress(variants(own)[: 2 if smoke else None], "points"):
+    for variant in progress(variants(own, lmax)[: 2 if smoke else None], "points"):
         use_points(potential.model, variant, lmax)
         rows.append(_row(potential, variant, pairs, expected))
     used = next(row for row in rows if row["points"] == f"{own}, its own")
     summary: dict[str, float | None] = {f"{what} (goal: {goal})": used[what] for what, goal in GOALS.items()}
-    for lattice in (row for row in rows if row["points"].startswith(f"fibonacci-{used['count']},")):
+    for lattice in (row for row in rows if row["points"].startswith((f"fibonacci-{used['count']},", "e3nn"))):
         ratio = lattice[f"mean change of {ENERGY}"] / used[f"mean change of {ENERGY}"]
         summary[f"mean change of energy, {lattice['points']} / {own}"] = ratio
     return Answer(rows, summary)
 
 
-def variants(own: str) -> list[Variant]:
+def variants(own: str, lmax: int) -> list[Variant]:
     """The network's own points first, then others."""
     found = [Variant(f"{own}, its own", point_rule(own), "least_squares")]
     found += [Variant(name, point_rule(name), "least_squares") for name in EXACT if name != own]
@@ -60,7 +60,8 @@ def variants(own: str) -> list[Variant]:
             Variant(f"fibonacci-{count}, quadrature", fibonacci(count), "quadrature"),
             Variant(f"fibonacci-{count}, least squares", fibonacci(count), "least_squares"),
         ]
-    return found
+    grid = e3nn_grid(len(found[0].rule.points), lmax)
+    return [*found, Variant("e3nn", grid, "least_squares", counts_points=True)]
 
 
 def _structures(elements: tuple[int, ...], count: int) -> list[Atoms]:

@@ -76,3 +76,25 @@ def test_md_of_a_crystal_draws_its_structure(cli, here, copper):
     result = cli("md", copper, "--time", "40fs", "--timestep", "1fs", "--interval", "5", "--no-relax")
     assert result.exit_code == 0, result.output
     assert (here / "Cu-md" / "structure.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("words", "potential"),
+    [
+        (["relax", "CCO", "--steps", "1"], "geomformer-organic"),
+        (["relax", "Cu.cif", "--steps", "1"], "est-crystal"),
+        (["md", "Cu.cif", "--time", "1fs", "--no-relax"], "est-crystal"),
+        (["eos", "C.cif", "--as-it-is", "--points", "5"], "est-crystal"),
+        (["relax", "Cu.cif", "--steps", "1", "-m", "geomformer-organic"], None),
+    ],
+)
+def test_without_a_model_the_elements_choose(cli, here, words, potential):
+    write("Cu.cif", bulk("Cu", cubic=True, a=3.62))
+    write("C.cif", bulk("C", cubic=True))
+    result = cli(*words)
+    if potential is None:
+        assert result.exit_code == 1
+        assert "Cu" in result.stderr
+    else:
+        assert result.exit_code == 0, result.output
+        assert potential in result.output

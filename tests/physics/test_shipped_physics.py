@@ -12,8 +12,8 @@ from ase_geomol.checkpoint import load_checkpoint, shipped_models
 from ase_geomol.models.est import EST
 from ase_geomol.potential import Potential
 
-ENERGY_CHANGE, FORCE_CHANGE = 1e-5, 1e-4
-"""eV/atom and eV/Å: what a turn may change at most, in float64."""
+ENERGY_CHANGE, FORCE_CHANGE, STRESS_CHANGE = 1e-5, 1e-4, 1e-5
+"""eV/atom, eV/Å and eV/Å³: what a turn or a mirror may change at most, in float64."""
 
 
 def physics_of(shipped: Potential) -> type[PotentialPhysics]:
@@ -39,16 +39,22 @@ def physics_of(shipped: Potential) -> type[PotentialPhysics]:
         def potential(self) -> Potential:
             return shipped
 
-        def test_turned_structures_are_as_they_were(self, potential: Potential, make_structure, any_name: str) -> None:
+        @pytest.mark.parametrize("determinant", [1, -1])
+        def test_turned_and_mirrored_structures_are_as_they_were(
+            self, potential: Potential, make_structure, any_name: str, determinant: int
+        ) -> None:
             if "squeezed" in any_name:
                 pytest.skip("its forces are a hundred times those of structures that exist")
-            atoms, rotation = make_structure(any_name), random_rotation()
+            atoms, rotation = make_structure(any_name), random_rotation(determinant)
             turned = atoms.copy()
             turned.set_cell(np.asarray(atoms.cell) @ rotation.T)
             turned.positions = atoms.positions @ rotation.T
             before, after = evaluate(potential, atoms), evaluate(potential, turned)
             assert abs(after["energy"] - before["energy"]) / len(atoms) <= ENERGY_CHANGE
-            assert np.abs(after["forces"] - before["forces"] @ rotation.T).max() <= FORCE_CHANGE
+            apart = np.linalg.norm(after["forces"] - before["forces"] @ rotation.T, axis=1)
+            assert apart.max() <= FORCE_CHANGE
+            if atoms.pbc.all():
+                assert np.abs(after["stress"] - rotation @ before["stress"] @ rotation.T).max() <= STRESS_CHANGE
 
     return Shipped
 
@@ -57,3 +63,9 @@ for _name, _listed in shipped_models().items():
     if _listed.kind == "potential":
         _title = "Test" + "".join(map(str.capitalize, _name.split("-")))
         globals()[_title] = physics_of(load_checkpoint(_name).potential)
+
+
+def test_the_potential_of_crystals_is_small_and_knows_most_elements() -> None:
+    listed = shipped_models()["est-crystal"]
+    assert len(listed.elements) >= 60
+    assert listed.path.stat().st_size < 10e6

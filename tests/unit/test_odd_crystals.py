@@ -10,8 +10,10 @@ from ase.build import bulk, fcc111
 from ase_geomol import GeoMolCalculator, InputError
 
 
-@pytest.fixture(scope="module", params=["geomformer", "est"])
+@pytest.fixture(scope="module", params=["geomformer", "est", "est-crystal"])
 def calculator(request: pytest.FixtureRequest, make_checkpoint) -> GeoMolCalculator:
+    if request.param == "est-crystal":
+        return GeoMolCalculator(request.param, device="cpu", dtype="float64")
     options = {"message": "attention"} if request.param == "est" else {}
     checkpoint = make_checkpoint(seed=2, architecture=request.param, **options)
     return GeoMolCalculator(checkpoint, device="cpu", dtype="float64")
@@ -23,8 +25,8 @@ def answers(atoms: Atoms, calculator: GeoMolCalculator) -> tuple[float, np.ndarr
 
 
 def test_an_unknown_element_is_named(calculator: GeoMolCalculator) -> None:
-    with pytest.raises(InputError, match="Atom 0 is Na, which this potential does not know; it knows: H C N"):
-        answers(bulk("NaCl", "rocksalt", a=5.6), calculator)
+    with pytest.raises(InputError, match="Atom 0 is Xe, which this potential does not know; it knows: H "):
+        answers(bulk("Xe", "fcc", a=6.2), calculator)
 
 
 @pytest.mark.parametrize("cubic", [False, True])
@@ -68,3 +70,18 @@ def test_a_slab_open_above_needs_no_third_vector(calculator: GeoMolCalculator) -
         slab.pbc = pbc
         energies.append(answers(slab.copy(), calculator)[0])
     assert energies[1] == pytest.approx(energies[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("pbc", [(True, False, False), (False, True, True), (True, False, True)])
+def test_directions_that_are_not_periodic_are_as_if_there_were_vacuum(calculator: GeoMolCalculator, pbc) -> None:
+    atoms = bulk("Al", "fcc", a=4.05, cubic=True)
+    atoms.rattle(0.05, seed=0)
+    atoms.pbc = pbc
+    energy, forces = answers(atoms.copy(), calculator)
+    for axis, periodic in enumerate(pbc):
+        if not periodic:
+            atoms.cell[axis, axis] += 20.0
+    atoms.pbc = True
+    apart, other_forces = answers(atoms, calculator)
+    assert energy == pytest.approx(apart, rel=1e-9)
+    assert np.allclose(forces, other_forces, atol=1e-9)

@@ -33,7 +33,8 @@ def evaluate(
 ) -> None:
     """Compare a potential, or what else was trained, with labels: MAE and RMSE, a JSON file, a parity plot.
 
-    Results of DATA are in evaluation/ under its own path. A row for each of several DATA makes one table.
+    Results of DATA are in evaluation/ under its own path; the same command goes on after a kill. A row for each of
+    several DATA makes one table.
 
     Examples:
 
@@ -103,12 +104,13 @@ def evaluate_conformers(
     """
     import torch
 
+    with packages("train", "Evaluation"):
+        from ..display import conformers_table
     with packages("providers", "Evaluation"):
         from ase_geomol.providers.conformers import ConformerProvider
 
         from ..conformers.evaluate import RESULT, Options
         from ..conformers.evaluate import evaluate_conformers as run_evaluate
-        from ..display import conformers_table
 
     torch.set_num_threads(threads)
     folder = _evaluation_folder(data) if out is None else out
@@ -148,9 +150,10 @@ def submit(
         bool, typer.Option(help="Forces of the direct head, where the weights know those of the gradient, too.")
     ] = False,
 ) -> None:
-    """Predict test sets of OC20 (S2EF, IS2RE, IS2RS) and write them in the layout of its leaderboard.
+    """Predict test sets of OC20 (S2EF, IS2RE, IS2RS) and write them in the layout of its leaderboard. The same
+    command goes on after a kill.
 
-    Example: `geomol-train submit runs/oc20-s2ef/model.safetensors --id s2ef_test_id --ood-ads s2ef_test_ood_ads
+    Example: `geomol-train submit runs/s2ef-est/model.safetensors --id s2ef_test_id --ood-ads s2ef_test_ood_ads
     --ood-cat s2ef_test_ood_cat --ood-both s2ef_test_ood_both --out submission.npz`
     """
     with packages("train", "Predictions"):
@@ -251,13 +254,15 @@ def rigidity(
 def release(
     checkpoint: Annotated[Path, typer.Argument(help="The trained .safetensors file.")],
     notes: Annotated[Path, typer.Argument(help="YAML with the card's words.")],
-    evaluation: Annotated[Path, typer.Argument(help="Folder of its evaluation on molecules that it never saw.")],
+    evaluation: Annotated[
+        Path, typer.Argument(help="Folder of its evaluation on the test split, by evaluate or evaluate-conformers.")
+    ],
     labels: Annotated[list[Path] | None, typer.Option(help="manifest.json of the labels; may be repeated.")] = None,
     results: Annotated[
         Path | None, typer.Option(help="Folder of results of tests/benchmarks: those of these weights go on the card.")
     ] = None,
 ) -> None:
-    """Ship a potential: its weights, its card and its line in the registry go into the package.
+    """Ship a potential or conformer model: its weights, its card and its line in the registry go into the package.
 
     Example: `geomol-train release runs/geomformer-organic/model.safetensors
     training/recipes/shipped/geomformer_organic_card.yaml evaluation/organic`
