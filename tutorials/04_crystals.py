@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
-from ase import units
+from ase import Atoms, units
 from ase.build import bulk
 
 from ase_geomol import GeoMolCalculator, GeoMolError, simulate
@@ -89,7 +89,7 @@ print(f"MgO: {answer.lattice.abc[0] * np.sqrt(2):.3f} Å (experiment: 4.21 Å)")
 # ## When something is wrong, it says so
 
 # %%
-for wrong in (bulk("Xe", "fcc", a=6.2), bulk("Cu", a=0.3)):
+for wrong in (bulk("Xe", "fcc", a=6.2), Atoms("Cu2", [[0, 0, 0], [0, 0, 0.01]], cell=[5, 5, 5], pbc=True)):
     wrong.calc = calculator
     try:
         wrong.get_potential_energy()

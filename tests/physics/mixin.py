@@ -356,8 +356,8 @@ class Bare(Calculator):
         self.results = evaluate(self.potential, self.atoms)
 
 
-STEPS = 2e-4 * np.array([-2, -1, 1, 2])
-WEIGHTS = np.array([1, -8, 8, -1]) / (12 * 2e-4)
+STEPS = 1e-4 * np.array([-2, -1, 1, 2])
+WEIGHTS = np.array([1, -8, 8, -1]) / (12 * 1e-4)
 """Fourth-order central difference: ``f'(0) = sum_k WEIGHTS_k f(STEPS_k) + O(h^4 f^(5)/30)``.
 
 The step is small since energies are only C² where an envelope ends: there the error is ``O(h^2)`` times the jump
