@@ -157,7 +157,7 @@ def symbols(numbers: tuple[int, ...]) -> str:
 
 
 def _listed(values: tuple[int, ...]) -> str:
-    return ", ".join(map(str, values))
+    return ", ".join(map(str, values)) or "its data did not tell"
 
 
 def read_json(path: Path) -> dict[str, Any]:
