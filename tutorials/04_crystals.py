@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Crystals: lattice, elasticity, phonons, a surface, a melt
+# # Crystals: lattice, elasticity, phonons, a surface, dynamics
 #
 # `est-crystal` knows 79 elements. It is a fast, distilled potential: good for first relaxations and trends, not for
 # published numbers; its card (`ase-geomol models --card est-crystal`) says how far off it is. Each function of

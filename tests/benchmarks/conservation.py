@@ -73,15 +73,16 @@ def _row(start: Atoms, model: str, duration: float, folder: Path) -> Row:
     atoms.calc = GeoMolCalculator(model)
     minimum = relax(atoms, fmax=SETTINGS["fmax eV/Å"], optimizer="LBFGS")
     settings = MDSettings("nve", SETTINGS["first K"], SETTINGS["time step fs"], seed=SEED)
-    result, frames = dynamics(minimum.atoms, settings, duration, folder / start.info["name"])
-    slope, deviation = drift(result.log["time_fs"] / 1e3, 1e3 * result.log["total_eV"] / len(atoms))
-    return {
-        "atoms": len(atoms),
-        "mean K": float(np.mean(result.log["temperature_K"])),
-        DRIFT: slope,
-        DEVIATION: deviation,
-        **bonds_row(minimum.atoms, frames),
-    }
+    row, frames = run_and_drift(minimum.atoms, settings, duration, folder / start.info["name"])
+    return {**row, **bonds_row(minimum.atoms, frames)}
+
+
+def run_and_drift(start: Atoms, settings: MDSettings, duration: float, folder: Path) -> tuple[Row, list[Atoms]]:
+    """How well a run of ``duration`` (fs) kept its energy, and its frames."""
+    result, frames = dynamics(start, settings, duration, folder)
+    slope, deviation = drift(result.log["time_fs"] / 1e3, 1e3 * result.log["total_eV"] / len(start))
+    row = {"atoms": len(start), "mean K": float(np.mean(result.log["temperature_K"]))}
+    return row | {DRIFT: slope, DEVIATION: deviation}, frames
 
 
 if __name__ == "__main__":

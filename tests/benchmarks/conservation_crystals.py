@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from _frame import Answer, Row, answer
-from _measures import drift
-from _work import computed, dynamics, each, table, work_folder
+from _work import computed, each, table, work_folder
 from ase import Atoms
 from ase.build import bulk
-from conservation import DEVIATION, DRIFT, largest_drift
+from conservation import DEVIATION, DRIFT, largest_drift, run_and_drift
 
 from ase_geomol import GeoMolCalculator
 from ase_geomol.simulate import MDSettings, relax
@@ -52,15 +51,9 @@ def _row(name: str, model: str, duration: float, folder: Path) -> Row:
     start = minimum.repeat(REPEATS[name])
     start.calc = atoms.calc
     settings = MDSettings("nve", SETTINGS["first K"], SETTINGS["time step fs"], seed=SETTINGS["seed"])
-    result, frames = dynamics(start, settings, duration, folder / name)
-    slope, deviation = drift(result.log["time_fs"] / 1e3, 1e3 * result.log["total_eV"] / len(start))
-    return {
-        "atoms": len(start),
-        "mean K": float(np.mean(result.log["temperature_K"])),
-        DRIFT: slope,
-        DEVIATION: deviation,
-        "molten": int(_farthest(start, frames[-1]) > start.get_all_distances(mic=True)[0, 1:].min() / 3),
-    }
+    row, frames = run_and_drift(start, settings, duration, folder / name)
+    nearest = start.get_all_distances(mic=True)[0, 1:].min()
+    return {**row, "molten": int(_farthest(start, frames[-1]) > nearest / 3)}
 
 
 def _farthest(start: Atoms, end: Atoms) -> float:

@@ -45,7 +45,7 @@ def run(smoke: bool) -> Answer:
     """One row for each degree and fold."""
     pairs = [(lmax, fold) for lmax in EXACT for fold in FOLDS]
     work = {f"degree-{lmax}-fold-{fold}": (lmax, fold) for lmax, fold in (pairs[1:2] if smoke else pairs)}
-    with work_folder("star", {**SETTINGS, "points": list(EXACT.values())}, smoke) as folder:
+    with work_folder("star", SETTINGS, smoke) as folder:
         found = each(work, partial(_row, smoke=smoke), folder)
     rows = [row for row in found if not row["error"]]
     blind = [row for row in rows if row["fold"] > row["lmax"]]

@@ -103,9 +103,9 @@ def evaluate(
         free_atoms_only=free_atoms_only,
         direct_forces=metadata.forces == "direct",
     )
-    kept = out / "parts"
+    kept, identity = out / "parts", f"{fingerprint} {metadata.forces} {frames.has_stress.any()}"
     with alone_in(kept):
-        predicted = _predict_in_portions(predictor, frames, task, kept, f"{fingerprint} {metadata.forces}", report)
+        predicted = _predict_in_portions(predictor, frames, task, kept, identity, report)
     result = Evaluation(
         errors=task.errors(frames, predicted),
         by_source=task.errors_by(frames, predicted, frames.source, frames.source_names),
@@ -162,7 +162,7 @@ def _report_from(start: int, total: int, report: Callable[[int, int], None], don
 def _fingerprint(frames: Frames, identity: str) -> str:
     """Of all that predictions depend on."""
     digest = hashlib.sha256(identity.encode())
-    for field in ("offsets", "numbers", "positions", "cell", "pbc", "charge", "spin", "tags", "fixed", "has_stress"):
+    for field in ("offsets", "numbers", "positions", "cell", "pbc", "charge", "spin", "tags", "fixed"):
         digest.update(np.ascontiguousarray(getattr(frames, field)).tobytes())
     return digest.hexdigest()[:16]
 

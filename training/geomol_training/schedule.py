@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from .sections import Optimiser, Schedule
 
-LEAST_GAIN = 1e-4
-"""Of a score, relative to the best one, to count as better for the plateau and for patience: less is rounding."""
+LEAST_GAIN = 1e-6
+"""Of a score, relative to the best one, to count as better: less is rounding."""
 
 
 @dataclass
@@ -95,12 +95,12 @@ def learning_rate(standing: Standing, extent: Extent, optimiser: Optimiser, sche
 
 
 def note_score(standing: Standing, score: float, schedule: Schedule, *, regular: bool) -> bool:
-    """Note a validation score (eV); returns whether it is the best so far.
+    """Note a validation score (eV); returns whether it is the best so far, by more than `LEAST_GAIN`.
 
     Only ``regular`` validations count for the plateau and for patience: one more at an interruption must not change the
-    course; and only those that are better by more than `LEAST_GAIN`.
+    course.
     """
-    better = score < standing.best
+    better = score < (1 - LEAST_GAIN) * standing.best
     if better:
         standing.best = score
     if regular and score < (1 - LEAST_GAIN) * standing.best_regular:
