@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,9 @@ from rich.console import Console
 
 from ase_geomol.checkpoint import Checkpoint, form_of, load_checkpoint
 from ase_geomol.errors import ConfigError
-from ase_geomol.files import write_atomically
 from ase_geomol.models import build_model
 
+from .arrays import write_arrays
 from .batches import Plan, Survey, survey
 from .frames import Frames, joined
 from .low_rank import freeze
@@ -120,9 +119,8 @@ def _seen_once(path: Path, look: Callable[[], Survey]) -> Survey:
     if path.exists():
         with np.load(path, allow_pickle=False) as arrays:
             return Survey(**arrays)
-    seen, buffer = look(), io.BytesIO()
-    np.savez(buffer, **seen._asdict())  # pyright: ignore[reportArgumentType]
-    write_atomically(path, buffer.getvalue())
+    seen = look()
+    write_arrays(path, seen._asdict())
     return seen
 
 

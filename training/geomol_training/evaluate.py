@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from ase_geomol.property import ScalarProperty
 from ase_geomol.relaxed import RelaxedState
 
 from .alone import alone_in
+from .arrays import write_arrays
 from .batches import FixedBatches, fill_batches
 from .checks import Limits, describe_skipped
 from .data import load
@@ -147,7 +147,8 @@ def _predict_in_portions(
         path = folder / f"{_fingerprint(portion, identity)}.npz"
         if not path.exists():
             within = partial(_report_from, start, len(frames), report)
-            _keep(path, predict_frames(predictor, portion, task, within))
+            predicted = predict_frames(predictor, portion, task, within)
+            write_arrays(path, {name: values for name, values in predicted._asdict().items() if values is not None})
         with np.load(path) as kept:
             portions.append(Predicted(**dict(kept)))
         report(start + len(portion), len(frames))
@@ -165,12 +166,6 @@ def _fingerprint(frames: Frames, identity: str) -> str:
     for field in ("offsets", "numbers", "positions", "cell", "pbc", "charge", "spin", "tags", "fixed"):
         digest.update(np.ascontiguousarray(getattr(frames, field)).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _keep(path: Path, predicted: Predicted) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: values for name, values in predicted._asdict().items() if values is not None})
-    write_atomically(path, buffer.getvalue())
 
 
 def predict_frames(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,8 @@ import numpy as np
 from ase.geometry import complete_cell
 
 from ase_geomol.errors import DataError
-from ase_geomol.files import write_atomically
+
+from .arrays import write_arrays
 
 CODED = ("group", "split", "source", "trajectory")
 """Arrays of `Frames` with indices into names, ``group_names`` and so on."""
@@ -291,9 +291,7 @@ def save_frames(path: Path, frames: Frames, skipped: Mapping[str, int] | None = 
     """
     arrays: dict[str, Any] = told_arrays(frames)
     arrays[SKIPPED] = np.array(json.dumps(dict(skipped or {})))
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+    write_arrays(path, arrays)
 
 
 def load_frames(path: Path) -> tuple[Frames, Counter[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,11 +10,11 @@ import numpy as np
 
 from ase_geomol.checkpoint import choose_device, load_any
 from ase_geomol.errors import ConfigError, DataError
-from ase_geomol.files import write_atomically
 from ase_geomol.potential import Potential
 from ase_geomol.relaxed import RelaxedState
 
 from .alone import alone_in
+from .arrays import write_arrays
 from .checks import Inspector, Limits
 from .evaluate import predict_frames
 from .frames import Frames, pack
@@ -83,19 +82,13 @@ def submit(
                 done = kept / f"{fingerprint([file], Keys(), limits, f'{weights} {direct_forces}')}.npz"
                 if not done.exists():
                     frames = pack(Inspector(limits).passed(read_rows(file, Keys()), file))
-                    _write(done, _predicted(predictor, frames, direct_forces))
+                    write_arrays(done, _predicted(predictor, frames, direct_forces), compressed=True)
                 parts.append(dict(np.load(done)))
                 report(split, sum(len(part["ids"]) for part in parts))
             content |= {f"{split}_{name}": values for name, values in _joined(parts, split).items()}
-        _write(out, content)
+        write_arrays(out, content, compressed=True)
         shutil.rmtree(kept)
     return {split: len(content[f"{split}_ids"]) for split in splits}
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-    write_atomically(path, buffer.getvalue())
 
 
 def _predicted(predictor: Predictor, frames: Frames, direct_forces: bool) -> Arrays:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,9 +14,9 @@ import numpy as np
 from rdkit import Chem
 
 from ase_geomol.errors import DataError
-from ase_geomol.files import write_atomically
 from ase_geomol.providers.molecules import Molecule
 
+from ..arrays import write_arrays
 from ..frames import SKIPPED, coded
 
 
@@ -177,9 +176,7 @@ def save_sets(path: Path, sets: ConformerSets, skipped: Mapping[str, int]) -> No
     """
     arrays: dict[str, Any] = {field.name: getattr(sets, field.name) for field in dataclasses.fields(sets)}
     arrays[SKIPPED] = np.array(json.dumps(dict(skipped)))
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+    write_arrays(path, arrays)
 
 
 def read_packed_sets(path: Path) -> tuple[ConformerSets, Counter[str]]:

@@ -8,7 +8,6 @@ changes some trajectories: statistics are those of the original, not bits.
 from __future__ import annotations
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Callable, Iterator
 from itertools import combinations
@@ -18,7 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.files import make_folder
+
+from ..arrays import write_arrays
 
 SEED = 43
 PARTICLES = 5
@@ -147,8 +148,6 @@ def load(cache: Path, report: Report | None = None) -> dict[str, Samples]:
     ends = np.cumsum(list(USED.values()))[:-1]
     columns = [np.split(column, ends) for column in made]
     samples = {part: Samples(*column) for part, column in zip(USED, zip(*columns, strict=True), strict=True)}
-    content = io.BytesIO()
     arrays = {f"{part}_{name}": value for part, of in samples.items() for name, value in of._asdict().items()}
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
-    write_atomically(path, content.getvalue())
+    write_arrays(path, arrays, compressed=True)
     return samples
