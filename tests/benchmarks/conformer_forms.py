@@ -1,7 +1,8 @@
 """Which form of DiTMC draws the best conformers after equal time: three of positions, two of pairs of atoms?
 
 With `--minutes` it first trains what is missing, each form so long, with `training/recipes/shipped/ditmc_small.yaml`,
-on sets of conformers that `geomol-train conformers` made; `--noise` are values of the flow's noise (Å), with commas.
+on sets of conformers that `geomol-train conformers` made. `--positions`, `--pairs`, `--noise` (of the flow, Å) and
+`--output` are values of these choices, with commas.
 Trainings are left in `runs`, their rows in `evaluation`; after Ctrl-C the same command goes on. Without `--minutes` it
 measures what is there. Twice as many samples as a molecule has references, of molecules of the test, as they are drawn.
 """
@@ -33,12 +34,14 @@ from ase_geomol.providers.molecules import parse
 
 RECIPE = Path("training/recipes/shipped/ditmc_small.yaml")
 RUNS, ROWS = Path("runs/conformer_forms"), Path("evaluation/conformer_forms")
-POSITIONS, PAIRS = ("absolute", "relative", "equivariant"), ("all-pair", "bond-pair")
 SHOWN = ("COV-R 0.5 Å mean %", "AMR-R mean Å", "COV-P 0.5 Å mean %", "AMR-P mean Å", "right stereo %", "plausible %")
 OPTIONS = {
     "minutes": Option(0.0, "of each training that is not there yet; 0: train nothing"),
     "data": Option("data/conformers", "sets of conformers"),
-    "noise": Option("0.25", "Å, of the flow; one or more values"),
+    "positions": Option("absolute,relative,equivariant", "what the network sees of positions"),
+    "pairs": Option("all-pair,bond-pair", "what it knows of pairs of atoms"),
+    "noise": Option("0.25", "Å, of the flow"),
+    "output": Option("correction", "what the network's output is"),
     "molecules": Option(60, "of the test"),
 }
 
@@ -49,22 +52,27 @@ class Form(NamedTuple):
     positions: str
     pairs: str
     noise: float
+    output: str
 
     @property
     def name(self) -> str:
         """Of the run's folder."""
-        return f"{self.positions}-{self.pairs}-{self.noise:g}"
+        return f"{self.positions}-{self.pairs}-{self.noise:g}-{self.output}"
 
     @property
     def changes(self) -> list[str]:
         """Of the recipe."""
         config = [f"model.config.positions={self.positions}", f"model.config.conditioning={self.pairs}"]
-        return [*config, f"flow.noise={self.noise}", f"name=ditmc-small-{self.name}"]
+        flow = [f"flow.noise={self.noise}", f"flow.output={self.output}"]
+        return [*config, *flow, f"name=ditmc-small-{self.name}"]
 
 
-def run(smoke: bool, minutes: float, data: str, noise: str, molecules: int) -> Answer:
+def run(
+    smoke: bool, minutes: float, data: str, positions: str, pairs: str, noise: str, output: str, molecules: int
+) -> Answer:
     """One row for each form that was trained."""
-    forms = [Form(*values) for values in itertools.product(POSITIONS, PAIRS, map(float, noise.split(",")))]
+    choices = (text.split(",") for text in (positions, pairs, noise, output))
+    forms = [Form(*names, float(size), meaning) for *names, size, meaning in itertools.product(*choices)]
     if smoke:
         with TemporaryDirectory() as folder:
             return _smoke(Path(folder), forms[:2])
@@ -96,6 +104,7 @@ def _row(path: Path, result: dict[str, Any], data: str, out: Path, molecules: in
         "positions": recipe["model"]["config"]["positions"],
         "pairs": recipe["model"]["config"]["conditioning"],
         "noise Å": recipe["flow"]["noise"],
+        "output": recipe["flow"]["output"],
         "parameters": result["parameters"],
         "minutes": result["seconds"] / 60,
         "steps": result["steps"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from ase_geomol.models.ditmc import (
     DiTMCConfig,
     FlowForm,
     MolecularGraph,
+    MoleculeBatch,
     Sampler,
     collate_molecules,
     flow_loss,
     sample_noise,
 )
 from ase_geomol.models.ditmc.equivariant import EquivariantAttention, PairBasis, reciprocal_bernstein
+from ase_geomol.models.ditmc.flow import correction_scales
 from ase_geomol.models.ditmc.geometry import align, centre, random_rotations
 from ase_geomol.models.ditmc.kinds import Features
 
@@ -352,15 +355,23 @@ def test_the_loss_by_hand(alanine):
         assert (time > least).double().mean() == pytest.approx(1 - least, abs=4 * (least * (1 - least) / 8000) ** 0.5)
 
 
-def test_the_loss_vanishes_for_a_network_that_knows(alanine):
+@pytest.mark.parametrize("output", ["conformer", "correction"])
+def test_the_loss_vanishes_for_a_network_that_knows(alanine, output):
     """A rigid molecule, which is found again from any noisy position of it: by turning it there."""
 
     class Knows(Nothing):
-        def denoise(self, conditioning: None, positions: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-            return align(end.expand_as(positions), positions)
+        def encode(self, molecules: MoleculeBatch) -> Any:
+            return molecules
+
+        def denoise(self, conditioning: Any, positions: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            found = align(end.expand_as(positions), positions)
+            if output == "conformer":
+                return found
+            kept, scale = (x[..., None, None] for x in correction_scales(time, 0.0))
+            return (found - kept * positions) / scale
 
     end = centre(noise(1, 1, alanine.n_atoms, 3), torch.ones(1, alanine.n_atoms, dtype=torch.bool))
-    flow = ConformerFlow(Knows(), FlowForm(noise=0.0))  # type: ignore[arg-type]
+    flow = ConformerFlow(Knows(), FlowForm(noise=0.0, output=output))  # type: ignore[arg-type]
     x = end.expand(1, 500, -1, -1)
     loss = flow_loss(flow, collate_molecules([alanine]), x, torch.Generator().manual_seed(0))
     assert loss.max() < 1e-20

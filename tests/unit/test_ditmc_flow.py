@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ase_geomol.models.ditmc.flow import interpolate, loss_weight, spread_times
+from ase_geomol.models.ditmc.flow import SPREAD, correction_scales, interpolate, loss_weight, spread_times
 from ase_geomol.models.ditmc.geometry import align, centre, handedness, random_rotations
 from ase_geomol.models.ditmc.graph import UNREACHABLE, harmonic_root
 from ase_geomol.models.ditmc.sampling import Sampler, sample_noise
@@ -51,6 +51,17 @@ def test_the_centred_noise_of_a_path():
 
 def test_the_weight_makes_errors_those_of_velocities_and_ends_at_a_hundred():
     torch.testing.assert_close(loss_weight(torch.tensor([0.0, 0.5, 0.9, 1.0])), torch.tensor([1.0, 4.0, 100.0, 100.0]))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.25])
+@pytest.mark.parametrize("time", [0.0, 0.37, 0.9, 1.0])
+def test_corrections_are_what_the_best_linear_guess_leaves_in_units_of_its_size(time, noise):
+    end, start = (SPREAD * cloud(100_000, seed=seed) for seed in (1, 2))
+    path = time * end + (1 - time) * start + noise * cloud(100_000, seed=3)
+    kept, scale = correction_scales(torch.tensor(time, **DOUBLE), noise)
+    left = end - kept * path
+    assert left.square().mean().sqrt() == pytest.approx(float(scale), rel=0.02)
+    assert abs((left * path).mean()) < 0.02 * SPREAD**2, "no multiple of the path is a better guess"
 
 
 # Turning

@@ -18,6 +18,8 @@ from .sampling import Sampler
 Prior = Literal["harmonic", "gaussian"]
 LATEST_WEIGHT = 0.9
 """Time after which the weight of the loss does not grow."""
+SPREAD = 1.5
+"""Å; about how far atoms of small molecules are from their centre, in each direction."""
 
 
 class FlowForm(BaseModel):
@@ -27,6 +29,8 @@ class FlowForm(BaseModel):
         prior: distribution of positions at time 0: "harmonic", where springs along bonds hold atoms together, see
             `ase_geomol.models.ditmc.graph.harmonic_root`, or "gaussian", 1 Å in each direction.
         noise: Å, standard deviation of what is added to the path in training.
+        output: what the network's output is: the conformer itself ("conformer", as published), or what the positions
+            that it is given lack ("correction"), scaled so that it is about 1 at all times: see `correction_scales`.
         sampler: unless another is asked for.
     """
 
@@ -34,6 +38,7 @@ class FlowForm(BaseModel):
 
     prior: Prior = "harmonic"
     noise: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    output: Literal["conformer", "correction"] = "conformer"
     sampler: Sampler = Sampler()
 
 
@@ -75,6 +80,14 @@ class ConformerFlow(nn.Module):
         """What follows from the graphs alone, whatever the noise, and is the same for all of a molecule's samples."""
         return self.model.encode(molecules)
 
+    def denoise(self, conditioning: Conditioning, positions: Tensor, time: Tensor) -> Tensor:
+        """The conformer (G, S, N, 3), centred, that positions on a path to it at a time (G or 1, S or 1) tell of."""
+        found = self.model.denoise(conditioning, positions, time)
+        if self.form.output == "conformer":
+            return found
+        kept, scale = (x[..., None, None] for x in correction_scales(time, self.form.noise))
+        return kept * centre(positions, conditioning.atoms) + scale * found
+
     @torch.no_grad()
     def sample(
         self,
@@ -100,7 +113,7 @@ class ConformerFlow(nn.Module):
 
         def denoise(positions: Tensor, time: float) -> Tensor:
             on_evaluation()
-            return self.model.denoise(known, positions, positions.new_full((1, 1), time))
+            return self.denoise(known, positions, positions.new_full((1, 1), time))
 
         start = self.start(molecules, noise).to(self.dtype)
         return (sampler or self.form.sampler).integrate(denoise, start)
@@ -115,6 +128,16 @@ def interpolate(start: Tensor, end: Tensor, time: Tensor, noise: Tensor, atoms: 
 def loss_weight(time: Tensor) -> Tensor:
     """``1 / (1 - t)²``, which makes errors of positions those of velocities; constant after `LATEST_WEIGHT`."""
     return (1 - time.clamp(max=LATEST_WEIGHT)) ** -2
+
+
+def correction_scales(time: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """How much of ``t x1 + e`` is kept, and the scale (Å) of what is to be added to make it ``x1`` again.
+
+    Those of the best linear guess, for independent coordinates of conformer and prior of the standard deviation
+    `SPREAD` each (Karras et al., arXiv 2206.00364): ``e`` is ``(1 - t) x0`` and the path's noise.
+    """
+    signal, rest = (SPREAD * time) ** 2, (SPREAD * (1 - time)) ** 2 + noise**2
+    return SPREAD**2 * time / (signal + rest), SPREAD * (rest / (signal + rest)).sqrt()
 
 
 def spread_times(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -145,6 +168,6 @@ def flow_loss(flow: ConformerFlow, molecules: MoleculeBatch, positions: Tensor, 
     start = align(flow.start(molecules, torch.randn(shape, **options)), end)
     time = spread_times(shape[:2], generator, positions.dtype)
     path = interpolate(start, end, time, flow.form.noise * torch.randn(shape, **options), atoms)
-    predicted = flow.model.denoise(flow.model.encode(molecules), path, time)
+    predicted = flow.denoise(flow.model.encode(molecules), path, time)
     error = (predicted - end).square().sum((-2, -1)) / (3 * atoms.sum(-1, keepdim=True))
     return loss_weight(time) * error
