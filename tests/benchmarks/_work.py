@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 from ase import Atoms
 from ase.io import read, write
+from geomol_training.pool import SINGLE_THREAD, end_with_parent
 from geomol_training.result import processor
 from rich.progress import track
 
@@ -82,15 +83,20 @@ def each(items: Mapping[str, Item], work: Callable[[Item], Row], folder: Path) -
 
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes with one thread each, whose work is dropped on Ctrl-C."""
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
-    with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    """Processes with one thread each, whose work is dropped on Ctrl-C, and which end with this one."""
+    os.environ.update(SINGLE_THREAD)
+    with ProcessPoolExecutor(count, get_context("spawn"), _begin) as pool:
         try:
             yield pool
         except KeyboardInterrupt:
             for process in active_children():
                 process.terminate()
             raise
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    end_with_parent()
 
 
 def _piece(work: Callable[[Item], Row], folder: Path, name: str, item: Item) -> Row:

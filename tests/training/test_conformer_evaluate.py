@@ -177,6 +177,16 @@ def test_nothing_is_measured_twice(result, data, provider, monkeypatch):
         evaluate_conformers(provider, str(data), out, Options(relax_steps=3, properties=1))
 
 
+def test_several_processes_measure_the_same(result, data, provider, tmp_path):
+    found = evaluate_conformers(provider, str(data), tmp_path, Options(relax_steps=2, properties=1), workers=2)
+    for name in (MODEL, ETKDG):
+        for stage in (DRAWN, RELAXED):
+            one, two = result[0]["methods"][name][stage], found["methods"][name][stage]
+            assert {key: pytest.approx(value) for key, value in one.items() if not key.startswith("s ")} == {
+                key: value for key, value in two.items() if not key.startswith("s ")
+            }
+
+
 def test_a_split_that_is_not_there(data, provider, tmp_path):
     with pytest.raises(DataError, match="No molecule has the split 'valid'; there are: test, train"):
         evaluate_conformers(provider, str(data), tmp_path, Options(split="valid"))

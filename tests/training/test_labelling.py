@@ -25,7 +25,7 @@ pytest.importorskip("tblite", reason="labels need the extra 'labels'")
 pytest.importorskip("yaml", reason="recipes need the extra 'train'")
 
 import yaml
-from geomol_training import cli
+from geomol_training import cli, pool
 from geomol_training.cli import common
 from geomol_training.labelling import complexes, geometry, jobs, plan, pools, run, sampling
 from geomol_training.labelling.druglike import random_druglike
@@ -439,8 +439,8 @@ class TestRun:
         def stop(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(run, "ProcessPoolExecutor", Pool)
-        monkeypatch.setattr(run, "wait", stop)
+        monkeypatch.setattr(pool, "ProcessPoolExecutor", Pool)
+        monkeypatch.setattr(pool, "wait", stop)
         listed = [Job(f"small_{number}", "small", 0, ()) for number in range(9)]
         with pytest.raises(KeyboardInterrupt):
             next(run._run_jobs(listed, tiny, tmp_path, 2, None))

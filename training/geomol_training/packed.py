@@ -12,10 +12,9 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,6 +27,7 @@ from ase_geomol.files import make_folder, write_atomically
 from .alone import alone_in
 from .checks import Inspector, Limits, describe_skipped
 from .frames import CODED, OF_ATOMS, TOLD, Frames, completed, load_frames, pack, save_frames
+from .pool import in_processes
 from .readers import Keys, parts_of, read_rows
 from .sources import find_files, fingerprint
 
@@ -143,18 +143,12 @@ def _read_all(
             done += 1
             report(done, len(pieces), frames)
         return
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        futures = [pool.submit(_read_one, piece, keys, limits, bad_rows) for piece in todo]
-        try:
-            for future in as_completed(futures):
-                frames += future.result()
-                done += 1
-                report(done, len(pieces), frames)
-        except BrokenProcessPool as error:
-            raise DataError("A process that read data died (out of memory?): try fewer --workers.") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    read = partial(_read_one, keys=keys, limits=limits, bad_rows=bad_rows)
+    with closing(in_processes(read, todo, workers)) as found:
+        for count in found:
+            frames += count
+            done += 1
+            report(done, len(pieces), frames)
 
 
 def _read_one(piece: Piece, keys: Keys, limits: Limits, bad_rows: Literal["raise", "skip"] = "raise") -> int:

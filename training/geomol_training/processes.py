@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from multiprocessing import get_all_start_methods, get_context, parent_process, resource_tracker
+from multiprocessing import get_all_start_methods, get_context, resource_tracker
 from multiprocessing.process import BaseProcess
-from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -24,6 +23,8 @@ from torch import distributed
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from ase_geomol.errors import ConfigError, GeoMolError
+
+from .pool import end_with_parent
 
 ADDRESS = "127.0.0.1"
 READY = "ready"
@@ -227,7 +228,7 @@ def _backend() -> str:
 
 def _follow(rank: int, processes: int, port: int) -> None:
     """What a process that was started does."""
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     store = TCPStore(ADDRESS, port, is_master=False)
     store.add(READY, 1)
     _join(store, rank, processes)
@@ -255,13 +256,6 @@ def _work_as_told(rank: int, processes: int) -> bool:
         print(f"Process {rank} ends, {why}.", file=sys.stderr)
         sys.exit(1)
     return True
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 @contextmanager

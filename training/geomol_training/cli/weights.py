@@ -96,7 +96,7 @@ def evaluate_conformers(
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of molecules and of the samples.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: CUDA if there is one.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
 ) -> None:
     """Compare a conformer model, and RDKit beside it, with references: coverage, stereochemistry, plausibility, time.
 
@@ -112,7 +112,7 @@ def evaluate_conformers(
         from ..conformers.evaluate import RESULT, Options
         from ..conformers.evaluate import evaluate_conformers as run_evaluate
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     folder = _evaluation_folder(data) if out is None else out
     options = Options(
         split=None if split == "all" else split,
@@ -125,9 +125,11 @@ def evaluate_conformers(
     console = Console()
     with stoppable(folder), console.status("reading data") as status:
         provider = ConformerProvider(checkpoint, steps=steps, device=device)
-        result = run_evaluate(
-            provider, data, folder, options, lambda done, of_all: status.update(f"{done} of {of_all} molecules")
-        )
+
+        def report(done: int, of_all: int) -> None:
+            status.update(f"{done} of {of_all} molecules")
+
+        result = run_evaluate(provider, data, folder, options, workers, report)
     console.print(
         conformers_table(f"{checkpoint} on {data}: {result['rows']} molecules, {result['device']}", result["methods"])
     )

@@ -6,9 +6,11 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +19,14 @@ from ase_geomol.calculator import GeoMolCalculator
 from ase_geomol.checks import check_atoms
 from ase_geomol.errors import DataError, InputError, OutputError
 from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.models.ditmc import Sampler
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import Molecule
 from ase_geomol.providers.rmsd import MOST_MATCHES, Symmetry, symmetry
 from ase_geomol.providers.stereo import count_stereo
 from ase_geomol.simulate import relax_together
 
+from ..pool import in_processes
 from ..result import processor
 from ..splits import ALIASES
 from .data import load_sets
@@ -72,6 +76,7 @@ def evaluate_conformers(
     data: str,
     out: Path,
     options: Options = Options(),
+    workers: int = 1,
     report: Callable[[int, int], None] = lambda done, molecules: None,
 ) -> dict[str, Any]:
     """Compare conformers with references, twice as many samples as there are references of each molecule.
@@ -84,6 +89,7 @@ def evaluate_conformers(
         data: what `geomol_training.conformers.data.load_sets` reads.
         out: folder of the results.
         options: what is measured.
+        workers: processes with one thread each; 1: this one, with its threads.
         report: told the number of molecules done and of all.
 
     Raises:
@@ -94,25 +100,91 @@ def evaluate_conformers(
     chosen = _chosen(sets, options)
     settings = {"model": provider.version, "device": _device(provider), "data": key, **asdict(options)}
     _open(out, settings)
-    methods = Methods(provider, baselines=options.baselines)
-    device = str(provider.device)
-    potential = GeoMolCalculator(options.potential, device=device) if options.relax_steps else None
-    methods.warm_up(sets.molecule(int(chosen[0])))
-    rows = []
-    for place, index in enumerate(chosen.tolist()):
-        file = out / ROWS / f"{place:05d}.json"
-        if not file.exists():
-            with_properties = place < options.properties
-            row = measure_molecule(sets, index, methods, potential, options, with_properties=with_properties)
-            write_atomically(file, _json(row))
-        rows.append(_read(file))
-        report(place + 1, len(chosen))
+    files = [out / ROWS / f"{place:05d}.json" for place in range(len(chosen))]
+    todo = [
+        Task(file, int(index), place < options.properties)
+        for place, (file, index) in enumerate(zip(files, chosen, strict=True))
+        if not file.exists()
+    ]
+    if workers > 1:
+        written = in_processes(partial(_write_row, Model.of(provider), data, options), todo, workers)
+    else:
+        bench = Bench(provider, sets, options) if todo else None
+        written = (bench.write(task) for task in todo if bench)  # type: ignore[misc]
+    before = len(files) - len(todo)
+    report(before, len(files))
+    with closing(written):
+        for done, _ in enumerate(written, start=before + 1):
+            report(done, len(files))
+    rows = [_read(file) for file in files]
     about = {"name": provider.metadata.name, "fingerprint": provider.fingerprint, "processor": processor()}
-    told = {"rows": len(rows), "remarks": remarks(rows), "failures": failures(rows)}
+    told = {"rows": len(rows), "remarks": remarks(rows), "failures": failures(rows), "processes": workers}
     told["methods"] = summarise(rows, options)
     result = _plain({**settings, **about, **told})
     write_atomically(out / RESULT, _json(result))
     return result
+
+
+class Task(NamedTuple):
+    """One molecule that is to be measured.
+
+    Attributes:
+        file: of its row.
+        index: its place in the data.
+        with_properties: whether ensemble properties are.
+    """
+
+    file: Path
+    index: int
+    with_properties: bool
+
+
+class Model(NamedTuple):
+    """What makes a provider again, in another process."""
+
+    path: Path
+    device: str
+    dtype: Any
+    sampler: Sampler
+
+    @classmethod
+    def of(cls, provider: ConformerProvider) -> Model:
+        """That of a provider."""
+        return cls(provider.path, str(provider.device), provider.dtype, provider.sampler)
+
+    def provider(self) -> ConformerProvider:
+        """The provider."""
+        return ConformerProvider(self.path, device=self.device, dtype=self.dtype, **self.sampler.model_dump())
+
+
+class Bench:
+    """All that measures molecules: their references, the methods, the potential."""
+
+    def __init__(self, provider: ConformerProvider, sets: ConformerSets, options: Options) -> None:
+        self.sets, self.options = sets, options
+        self.methods = Methods(provider, baselines=options.baselines)
+        device = str(provider.device)
+        self.potential = GeoMolCalculator(options.potential, device=device) if options.relax_steps else None
+        self.methods.warm_up(sets.molecule(0))
+
+    def write(self, task: Task) -> None:
+        """Measure one molecule."""
+        with_properties = task.with_properties
+        row = measure_molecule(
+            self.sets, task.index, self.methods, self.potential, self.options, with_properties=with_properties
+        )
+        write_atomically(task.file, _json(row))
+
+
+def _write_row(model: Model, data: str, options: Options, task: Task) -> None:
+    """What a process of its own does."""
+    _bench_of(model, data, options).write(task)
+
+
+@cache
+def _bench_of(model: Model, data: str, options: Options) -> Bench:
+    torch.set_num_threads(1)
+    return Bench(model.provider(), load_sets(data)[0], options)
 
 
 def _device(provider: ConformerProvider) -> str:

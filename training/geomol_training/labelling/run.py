@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
-from ase_geomol.errors import DataError, OutputError
+from ase_geomol.errors import OutputError
 from ase_geomol.files import make_folder
 
+from ..pool import in_processes
 from .engine import import_tblite
 from .jobs import Outcome, counts_of, run_and_write, run_job, write_json
 from .plan import Job, Plan, make_plan
@@ -27,7 +24,6 @@ from .recipe import Labelling, LabelRecipe
 
 MANIFEST = "manifest.json"
 MANIFEST_INTERVAL = 30.0  # s
-_SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -92,53 +88,7 @@ def _run_jobs(
     jobs: list[Job], work: Callable[[Job], Outcome], folder: Path, workers: int, stop: float | None
 ) -> Generator[int, None, None]:
     """Yield the number of frames of each job as it finishes; no job starts after the time ``stop``."""
-    waiting = iter(jobs)
-    running: set[Future[int]] = set()
-    with _single_threaded():
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _ignore_interrupt)
-        for job in _first(waiting, workers, stop):  # none waits in a queue, to start after the time
-            running.add(pool.submit(run_and_write, job, work, folder))
-    try:
-        while running:
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
-            for job in _first(waiting, len(finished), stop):
-                running.add(pool.submit(run_and_write, job, work, folder))
-    except BrokenProcessPool as error:
-        raise DataError("A labelling process died (out of memory?): run the command again to resume.") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _first(jobs: Iterator[Job], count: int, stop: float | None) -> Iterator[Job]:
-    for _ in range(count):
-        if stop is not None and time.monotonic() >= stop:
-            return
-        job = next(jobs, None)
-        if job is None:
-            return
-        yield job
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches the whole process group: workers finish their job, the parent decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Processes that start inside use one thread each; this process keeps its own settings."""
-    before = {name: os.environ.get(name) for name in _SINGLE_THREAD}
-    os.environ.update(_SINGLE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return in_processes(partial(run_and_write, work=work, folder=folder), jobs, workers, stop)
 
 
 def open_folder(folder: Path, plan: Plan) -> None:
