@@ -16,6 +16,8 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 TRIES = 3000
 """Starts of each way of embedding, divided by the number of atoms; at least `FEWEST_TRIES`."""
 FEWEST_TRIES = 10
+MOST_STEPS = 2000
+"""Of a force field's minimisation."""
 GRACE = 2.0
 """Seconds after the time limit at which the process ends even if nobody is left to kill it."""
 
@@ -65,11 +67,11 @@ def _ways(mol: Chem.Mol, seed: int) -> Iterator[tuple[str, rdDistGeom.EmbedParam
 def _optimise(mol: Chem.Mol, force_field: str | None) -> str:
     """Relax the only conformer; which force field did it."""
     if force_field is not None and rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
-        rdForceFieldHelpers.MMFFOptimizeMolecule(mol, mmffVariant=force_field, maxIters=2000)
-        return force_field
+        left = rdForceFieldHelpers.MMFFOptimizeMolecule(mol, mmffVariant=force_field, maxIters=MOST_STEPS)
+        return force_field + ", not converged" * (left != 0)
     if force_field is not None and rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
-        rdForceFieldHelpers.UFFOptimizeMolecule(mol, maxIters=2000)
-        return f"UFF ({force_field} lacks parameters)"
+        left = rdForceFieldHelpers.UFFOptimizeMolecule(mol, maxIters=MOST_STEPS)
+        return f"UFF ({force_field} lacks parameters)" + ", not converged" * (left != 0)
     return "no force field"
 
 

@@ -135,7 +135,7 @@ class Provider(ABC):
         Returns:
             At most ``n`` structures. Where some are missing, ``failures`` says why, and so does a `ProviderWarning`
             unless they are all duplicates. Another one says how many were not relaxed to the end, since their
-            energies, and weights, are not those of minima.
+            energies, and weights, are not those of minima, and how many were not compared for ``unique`` in time.
 
         Raises:
             InputError: the request is no molecule that this provider makes, or none that the calculator knows.
@@ -161,14 +161,15 @@ class Provider(ABC):
         made.sort(key=lambda atoms: atoms.info["index"])
         if rank:
             made.sort(key=Atoms.get_potential_energy)
+        uncompared = 0
         if unique is not None:
-            made = _unique(drawing, made, unique)
+            made, uncompared = _unique(drawing, made, unique)
         drawing.report(len(made), n)
         if rank:
             weigh(made)
         unrelaxed = sum(not atoms.info["converged"] for atoms in made) if relax is not None and relax_steps else 0
-        ensemble = Ensemble(made, drawing.molecule.smiles, n, drawing.failures, unrelaxed)
-        if unrelaxed:
+        ensemble = Ensemble(made, drawing.molecule.smiles, n, drawing.failures, unrelaxed, uncompared)
+        if ensemble.unfinished:
             warnings.warn(ensemble.unfinished, ProviderWarning, stacklevel=2)
         return ensemble
 
@@ -190,8 +191,12 @@ class Provider(ABC):
         deadline = np.inf if time_limit is None else time.monotonic() + time_limit
         molecule = parse(request)
         maker = self.maker_of(molecule)
-        maker.limits.check(molecule)
+        maker.check(molecule)
         return Drawing(maker, molecule, n, seed, checks, attempts, deadline)
+
+    def check(self, molecule: Molecule) -> None:
+        """Raise InputError for a molecule that this provider does not make."""
+        self.limits.check(molecule)
 
     def maker_of(self, molecule: Molecule) -> Provider:
         """Who makes structures of a molecule: this provider, unless it knows another one for what it cannot."""
@@ -269,15 +274,16 @@ def _relaxed(
         drawing.failures[TIME] += 1
 
 
-def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> list[Atoms]:
+def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> tuple[list[Atoms], int]:
+    """The different ones, and how many of them there was no time to compare."""
     if not structures:
-        return structures
+        return structures, 0
     symmetric = symmetry(drawing.molecule, polar=True, most=FEW_MATCHES)
     labels = clusters(symmetric, _positions(structures), threshold, drawing.deadline)
-    own = labels == np.arange(len(structures))
-    drawing.failures[TIME] += int((labels < 0).sum())
-    drawing.failures[DUPLICATE] += int(((labels >= 0) & ~own).sum())
-    return [structures[index] for index in np.flatnonzero(own)]
+    unknown = labels < 0
+    kept = unknown | (labels == np.arange(len(structures)))
+    drawing.failures[DUPLICATE] += int((~kept).sum())
+    return [structures[index] for index in np.flatnonzero(kept)], int(unknown.sum())
 
 
 def _positions(structures: Sequence[Atoms]) -> np.ndarray:

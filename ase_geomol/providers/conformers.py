@@ -15,7 +15,7 @@ from ..checkpoint import choose_device, load_conformers
 from ..errors import ConfigError, InputError
 from ..models.ditmc import Conditioning, MoleculeBatch, Sampler, collate_molecules, sample_noise
 from .base import TIME, Candidate, Limits, Provider
-from .features import graph_of
+from .features import check_bonds, graph_of
 from .molecules import Molecule
 from .stereo import stereo_errors
 
@@ -41,8 +41,8 @@ class ConformerProvider(Provider):
         steps: of the sampler: fewer are faster and less accurate. Default, as of the next two: what suits the weights.
         schedule: "uniform", or "logarithmic" with ever shorter steps towards the end.
         solver: "euler", or "heun", which evaluates the network twice in a step.
-        fallback: who makes structures of molecules that are too large for the network or have elements that it does
-            not know, such as `RDKitProvider()`; ``info["provider"]`` says who did. None: they are refused.
+        fallback: who makes structures of molecules that are too large for the network or have elements or bonds that
+            it does not know, such as `RDKitProvider()`; ``info["provider"]`` says who did. None: they are refused.
 
     Attributes:
         metadata: about the weights.
@@ -79,10 +79,15 @@ class ConformerProvider(Provider):
     def maker_of(self, molecule: Molecule) -> Provider:
         """This one, or the fallback for a molecule beyond its limits."""
         try:
-            self.limits.check(molecule)
+            self.check(molecule)
         except InputError:
             return self.fallback or self
         return self
+
+    def check(self, molecule: Molecule) -> None:
+        """Raise InputError for an element or a bond that the network does not know, or too many atoms."""
+        self.limits.check(molecule)
+        check_bonds(molecule)
 
     @property
     def version(self) -> str:

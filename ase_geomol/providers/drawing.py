@@ -44,6 +44,7 @@ class Ensemble(list[Atoms]):
         requested: how many were asked for.
         failures: how many candidates were lost, by reason; also those that another attempt replaced.
         unrelaxed: how many structures are no minima: their relaxation was ended by its steps or the time limit.
+        uncompared: how many were not compared with earlier ones, since the time was over: some may be duplicates.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Ensemble(list[Atoms]):
         requested: int,
         failures: Mapping[str, int],
         unrelaxed: int = 0,
+        uncompared: int = 0,
     ) -> None:
         super().__init__(structures)
-        self.smiles, self.requested, self.unrelaxed = smiles, requested, unrelaxed
+        self.smiles, self.requested = smiles, requested
+        self.unrelaxed, self.uncompared = unrelaxed, uncompared
         self.failures = {reason: count for reason, count in failures.items() if count}
 
     @property
@@ -65,9 +68,11 @@ class Ensemble(list[Atoms]):
 
     @property
     def unfinished(self) -> str:
-        """A sentence on how many are no minima; empty if none are."""
-        told = f"{self.unrelaxed} of {len(self)} structures were not relaxed to the end (steps or time limit)."
-        return told if self.unrelaxed else ""
+        """Sentences on how many are no minima, or may be duplicates; empty if none are."""
+        unrelaxed = f"{self.unrelaxed} of {len(self)} structures were not relaxed to the end (steps or time limit)."
+        uncompared = f"{self.uncompared} of {len(self)} structures may be duplicates (time limit)."
+        told = ((unrelaxed, self.unrelaxed), (uncompared, self.uncompared))
+        return " ".join(sentence for sentence, count in told if count)
 
     @property
     def remarks(self) -> str:

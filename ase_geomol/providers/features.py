@@ -41,12 +41,11 @@ def graph_of(molecule: Molecule, elements: Collection[int]) -> MolecularGraph:
         InputError: an element that the model does not know, or a dative bond.
     """
     Limits(atoms=len(molecule), elements=elements).check(molecule)
+    check_bonds(molecule)
     mol = molecule.mol
     bonds, bond_features = [], []
     for bond in mol.GetBonds():
         first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        if bond.GetBondType() not in BOND_TYPES:
-            raise InputError(f"The bond between atoms {first} and {second} is dative: no conformer model knows those.")
         for receiver, sender in ((first, second), (second, first)):
             bonds.append((receiver, sender))
             bond_features.append(_one_of(bond.GetBondType(), BOND_TYPES))
@@ -59,6 +58,14 @@ def graph_of(molecule: Molecule, elements: Collection[int]) -> MolecularGraph:
         centres=_centres(molecule),
         sides=_sides(molecule),
     )
+
+
+def check_bonds(molecule: Molecule) -> None:
+    """Raise InputError for a dative bond."""
+    for bond in molecule.mol.GetBonds():
+        if bond.GetBondType() not in BOND_TYPES:
+            first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+            raise InputError(f"The bond between atoms {first} and {second} is dative: no conformer model knows those.")
 
 
 def _one_of(value: object, choices: Iterable[object]) -> list[bool]:

@@ -19,7 +19,8 @@ SETTINGS = {"molecules": 1000, "atoms": (10, 60), "seed": 5}
 def run(smoke: bool) -> Answer:
     """One row."""
     maker, count = RDKitProvider(force_field=None), 10 if smoke else SETTINGS["molecules"]
-    row = {"molecules": 0, "without a structure": 0, "elements": 0, "structures": 0, "false alarms": 0, "missed": 0}
+    counts = ("molecules", "without a structure", "elements", "structures", "read by RDKit", "false alarms", "missed")
+    row = dict.fromkeys(counts, 0)
     for place, molecule in enumerate(isomers(count, SETTINGS["seed"], SETTINGS["atoms"])):
         row["molecules"] += 1
         try:

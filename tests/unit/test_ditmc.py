@@ -359,6 +359,8 @@ def test_the_loss_by_hand(alanine):
 def test_the_loss_vanishes_for_a_network_that_knows(alanine, output):
     """A rigid molecule, which is found again from any noisy position of it: by turning it there."""
 
+    form = FlowForm(noise=0.0, output=output)
+
     class Knows(Nothing):
         def encode(self, molecules: MoleculeBatch) -> Any:
             return molecules
@@ -367,11 +369,11 @@ def test_the_loss_vanishes_for_a_network_that_knows(alanine, output):
             found = align(end.expand_as(positions), positions)
             if output == "conformer":
                 return found
-            kept, scale = (x[..., None, None] for x in correction_scales(time, 0.0))
+            kept, scale = (x[..., None, None] for x in correction_scales(time, form.spread, form.noise))
             return (found - kept * positions) / scale
 
     end = centre(noise(1, 1, alanine.n_atoms, 3), torch.ones(1, alanine.n_atoms, dtype=torch.bool))
-    flow = ConformerFlow(Knows(), FlowForm(noise=0.0, output=output))  # type: ignore[arg-type]
+    flow = ConformerFlow(Knows(), form)  # type: ignore[arg-type]
     x = end.expand(1, 500, -1, -1)
     loss = flow_loss(flow, collate_molecules([alanine]), x, torch.Generator().manual_seed(0))
     assert loss.max() < 1e-20

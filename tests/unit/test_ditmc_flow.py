@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from ase_geomol.models.ditmc.flow import SPREAD, correction_scales, interpolate, loss_weight, spread_times
+from ase_geomol.models.ditmc.flow import correction_scales, interpolate, loss_weight, spread_times
 from ase_geomol.models.ditmc.geometry import align, centre, handedness, random_rotations
 from ase_geomol.models.ditmc.graph import UNREACHABLE, harmonic_root
 from ase_geomol.models.ditmc.sampling import Sampler, sample_noise
 
+SPREAD = 1.5
 DOUBLE = {"dtype": torch.float64}
 
 
@@ -58,7 +59,7 @@ def test_the_weight_makes_errors_those_of_velocities_and_ends_at_a_hundred():
 def test_corrections_are_what_the_best_linear_guess_leaves_in_units_of_its_size(time, noise):
     end, start = (SPREAD * cloud(100_000, seed=seed) for seed in (1, 2))
     path = time * end + (1 - time) * start + noise * cloud(100_000, seed=3)
-    kept, scale = correction_scales(torch.tensor(time, **DOUBLE), noise)
+    kept, scale = correction_scales(torch.tensor(time, **DOUBLE), SPREAD, noise)
     left = end - kept * path
     assert left.square().mean().sqrt() == pytest.approx(float(scale), rel=0.02)
     assert abs((left * path).mean()) < 0.02 * SPREAD**2, "no multiple of the path is a better guess"

@@ -18,8 +18,6 @@ from .sampling import Sampler
 Prior = Literal["harmonic", "gaussian"]
 LATEST_WEIGHT = 0.9
 """Time after which the weight of the loss does not grow."""
-SPREAD = 1.5
-"""Å; about how far atoms of small molecules are from their centre, in each direction."""
 
 
 class FlowForm(BaseModel):
@@ -31,6 +29,7 @@ class FlowForm(BaseModel):
         noise: Å, standard deviation of what is added to the path in training.
         output: what the network's output is: the conformer itself ("conformer", as published), or what the positions
             that it is given lack ("correction"), scaled so that it is about 1 at all times: see `correction_scales`.
+        spread: Å, for corrections: about how far atoms are from the centre, in each direction.
         sampler: unless another is asked for.
     """
 
@@ -39,6 +38,7 @@ class FlowForm(BaseModel):
     prior: Prior = "harmonic"
     noise: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     output: Literal["conformer", "correction"] = "conformer"
+    spread: float = Field(default=1.5, gt=0, allow_inf_nan=False)
     sampler: Sampler = Sampler()
 
 
@@ -85,7 +85,7 @@ class ConformerFlow(nn.Module):
         found = self.model.denoise(conditioning, positions, time)
         if self.form.output == "conformer":
             return found
-        kept, scale = (x[..., None, None] for x in correction_scales(time, self.form.noise))
+        kept, scale = (x[..., None, None] for x in correction_scales(time, self.form.spread, self.form.noise))
         return kept * centre(positions, conditioning.atoms) + scale * found
 
     @torch.no_grad()
@@ -130,14 +130,14 @@ def loss_weight(time: Tensor) -> Tensor:
     return (1 - time.clamp(max=LATEST_WEIGHT)) ** -2
 
 
-def correction_scales(time: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+def correction_scales(time: Tensor, spread: float, noise: float) -> tuple[Tensor, Tensor]:
     """How much of ``t x1 + e`` is kept, and the scale (Å) of what is to be added to make it ``x1`` again.
 
     Those of the best linear guess, for independent coordinates of conformer and prior of the standard deviation
-    `SPREAD` each (Karras et al., arXiv 2206.00364): ``e`` is ``(1 - t) x0`` and the path's noise.
+    ``spread`` each (Karras et al., arXiv 2206.00364): ``e`` is ``(1 - t) x0`` and the path's noise.
     """
-    signal, rest = (SPREAD * time) ** 2, (SPREAD * (1 - time)) ** 2 + noise**2
-    return SPREAD**2 * time / (signal + rest), SPREAD * (rest / (signal + rest)).sqrt()
+    signal, rest = (spread * time) ** 2, (spread * (1 - time)) ** 2 + noise**2
+    return spread**2 * time / (signal + rest), spread * (rest / (signal + rest)).sqrt()
 
 
 def spread_times(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
