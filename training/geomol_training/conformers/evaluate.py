@@ -107,7 +107,7 @@ def evaluate_conformers(
         if not file.exists()
     ]
     if workers > 1:
-        written = in_processes(partial(_write_row, Model.of(provider), data, options), todo, workers)
+        written = in_processes(partial(_write_row, Model.of(provider), data, key, options), todo, workers)
     else:
         bench = Bench(provider, sets, options) if todo else None
         written = (bench.write(task) for task in todo if bench)  # type: ignore[misc]
@@ -176,15 +176,18 @@ class Bench:
         write_atomically(task.file, _json(row))
 
 
-def _write_row(model: Model, data: str, options: Options, task: Task) -> None:
+def _write_row(model: Model, data: str, key: str, options: Options, task: Task) -> None:
     """What a process of its own does."""
-    _bench_of(model, data, options).write(task)
+    _bench_of(model, data, key, options).write(task)
 
 
 @cache
-def _bench_of(model: Model, data: str, options: Options) -> Bench:
+def _bench_of(model: Model, data: str, key: str, options: Options) -> Bench:
     torch.set_num_threads(1)
-    return Bench(model.provider(), load_sets(data)[0], options)
+    loaded = load_sets(data)
+    if loaded.key != key:
+        raise DataError(f"{data} has changed since the evaluation began: start anew in another folder.")
+    return Bench(model.provider(), loaded.sets, options)
 
 
 def _device(provider: ConformerProvider) -> str:
@@ -252,7 +255,7 @@ def measure_molecule(
         stages = {DRAWN: drawn.positions}
         if potential is not None:
             stages[RELAXED] = _relaxed(molecule, drawn.positions, potential, options.relax_steps)
-        found: Row = {"asked": drawn.asked, "seconds": drawn.seconds, "failures": drawn.failures}
+        found: Row = {name: value for name, value in drawn._asdict().items() if name != "positions"}
         for stage, positions in stages.items():
             found[stage] = _measure(molecule, symmetric, plausibility, references, positions, drawn.asked, options)
         if with_properties:
@@ -341,6 +344,9 @@ def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict
         made = sum(item[DRAWN]["made"] for item in of_method)
         seconds = sum(item["seconds"] for item in of_method)
         found[name][DRAWN]["s per conformer"] = seconds / made if made else np.nan
+        mirrored = sum(item["mirrored"] for item in of_method)
+        if mirrored:
+            found[name][DRAWN]["reflected %"] = 100 * mirrored / made
         found[name][stages[-1]] |= _property_errors(rows, name)
     return found
 
@@ -357,6 +363,7 @@ def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> d
     return {
         "molecules": len(rows),
         **summary(matches, options.thresholds),
+        "molecules in AMR": sum(item["recall_distance"] is not None for item in of_stage),
         "made %": 100 * made / asked,
         "right stereo %": 100 * right / of_these if of_these else np.nan,
         "right stereo, of asked %": 100 * right / wanted if wanted else np.nan,

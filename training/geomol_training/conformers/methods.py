@@ -25,7 +25,7 @@ ETKDG, MMFF = "ETKDGv3", "ETKDGv3, MMFF94s"
 CLUSTERED = "clustered from 10 times as many"
 ETKDG_TIME, CLUSTERED_TIME = "ETKDGv3, in the model's time", "clustered, in the model's time"
 OVERSAMPLE, MOST_OVERSAMPLE = 10, 100
-"""Times as many structures; at most, in the model's time, without and with a choice among them."""
+"""Times as many structures, and at most in the model's time."""
 TIME_LIMIT = 600.0
 """s, of each method for each molecule."""
 
@@ -38,23 +38,26 @@ class Drawn(NamedTuple):
         asked: how many there should be, at least P.
         seconds: of wall time.
         failures: candidates that were lost, by reason.
+        mirrored: how many of the structures were reflected.
     """
 
     positions: np.ndarray
     asked: int
     seconds: float
     failures: dict[str, int]
+    mirrored: int = 0
 
 
 class Methods:
     """Draws structures of a molecule by all methods.
 
-    As published protocols have it, "model" takes what the network draws; "model, checked" is what a user gets, where
-    structures with wrong stereochemistry, bonds or clashes are drawn again. Of ETKDGv3 with MMFF94s, "clustered from
+    As published protocols have it, "model" takes what the network draws, but for mirror images of what was asked for,
+    which are reflected; "model, checked" is what a user gets, where structures with wrong stereochemistry, bonds or
+    clashes are drawn again. Of ETKDGv3 with MMFF94s, "clustered from
     10 times as many" keeps representatives of ten times as many structures (Zhou et al., arXiv 2302.07061), and
     "clustered, in the model's time" of as many as are made in the seconds that "model" takes: fewer than asked for
     where it is faster. The time of the choice comes on top. "ETKDGv3, in the model's time" has all that it makes in
-    these seconds, up to ten times as many, and counts as if it had been asked for them.
+    these seconds, unchecked as the model's, up to a hundred times as many, and counts as if it had been asked for them.
 
     Args:
         model: the conformer model.
@@ -79,7 +82,7 @@ class Methods:
             CLUSTERED: _drawn(self._relaxed, molecule, count, seed, oversample=OVERSAMPLE),
         }
         seconds = found[MODEL].seconds
-        bare = _drawn_within(self._bare, molecule, count, OVERSAMPLE, seed, seconds)
+        bare = _drawn_within(self._bare, molecule, count, MOST_OVERSAMPLE, seed, seconds)
         many = _drawn_within(self._relaxed, molecule, count, MOST_OVERSAMPLE, seed, seconds)
         return {
             **found,
@@ -117,7 +120,9 @@ def _drawn_within(provider: Provider, molecule: Molecule, count: int, times: int
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProviderWarning)
         try:
-            drawing = provider.iterate(molecule.mol, times * count, seed=seed, time_limit=TIME_LIMIT)
+            drawing = provider.iterate(
+                molecule.mol, times * count, seed=seed, checks=(), attempts=1, time_limit=TIME_LIMIT
+            )
             made += takewhile(lambda _: time.monotonic() - started <= seconds, drawing)
             failures += drawing.failures
         except Exception as error:
@@ -141,7 +146,7 @@ def _as_drawn(
     molecule: Molecule, made: Sequence[Atoms], asked: int, seconds: float, failures: Mapping[str, int]
 ) -> Drawn:
     positions = np.array([atoms.positions for atoms in made]).reshape(-1, len(molecule), 3)
-    return Drawn(positions, asked, seconds, dict(failures))
+    return Drawn(positions, asked, seconds, dict(failures), sum(bool(atoms.info.get("mirrored")) for atoms in made))
 
 
 def _reasons(error: Exception, count: int) -> Mapping[str, int]:

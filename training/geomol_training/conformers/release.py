@@ -33,8 +33,8 @@ CARD = """# {name}
 Measured by `{evaluation_command}` on {molecules} {held_out} on {hardware}: twice as many structures of each as there
 are {references} references. COV is the share of references (R) or of structures (P) with a partner of the other kind
 within the threshold, AMR the mean distance to the nearest one, by the root-mean-square distance of heavy atoms that
-knows symmetry. "{model}" is what the network draws; of "{model}, checked", structures with wrong stereochemistry, bonds
-or clashes were drawn again.
+knows symmetry. "{model}" is what the network draws, with mirror images of what was asked for reflected; of "{model},
+checked", structures with wrong stereochemistry, bonds or clashes were drawn again.
 
 {measured}
 
@@ -107,8 +107,8 @@ def release_conformers(
 
 
 def _named(name: str, references: str) -> str:
-    """The name of a number with that of the references, if it is a comparison with them."""
-    return f"{references} {name}" if name.startswith(("COV", "AMR")) or " error " in name else name
+    """The name of a number with that of the molecules and references that it is measured on; not times and counts."""
+    return name if name.startswith(("s per", "molecules", "ensembles")) else f"{references} {name}"
 
 
 def _table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]], references: str) -> str:
@@ -134,7 +134,7 @@ def _facts(loaded: ConformerCheckpoint) -> str:
             "elements": symbols(flow.elements),
             "architecture": f"DiTMC: {config.layers} layers, {config.channels} channels, {form}",
             "parameters": f"{sum(parameter.numel() for parameter in flow.parameters()):,}",
-            "flow": f"{flow.form.prior} prior, noise of {flow.form.noise:g} Å",
+            "flow": f"{flow.form.prior} prior, noise of {flow.form.noise:g} Å, output: {flow.form.output}",
             "sampler": f"{sampler.steps} {sampler.schedule} steps, {sampler.solver}",
             "licence": loaded.metadata.licence,
         }
