@@ -23,7 +23,14 @@ from ase_geomol.errors import ConfigError, DataError
 from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm
 
 NOTES = Path(__file__).parents[2] / "training/recipes/shipped/ditmc_small_card.yaml"
-VALUES = {"molecules": 7, "COV-R 0.5 Å mean %": 50.0, "AMR-P median Å": 0.25, "dipole error D": 0.1, "made %": 99.0}
+VALUES = {
+    "molecules": 7,
+    "COV-R 0.5 Å mean %": 50.0,
+    "AMR-P median Å": 0.25,
+    "dipole error D": 0.1,
+    "made %": 99.0,
+    "s per conformer": 0.5,
+}
 
 
 @pytest.fixture
@@ -71,12 +78,16 @@ def test_every_comparison_is_called_by_its_references(weights, evaluation, shop,
         "test_surrogate COV-R 0.5 Å mean %": 50.0,
         "test_surrogate AMR-P median Å": 0.25,
         "test_surrogate dipole error D": 0.1,
-        "test_made %": 99.0,
+        "test_surrogate made %": 99.0,
+        "test_s per conformer": 0.5,
     }
     card = (shop / "tiny.md").read_text()
     assert "## Measured with surrogate references on molecules" in card
-    assert "| | molecules | surrogate COV-R 0.5 Å % | surrogate dipole error D | made % |" in card
-    assert f"| {MODEL}, {DRAWN} | 7 | 50 | 0.1 | 99 |" in card
+    assert (
+        "| | molecules | surrogate COV-R 0.5 Å % | surrogate dipole error D | surrogate made % | s per conformer |"
+        in card
+    )
+    assert f"| {MODEL}, {DRAWN} | 7 | 50 | 0.1 | 99 | 0.5 |" in card
     assert "- distances that came too late or failed, not covered: 3" in card
     assert "on GPU 1 and abacus" in card
 
