@@ -20,7 +20,6 @@ from safetensors.torch import load, save
 from .errors import CheckpointError, ConfigError, GeoMolError
 from .files import write_atomically
 from .header import Header, Metadata
-from .memory import keep_freed_memory
 from .models import ARCHITECTURES, DiTMC, build_model
 from .models.ditmc import ConformerFlow
 from .potential import Potential
@@ -36,10 +35,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device of this name, or a CUDA device if there is one, else the CPU; raises :class:`ConfigError`.
-
-    A process that is to compute on the CPU keeps freed memory from now on: see `ase_geomol.memory`.
-    """
+    """The device of this name, or a CUDA device if there is one, else the CPU; raises :class:`ConfigError`."""
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, TypeError) as error:
@@ -48,8 +44,6 @@ def choose_device(device: str | None) -> torch.device:
         torch.zeros(1, dtype=torch.float64, device=chosen).item()
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         raise ConfigError(f"device is {device!r}, but torch cannot use it here with float64.") from error
-    if chosen.type == "cpu":
-        keep_freed_memory()
     return chosen
 
 

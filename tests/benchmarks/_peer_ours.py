@@ -1,5 +1,4 @@
-"""Peer: our own calculator in a fresh process, to see its memory. Arguments: a file with one structure, a model, and
-"given back" for freed memory that goes back to the system.
+"""Peer: our own calculator in a fresh process, to see its memory. Arguments: a file with one structure, a model.
 
 It answers "seconds", the median of a call, and "memory", the bytes of its peak above what it held at the moment before
 its first call, with weights and structure loaded.
@@ -19,7 +18,7 @@ from _timing import mover, serve, timed
 from ase import Atoms
 from ase.io import read
 
-from ase_geomol import GeoMolCalculator, checkpoint
+from ase_geomol import GeoMolCalculator
 
 
 def memory(kind: str) -> int:
@@ -44,8 +43,6 @@ if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     atoms = read(sys.argv[1])
     assert isinstance(atoms, Atoms)
-    if "given back" in sys.argv:
-        checkpoint.keep_freed_memory = lambda: False
     call = mover(atoms, GeoMolCalculator(sys.argv[2]))
     forget_peak()
     before = memory("VmRSS")

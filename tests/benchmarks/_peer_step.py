@@ -16,14 +16,13 @@ import torch
 from _peer_ours import forget_peak, memory
 from _timing import serve, timed
 
-from ase_geomol import checkpoint
 from ase_geomol.checkpoint import load_checkpoint
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model, structures, *options = sys.argv[1:]
     if "given back" in options:
-        checkpoint.keep_freed_memory = _training.keep_freed_memory = lambda: False
+        _training.keep_freed_memory = lambda: False
     potential, batch = load_checkpoint(model).potential, _training.training_batch(model, int(structures))
     potential.model.recompute = "again" in options
     step = _training.training_step(potential, batch)

@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from geomol_training.batches import Batch, make_batch
 from geomol_training.frames import Row, pack
+from geomol_training.memory import keep_freed_memory
 from geomol_training.optimiser import make_optimiser
 from geomol_training.recipe import Loss
 from geomol_training.runs import STOPPED, Fitted
@@ -22,7 +23,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ase_geomol import GeoMolCalculator
 from ase_geomol.checkpoint import load_checkpoint
-from ase_geomol.memory import keep_freed_memory
 from ase_geomol.potential import Potential
 from ase_geomol.simulate.structures import load_structure
 

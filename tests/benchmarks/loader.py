@@ -23,11 +23,10 @@ from geomol_training.batches import Plan, TrainingStream, loader
 from geomol_training.beginning import untrained
 from geomol_training.frames import Frames, pack
 from geomol_training.frames import Row as Structure
+from geomol_training.memory import keep_freed_memory
 from geomol_training.optimiser import make_optimiser
 from geomol_training.recipe import Recipe, load_recipe
 from geomol_training.tasks import task_of
-
-from ase_geomol.memory import keep_freed_memory
 
 RECIPES = Path(__file__).parents[2] / "training/recipes/oc20"
 NETWORKS = {"EST (S2EF)": "s2ef_small", "GeoMFormer (IS2RE)": "is2re_small"}

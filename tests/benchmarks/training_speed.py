@@ -20,6 +20,7 @@ from _peers import Package, PeerError, Peers
 from _timing import time_in_turns, timed
 from _training import recipe_step, training_batch, training_step
 from geomol_training.batches import Batch
+from geomol_training.memory import LARGEST_MMAP_THRESHOLD
 
 from ase_geomol.checkpoint import load_checkpoint
 
@@ -29,8 +30,8 @@ STRUCTURES = (4, 16)
 """Structures in a batch."""
 ROUNDS = 9
 STEPS = {"AdamW": training_step, "with Muon, clipping and averaging": recipe_step}
-MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
-"""What `ase_geomol.memory.keep_freed_memory` does, for a process that is about to start."""
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(LARGEST_MMAP_THRESHOLD), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+"""What `geomol_training.memory.keep_freed_memory` does, for a process that is about to start."""
 
 
 def run(smoke: bool, model: str, peers: Peers) -> Answer:

@@ -15,13 +15,13 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.data import IterableDataset
 
 from ase_geomol.errors import ConfigError
-from ase_geomol.memory import keep_freed_memory
 
 from .batches import loader
 from .compiled import compile_blocks, compiler_watched
 from .display import Display
 from .keeper import Keeper
 from .logs import Logs
+from .memory import keep_freed_memory
 from .objective import Fitting
 from .processes import Crew, Together, followers, on_this_machine
 

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ase_geomol.errors import ConfigError
 from ase_geomol.files import make_folder
-from ase_geomol.memory import keep_freed_memory
 
 from ..keeper import LAST, read_state, write_state
+from ..memory import keep_freed_memory
 from ..result import RESULT, write_result
 from ..schedule import Extent
 from .learning import Part, Settings, Training, mean_square_error
