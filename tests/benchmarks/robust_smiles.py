@@ -5,7 +5,6 @@ conformers by `RDKitProvider` and by `ConformerProvider`, with all checks. A lin
 (refused as a request, or no structure within the time limit), or as an unexpected error, which is a bug, as is a
 sentence of several lines or a line that takes more than two seconds longer than its limit. Structures with wrong
 stereochemistry among those made are looked for once more by RDKit's own reading of the positions, where it has one.
-While no weights of `ditmc-small` are shipped, random ones of its recipe take their place, without checks.
 """
 
 from __future__ import annotations
@@ -13,32 +12,25 @@ from __future__ import annotations
 import time
 import warnings
 from functools import cache
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 from _frame import Answer, Row, answer
 from _nasty import NASTY
 from _work import computed, each, work_folder
-from geomol_training.conformers.fit import untrained_flow
 from geomol_training.conformers.isomers import is_other_isomer
 from geomol_training.labelling.druglike import random_druglike
 from geomol_training.labelling.qm9 import sample_qm9
-from geomol_training.recipe import load_recipe
 
-from ase_geomol import ConformerProvider, RDKitProvider, save_checkpoint, shipped_models
-from ase_geomol.checkpoint import Metadata
+from ase_geomol import ConformerProvider, RDKitProvider
 from ase_geomol.errors import InputError, ProviderError, ProviderWarning
 from ase_geomol.providers.base import Provider
 from ase_geomol.providers.molecules import parse
-from ase_geomol.providers.refine import CHECKS
 
 SETTINGS = {"QM9": 500, "drug-like": 300, "atoms of these": (15, 70), "conformers": 3, "time limit s": 30.0, "seed": 17}
 SMOKE = {"QM9": 3, "drug-like": 2}
 PROVIDERS = ("RDKit", "DiTMC")
-WEIGHTS, RECIPE = "ditmc-small", Path("training/recipes/shipped/ditmc_small.yaml")
 LATE = 2.0
 """Seconds."""
 
@@ -95,12 +87,9 @@ def attempt(case: Case) -> Row:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProviderWarning)
-            ensemble = maker(case.provider).sample(
-                case.smiles, SETTINGS["conformers"], time_limit=case.time_limit, checks=checks(case.provider)
-            )
+            ensemble = maker(case.provider).sample(case.smiles, SETTINGS["conformers"], time_limit=case.time_limit)
         end, sentence = "made" if not ensemble.shortage else "some made", ensemble.shortage
-        if checks(case.provider):
-            wrong = sum(is_other_isomer(parse(case.smiles), atoms.positions) is True for atoms in ensemble)
+        wrong = sum(is_other_isomer(parse(case.smiles), atoms.positions) is True for atoms in ensemble)
     except InputError as error:
         end, sentence = "refused", str(error)
     except ProviderError as error:
@@ -138,20 +127,7 @@ def summed(provider: str, group: str, rows: list[Row]) -> Row:
 @cache
 def maker(provider: str) -> Provider:
     """One for each process."""
-    if provider == "RDKit":
-        return RDKitProvider()
-    if WEIGHTS in shipped_models():
-        return ConformerProvider(WEIGHTS, device="cpu")
-    metadata = Metadata(name="untrained", theory="none: random weights", training_data="none")
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "untrained.safetensors"
-        save_checkpoint(path, untrained_flow(load_recipe(RECIPE)), metadata)  # type: ignore[arg-type]
-        return ConformerProvider(path, device="cpu")
-
-
-def checks(provider: str) -> tuple[str, ...]:
-    """Those of a user; none of what an untrained network draws, which would pass none."""
-    return tuple(CHECKS) if provider == "RDKit" or WEIGHTS in shipped_models() else ()
+    return RDKitProvider() if provider == "RDKit" else ConformerProvider(device="cpu")
 
 
 if __name__ == "__main__":

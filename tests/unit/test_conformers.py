@@ -216,6 +216,10 @@ def test_a_fallback_makes_what_the_network_does_not_know(weights):
     (selenide,) = both.sample("C[Se]C")
     assert selenide.info["provider"] == "rdkit"
     assert selenide.info["model_version"] == both.fallback.version
+    (dative,) = both.sample("N->B")
+    assert dative.info["provider"] == "rdkit"
+    with pytest.raises(InputError, match="dative"):
+        ConformerProvider(weights, device="cpu").sample("N->B")
     assert draw(both)[0].info["provider"] == "ditmc"
     with pytest.raises(InputError, match="up to 1000"):
         both.sample("C" * 400)

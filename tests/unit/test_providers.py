@@ -333,6 +333,13 @@ def test_structures_that_are_no_minima_are_told():
         assert Shaker().sample("O", 3, **options, relax_steps=0).unrelaxed == 0, "only energies were asked for"
 
 
+def test_what_there_is_no_time_to_compare_is_kept_and_told():
+    with pytest.warns(ProviderWarning):
+        ensemble = Shaker(seconds=0.05).sample("O", 1000, unique=0.5, time_limit=0.3)
+    assert 0 < len(ensemble) == ensemble.uncompared
+    assert f"{len(ensemble)} of {len(ensemble)} structures may be duplicates (time limit)." in ensemble.remarks
+
+
 def test_time_limit_of_relaxation():
     class Slow(LennardJones):
         def calculate(self, *args, **kwargs):
