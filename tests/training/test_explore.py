@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -212,10 +211,14 @@ class TestRecipe:
             load_explore_recipe(path)
 
 
+def in_this_process(work, jobs, *_):
+    yield from map(work, jobs)
+
+
 def test_the_command_prints_a_table_by_kind(checkpoint, tmp_path, monkeypatch, capsys):
     probe = {"molecules": 1, "wrong": 0, "broken": 0, "labelled": 2, "probe_frames": 2, "probe_error": 0.246}
     monkeypatch.setattr("geomol_training.labelling.explore.explore_job", lambda job, **_: Outcome([], Counter(), probe))
-    monkeypatch.setattr("geomol_training.labelling.run.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("geomol_training.labelling.run.in_processes", in_this_process)
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(tiny_fields(starts=NOTHING | {"small": 1})))
     arguments = ["explore", str(checkpoint), str(recipe), "--workers", "1", "--first", "1", "--set", "seed=3"]

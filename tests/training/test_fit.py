@@ -150,6 +150,15 @@ def test_a_training_starts_from_other_weights(make_recipe, structures, tmp_path)
     assert json.loads((tmp_path / "second/result.json").read_text())["start"] == before.fingerprint
 
 
+def test_a_training_starts_from_weights_that_saw_less_far(make_recipe, tmp_path):
+    first = fit(make_recipe(training={"max_steps": 1}), tmp_path / "first", console=quiet())
+    farther = make_recipe(model={"cutoff": 5.0}, training={"max_steps": 1})
+    told = Console(file=io.StringIO(), width=400)
+    second = fit(starting_from(first.model, farther), tmp_path / "second", console=told)
+    assert load_checkpoint(second.model).potential.cutoff == 5.0
+    assert "; the cutoff in Å was 4.0, now it is 5.0." in told.file.getvalue()
+
+
 def test_a_started_training_resumes_without_the_first_weights(make_recipe, tmp_path):
     first = fit(make_recipe(training={"max_steps": 1}), tmp_path / "first", console=quiet())
     fingerprint = load_checkpoint(first.model).fingerprint

@@ -43,9 +43,10 @@ def read_start(name: str, recipe: Recipe) -> Checkpoint:
 
 
 def _form(potential: Predictor) -> dict[str, Any]:
-    """All that weights must agree in; dropout shapes no weights, the repulsion has none."""
+    """All that weights must agree in: dropout and the cutoff shape no weights, the repulsion has none."""
     form = form_of(potential)
-    config = {name: value for name, value in form["config"].items() if not name.endswith("_dropout")}
+    free = [name for name in form["config"] if name.endswith("_dropout") or name == "cutoff"]
+    config = {name: value for name, value in form["config"].items() if name not in free}
     return {"architecture": form["architecture"], **config}
 
 
@@ -95,10 +96,16 @@ def prepare(
             of_few = look(few) if task.repulsion > 0 else Survey(np.zeros(0, dtype=int), np.zeros(len(few)))
     if start is not None:
         predictor.load_state_dict(start.potential.state_dict())
-        before = form_of(start.potential)["repulsion"]
-        other = "" if before == task.repulsion else f", whose repulsion reached to {before:g}, now {task.repulsion:g}"
+        changed = "".join(
+            f"; the {name} was {before}, now it is {now}"
+            for name, before, now in (
+                ("repulsion", form_of(start.potential)["repulsion"], task.repulsion),
+                ("cutoff in Å", start.potential.cutoff, predictor.cutoff),
+            )
+            if before != now
+        )
         console.print(
-            f"Starting from the weights of {start.path}{other}.", soft_wrap=True, markup=False, highlight=False
+            f"Starting from the weights of {start.path}{changed}.", soft_wrap=True, markup=False, highlight=False
         )
     elif state is None:
         assert of_few is not None

@@ -58,9 +58,9 @@ class Model(Section):
     Attributes:
         architecture: its name.
         config: goes to `ase_geomol.models.build_model`; the elements default to those of the data.
-        start: a shipped potential's name or a file of weights of this configuration, where the training begins, with
-            its reference energies (``finetune`` fits them anew) and scale; ``config`` names its elements, whether the
-            data has them all or not.
+        start: a shipped potential's name or a file of weights of this configuration, but for dropout and the cutoff,
+            where the training begins, with its reference energies (``finetune`` fits them anew) and scale; ``config``
+            names its elements, whether the data has them all or not.
             None: random weights.
     """
 
