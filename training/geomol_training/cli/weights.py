@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ase_geomol.cli.common import progress
+
 from .common import packages, stoppable
 
 
@@ -123,11 +125,12 @@ def evaluate_conformers(
         seed=seed,
     )
     console = Console()
-    with stoppable(folder), console.status("reading data") as status:
+    with stoppable(folder), progress() as bar:
+        task = bar.add_task("molecules", total=None)
         provider = ConformerProvider(checkpoint, steps=steps, device=device)
 
         def report(done: int, of_all: int) -> None:
-            status.update(f"{done} of {of_all} molecules")
+            bar.update(task, completed=done, total=of_all)
 
         result = run_evaluate(provider, data, folder, options, workers, report)
     console.print(

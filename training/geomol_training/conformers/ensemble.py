@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms, units
 from ase.optimize import BFGS
 
 from ase_geomol.providers.molecules import Molecule
-from ase_geomol.providers.refine import boltzmann_weights
+from ase_geomol.providers.refine import boltzmann_weights, refusal
 
 from ..labelling.engine import GFN2, RejectedFrame
 
@@ -18,23 +20,43 @@ FMAX, STEPS = 0.03, 300
 MOST_SAMPLES = 32
 
 
-def ensemble_properties(molecule: Molecule, positions: Iterable[np.ndarray]) -> dict[str, float] | None:
-    """Boltzmann means at 298.15 K over the minima of GFN2-xTB nearest to ``positions`` (N, 3 each); None without any.
+class Ensemble(NamedTuple):
+    """What an ensemble is like.
 
-    Returns:
-        ``energy`` and ``lowest_energy`` (kcal/mol), ``dipole`` (D), ``gap`` (kcal/mol).
+    Attributes:
+        properties: ``energy`` and ``lowest_energy`` (kcal/mol), ``dipole`` (D), ``gap`` (kcal/mol); None where no
+            structure ended in a minimum.
+        lost: structures that did not, by reason.
+    """
+
+    properties: dict[str, float] | None
+    lost: dict[str, int]
+
+
+def ensemble_properties(molecule: Molecule, positions: Iterable[np.ndarray]) -> Ensemble:
+    """Boltzmann means at 298.15 K over the minima of GFN2-xTB nearest to ``positions`` (N, 3 each).
+
+    Minima with other bonds or another stereochemistry are not of this molecule, and left out.
     """
     engine, found = GFN2(charge=molecule.charge, multiplicity=molecule.multiplicity), []
+    lost: Counter[str] = Counter()
     for start in positions:
         atoms = Atoms(molecule.numbers, start, calculator=engine)
         try:
-            BFGS(atoms, logfile=None).run(fmax=FMAX, steps=STEPS)
-            found.append(engine.properties_of(atoms))
-        except RejectedFrame:
-            continue
-    if not found:
-        return None
-    energies, dipoles, gaps = np.array(found).T
+            converged = BFGS(atoms, logfile=None).run(fmax=FMAX, steps=STEPS)
+            reason = refusal(molecule, atoms.positions, ("stereo", "bonds")) if converged else "no minimum reached"
+            if not reason:
+                found.append(engine.properties_of(atoms))
+        except RejectedFrame as rejection:
+            reason = rejection.reason
+        if reason:
+            lost[reason] += 1
+    return Ensemble(_means(np.array(found)) if found else None, dict(lost))
+
+
+def _means(found: np.ndarray) -> dict[str, float]:
+    """Of energies, dipoles and gaps (M, 3) of minima."""
+    energies, dipoles, gaps = found.T
     weights, kcal = boltzmann_weights(energies), units.kcal / units.mol
     return {
         "energy": float(weights @ energies / kcal),

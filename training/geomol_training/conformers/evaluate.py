@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import rdkit
 import torch
 
 from ase_geomol.calculator import GeoMolCalculator
+from ase_geomol.checkpoint import load_checkpoint
 from ase_geomol.checks import check_atoms
-from ase_geomol.errors import DataError, InputError, OutputError
+from ase_geomol.errors import ConfigError, DataError, GeoMolError, InputError, OutputError
 from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.models.ditmc import Sampler
 from ase_geomol.providers.conformers import ConformerProvider
@@ -32,7 +34,7 @@ from ..splits import ALIASES
 from .data import load_sets
 from .ensemble import MOST_SAMPLES, ensemble_properties
 from .isomers import is_wrong
-from .methods import Methods
+from .methods import TIMED, Methods
 from .metrics import Match, distance_matrix, match, summary
 from .plausibility import Plausibility
 from .sets import ConformerSets
@@ -98,11 +100,13 @@ def evaluate_conformers(
     """
     sets, _, key = load_sets(data)
     chosen = _chosen(sets, options)
-    settings = {"model": provider.version, "device": _device(provider), "data": key, **asdict(options)}
+    relaxing = load_checkpoint(options.potential).fingerprint if options.relax_steps else None
+    versions = {"potential fingerprint": relaxing, "rdkit": rdkit.__version__}
+    settings = {"model": provider.version, "device": _device(provider), "data": key, **versions, **asdict(options)}
     _open(out, settings)
     files = [out / ROWS / f"{place:05d}.json" for place in range(len(chosen))]
     todo = [
-        Task(file, int(index), place < options.properties)
+        Task(file, int(index), place < options.properties, workers)
         for place, (file, index) in enumerate(zip(files, chosen, strict=True))
         if not file.exists()
     ]
@@ -116,9 +120,13 @@ def evaluate_conformers(
     with closing(written):
         for done, _ in enumerate(written, start=before + 1):
             report(done, len(files))
-    rows = [_read(file) for file in files]
+    every = [_read(file) for file in files]
+    rows = [row for row in every if "error" not in row]
+    if not rows:
+        raise DataError(f"No molecule could be measured; the first: {every[0]['smiles']}: {every[0]['error']}")
     about = {"name": provider.metadata.name, "fingerprint": provider.fingerprint, "processor": processor()}
-    told = {"rows": len(rows), "remarks": remarks(rows), "failures": failures(rows), "processes": workers}
+    told = {"rows": len(rows), "remarks": remarks(every), "failures": failures(rows)}
+    told["processes"] = sorted({row["processes"] for row in rows})
     told["methods"] = summarise(rows, options)
     result = _plain({**settings, **about, **told})
     write_atomically(out / RESULT, _json(result))
@@ -132,11 +140,13 @@ class Task(NamedTuple):
         file: of its row.
         index: its place in the data.
         with_properties: whether ensemble properties are.
+        processes: that measure at the same time, which decides how long each takes.
     """
 
     file: Path
     index: int
     with_properties: bool
+    processes: int
 
 
 class Model(NamedTuple):
@@ -168,11 +178,21 @@ class Bench:
         self.methods.warm_up(sets.molecule(0))
 
     def write(self, task: Task) -> None:
-        """Measure one molecule."""
-        with_properties = task.with_properties
-        row = measure_molecule(
-            self.sets, task.index, self.methods, self.potential, self.options, with_properties=with_properties
-        )
+        """Measure one molecule; where that fails, its row has the error alone."""
+        row: Row = {"smiles": self.sets.molecule(task.index).smiles, "processes": task.processes}
+        try:
+            row |= measure_molecule(
+                self.sets,
+                task.index,
+                self.methods,
+                self.potential,
+                self.options,
+                with_properties=task.with_properties,
+            )
+        except (ConfigError, OutputError):
+            raise
+        except (GeoMolError, RuntimeError, ValueError, ArithmeticError) as error:
+            row["error"] = f"{type(error).__name__}: {error}"
         write_atomically(task.file, _json(row))
 
 
@@ -217,7 +237,7 @@ def _open(out: Path, settings: Mapping[str, Any]) -> None:
 
 def _read(file: Path) -> Row:
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OutputError(f"{file} is damaged: delete it and run again ({error}).") from error
 
@@ -239,7 +259,6 @@ def measure_molecule(
     symmetric, plausibility = symmetry(molecule, most=MOST_MATCHES), Plausibility(molecule)
     asked = 2 * len(references)
     row: Row = {
-        "smiles": molecule.smiles,
         "atoms": len(molecule),
         "references": len(references),
         "asked": asked,
@@ -250,7 +269,7 @@ def measure_molecule(
     if potential is not None and (refused := _refusal(molecule, references[0], potential)):
         row["not relaxed"], potential = refused, None
     if with_properties:
-        row["properties"] = ensemble_properties(molecule, references)
+        row |= ensemble_properties(molecule, references)._asdict()
     for name, drawn in methods.draw_all(molecule, asked, options.seed).items():
         stages = {DRAWN: drawn.positions}
         if potential is not None:
@@ -259,7 +278,7 @@ def measure_molecule(
         for stage, positions in stages.items():
             found[stage] = _measure(molecule, symmetric, plausibility, references, positions, drawn.asked, options)
         if with_properties:
-            found["properties"] = ensemble_properties(molecule, list(stages.values())[-1][:MOST_SAMPLES])
+            found |= ensemble_properties(molecule, list(stages.values())[-1][:MOST_SAMPLES])._asdict()
         row["methods"][name] = found
     return row
 
@@ -307,6 +326,8 @@ def _relaxed(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalcula
 
 def remarks(rows: Sequence[Row]) -> dict[str, int]:
     """How much the means leave out."""
+    every, rows = rows, [row for row in rows if "error" not in row]
+    ends = [item for row in rows for item in (row, *row["methods"].values()) if "lost" in item]
     measured = [
         method[stage]
         for row in rows
@@ -315,12 +336,18 @@ def remarks(rows: Sequence[Row]) -> dict[str, int]:
         if stage in method
     ]
     found = {
+        "molecules whose measurement ended with an error, left out": len(every) - len(rows),
         "molecules that the potential does not know, not relaxed": sum("not relaxed" in row for row in rows),
         "molecules with more relabellings than are tried, whose distances are upper bounds": sum(
             not row["all relabellings"] for row in rows
         ),
         "distances that came too late or failed, not covered": sum(item["unknown distances"] for item in measured),
-        "ensembles without a distance, left out of AMR": sum(item["recall_distance"] is None for item in measured),
+        "ensembles without a distance, whose molecules are left out of AMR": sum(
+            item["recall_distance"] is None for item in measured
+        ),
+        "structures that end in no minimum of the molecule, left out of ensemble properties": sum(
+            sum(item["lost"].values()) for item in ends
+        ),
     }
     return {name: count for name, count in found.items() if count}
 
@@ -335,12 +362,17 @@ def failures(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
 
 
 def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict[str, float]]]:
-    """Means by method and stage, from the rows alone, over the molecules that have that stage."""
+    """Means by method and stage, from the rows alone, over the molecules that have that stage.
+
+    AMR is over the same molecules for all methods: those in which each that is not `TIMED` has one, but for methods
+    that have none at all.
+    """
+    comparable = {stage: _with_distances(rows, stage) for stage in (DRAWN, RELAXED)}
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in rows[0]["methods"]:
         of_method = [row["methods"][name] for row in rows]
         stages = [stage for stage in (DRAWN, RELAXED) if any(stage in item for item in of_method)]
-        found[name] = {stage: _of_stage(rows, name, stage, options) for stage in stages}
+        found[name] = {stage: _of_stage(rows, name, stage, comparable[stage], options) for stage in stages}
         made = sum(item[DRAWN]["made"] for item in of_method)
         seconds = sum(item["seconds"] for item in of_method)
         found[name][DRAWN]["s per conformer"] = seconds / made if made else np.nan
@@ -351,10 +383,20 @@ def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict
     return found
 
 
-def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> dict[str, float]:
+def _with_distances(rows: Sequence[Row], stage: str) -> set[str]:
+    """SMILES of the molecules in which all methods have a distance at this stage."""
+    found = {
+        name: {row["smiles"] for row in rows if row["methods"][name].get(stage, {}).get("recall_distance") is not None}
+        for name in rows[0]["methods"]
+        if name not in TIMED
+    }
+    return set.intersection(*filter(None, found.values())) if any(found.values()) else set()
+
+
+def _of_stage(rows: Sequence[Row], name: str, stage: str, comparable: set[str], options: Options) -> dict[str, float]:
     rows = [row for row in rows if stage in row["methods"][name]]
     of_stage = [row["methods"][name][stage] for row in rows]
-    matches = [Match(**{field: item[field] for field in Match._fields}) for item in of_stage]
+    matches = [_match(row["methods"][name][stage], row["smiles"] in comparable) for row in rows]
     made, asked = sum(item["made"] for item in of_stage), sum(row["methods"][name]["asked"] for row in rows)
     with_stereo = [(item, row) for item, row in zip(of_stage, rows, strict=True) if row["stereo elements"]]
     right = sum(item["made"] - item["wrong stereo"] for item, _ in with_stereo)
@@ -363,12 +405,19 @@ def _of_stage(rows: Sequence[Row], name: str, stage: str, options: Options) -> d
     return {
         "molecules": len(rows),
         **summary(matches, options.thresholds),
-        "molecules in AMR": sum(item["recall_distance"] is not None for item in of_stage),
+        "molecules in AMR": sum(item.recall_distance < np.inf for item in matches),
         "made %": 100 * made / asked,
         "right stereo %": 100 * right / of_these if of_these else np.nan,
         "right stereo, of asked %": 100 * right / wanted if wanted else np.nan,
         "plausible %": 100 * (1 - sum(item["implausible"] for item in of_stage) / made) if made else np.nan,
     }
+
+
+def _match(measured: Row, comparable: bool) -> Match:
+    """What was measured, without the distances where not all methods have one."""
+    found = Match(**{field: measured[field] for field in Match._fields})
+    known = comparable and found.recall_distance is not None
+    return found if known else found._replace(recall_distance=np.nan, precision_distance=np.nan)
 
 
 def _property_errors(rows: Sequence[Row], name: str) -> dict[str, float]:

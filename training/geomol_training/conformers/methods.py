@@ -24,6 +24,8 @@ MODEL, CHECKED = "model", "model, checked"
 ETKDG, MMFF = "ETKDGv3", "ETKDGv3, MMFF94s"
 CLUSTERED = "clustered from 10 times as many"
 ETKDG_TIME, CLUSTERED_TIME = "ETKDGv3, in the model's time", "clustered, in the model's time"
+TIMED = (ETKDG_TIME, CLUSTERED_TIME)
+"""Of these there may be none of a molecule, and that is no failure."""
 OVERSAMPLE, MOST_OVERSAMPLE = 10, 100
 """Times as many structures, and at most in the model's time."""
 TIME_LIMIT = 600.0

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
-from ase_geomol.providers.rmsd import Symmetry, rmsd_matrix
+from ase_geomol.providers.rmsd import Symmetry, rmsd, rmsd_matrix
 
 
 class Match(NamedTuple):
@@ -88,6 +87,19 @@ def distance_matrix(
     for row, reference in enumerate(references):
         if time.monotonic() > deadline:
             break
-        with suppress(RuntimeError, ValueError):
-            distances[row, whole] = rmsd_matrix(symmetric, reference[None], samples[whole])[0]
+        distances[row, whole] = _distances(symmetric, reference, samples[whole])
     return distances
+
+
+def _distances(symmetric: Symmetry, reference: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    try:
+        return rmsd_matrix(symmetric, reference[None], samples)[0]
+    except (RuntimeError, ValueError):
+        return np.array([_distance(symmetric, reference, sample) for sample in samples])
+
+
+def _distance(symmetric: Symmetry, reference: np.ndarray, sample: np.ndarray) -> float:
+    try:
+        return rmsd(symmetric, reference, sample)
+    except (RuntimeError, ValueError):
+        return np.inf

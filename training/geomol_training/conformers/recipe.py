@@ -38,7 +38,10 @@ class Search(Section):
 
 
 class ConformerRecipe(Chemistry):
-    """All that decides which conformers are found; the same recipe gives the same ones."""
+    """All that decides which conformers are found.
+
+    The same recipe gives the same ones, but for molecules that RDKit hardly embeds, which is given up after seconds.
+    """
 
     molecules: Molecules
     search: Search
