@@ -247,7 +247,7 @@ def _print_table(ensemble: Ensemble) -> None:
         if ranked:
             energy, weight = atoms.info["relative_energy"], atoms.info["boltzmann_weight"]
             cells += [f"{1000 * energy:.1f}", f"{energy * units.mol / units.kcal:.2f}", f"{100 * weight:.1f} %"]
-        table.add_row(*cells, str(family + 1))
+        table.add_row(*cells, str(family + 1) if family >= 0 else "")
     common.console.print(table)
     if len(ensemble) > MOST_ROWS:
         common.console.print(f"[dim]and {len(ensemble) - MOST_ROWS} more[/dim]")

@@ -124,11 +124,11 @@ def _earlier(table: Path, about: Path, wanted: str, lines: Sequence[Line]) -> li
     """The outcomes of a run that is to be resumed, but for lines that are tried again."""
     if not (table.is_file() and about.is_file()):
         raise OutputError(f"There is no run to resume at {table}.")
-    if about.read_text() != wanted:
+    if about.read_text(encoding="utf-8") != wanted:
         raise OutputError(f"The run at {table} has other settings (see {about}): repeat them, or use --overwrite.")
     smiles = {line.number: line.smiles for line in lines}
     try:
-        text = table.read_text()
+        text = table.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]  # what was cut off is done again
         outcomes = [
             Outcome(

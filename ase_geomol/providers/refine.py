@@ -22,6 +22,8 @@ CHECKS: dict[str, tuple[str, Callable[[Molecule, np.ndarray], list[str]]]] = {
 """The reason for which a structure is refused, and the function that finds it."""
 TEMPERATURE = 298.15
 """K, of Boltzmann weights."""
+TO_LOOK_AT = 20.0
+"""s, for what only makes a table or picture nicer."""
 
 
 def refusal(molecule: Molecule, positions: np.ndarray, checks: Sequence[str]) -> str | None:
@@ -98,13 +100,26 @@ def _shape(points: np.ndarray) -> np.ndarray:
 
 
 def superimposed(structures: Sequence[Atoms]) -> np.ndarray:
-    """Positions (P, N, 3) of conformers with ``info["bonds"]``, laid onto the first of them by their heavy atoms."""
+    """Positions (P, N, 3) of conformers with ``info["bonds"]``, laid onto the first of them by their heavy atoms.
+
+    As they are where that would take longer than `TO_LOOK_AT`.
+    """
     positions = np.array([atoms.positions for atoms in structures])
-    return aligned(symmetry(parse(structures[0]), most=FEW_MATCHES), positions, positions[0])
+    symmetric = symmetry(parse(structures[0]), most=FEW_MATCHES)
+    try:
+        return aligned(symmetric, positions, positions[0], time.monotonic() + TO_LOOK_AT)
+    except TimeoutError:
+        return positions
 
 
 def families(structures: Sequence[Atoms], threshold: float) -> np.ndarray:
-    """Number (P,) from 0 of the family of each conformer: nearer than ``threshold`` (Å, heavy atoms) to its first."""
+    """Number (P,) from 0 of the family of each conformer: nearer than ``threshold`` (Å, heavy atoms) to its first.
+
+    Those that `TO_LOOK_AT` leaves no time for get -1.
+    """
     positions = np.array([atoms.positions for atoms in structures])
-    labels = clusters(symmetry(parse(structures[0]), most=FEW_MATCHES), positions, threshold)
-    return np.unique(labels, return_inverse=True)[1]
+    symmetric = symmetry(parse(structures[0]), most=FEW_MATCHES)
+    labels = clusters(symmetric, positions, threshold, time.monotonic() + TO_LOOK_AT)
+    known = labels >= 0
+    labels[known] = np.unique(labels[known], return_inverse=True)[1]
+    return labels

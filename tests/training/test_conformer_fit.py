@@ -235,7 +235,11 @@ def test_unknown_elements_and_changed_data(make, data, own_conformers, tmp_path)
     before = data.read_bytes()
     try:
         data.write_bytes(other.read_bytes())
-        with pytest.raises(DataError, match="has changed since the run began"):
+        longer = fit(state, tmp_path / "b", resume=True, console=quiet())
+        assert longer.frames == {"training": 6, "validation": 1}
+        for copy in (tmp_path / "b").glob("conformers-*.npz"):
+            copy.unlink()
+        with pytest.raises(DataError, match="has changed since the run began, and its own copy is gone"):
             fit(state, tmp_path / "b", resume=True, console=quiet())
     finally:
         data.write_bytes(before)

@@ -17,7 +17,7 @@ from ase_geomol.errors import ConfigError, InputError, ProviderError, ProviderWa
 from ase_geomol.providers.base import TIME, Candidate, Limits, Provider
 from ase_geomol.providers.drawing import HOPELESS
 from ase_geomol.providers.molecules import parse
-from ase_geomol.providers.refine import clusters, representatives
+from ase_geomol.providers.refine import clusters, families, representatives, superimposed
 from ase_geomol.providers.rmsd import rmsd_matrix, symmetry
 
 WATER = np.array([[0.0, 0.0, 0.119], [0.0, 0.763, -0.477], [0.0, -0.763, -0.477]])
@@ -213,6 +213,17 @@ def test_clusters_have_first_members_that_are_apart(rdkit):
     assert matrix[np.ix_(leaders, leaders)][~np.eye(len(leaders), dtype=bool)].min() >= 0.4
     assert all(matrix[index, label] < 0.4 for index, label in enumerate(labels))
     assert (clusters(symmetric, positions, 0.4, deadline=time.monotonic() - 1) == -1).all()
+
+
+def test_what_only_looks_nicer_ends_with_its_time(rdkit, monkeypatch):
+    structures = list(rdkit.iterate("CCCCCC", 6))
+    numbers = families(structures, 0.4)
+    assert sorted(set(numbers.tolist())) == list(range(numbers.max() + 1))
+    laid = superimposed(structures)
+    assert np.abs(laid[1] - structures[1].positions).max() > 0.1
+    monkeypatch.setattr("ase_geomol.providers.refine.TO_LOOK_AT", -1.0)
+    assert families(structures, 0.4).tolist() == [-1] * 6
+    assert (superimposed(structures) == np.array([atoms.positions for atoms in structures])).all()
 
 
 def test_relaxed_and_ranked(rdkit):

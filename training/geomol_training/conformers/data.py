@@ -55,7 +55,7 @@ def load_sets(
     named = [sources] if isinstance(sources, str) else list(sources)
     splits = None if geom_splits is None else Path(geom_splits)
     key = _fingerprint([*(file for source in named for file in files_of(source)), *([splits] if splits else [])])
-    stored = None if cache is None else cache / f"conformers-{key}.npz"
+    stored = None if cache is None else cache_file(cache, key)
     if stored is not None and stored.exists():
         return LoadedSets(*read_packed_sets(stored), key)
     skipped: Counter[str] = Counter()
@@ -66,6 +66,11 @@ def load_sets(
     if stored is not None:
         save_sets(stored, sets, skipped)
     return LoadedSets(sets, skipped, key)
+
+
+def cache_file(folder: Path, key: str) -> Path:
+    """Where the packed sets with this key are kept."""
+    return folder / f"conformers-{key}.npz"
 
 
 def files_of(source: str) -> list[Path]:

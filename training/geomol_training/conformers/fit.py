@@ -23,10 +23,10 @@ from ..processes import Crew
 from ..runs import NOTHING_LEFT, Fitted, Times, check_end, extent_of, fixed, open_run, run_to_end, write_run_result
 from ..schedule import Standing
 from ..splits import split_frames
-from .data import load_sets
+from .data import LoadedSets, cache_file, load_sets
 from .flow_recipe import FlowRecipe
 from .learning import FlowGoal, FlowSupply
-from .sets import ConformerSets
+from .sets import ConformerSets, read_packed_sets
 
 
 class FlowParts(NamedTuple):
@@ -92,44 +92,52 @@ def untrained_flow(recipe: FlowRecipe) -> ConformerFlow:
 
 
 def read_flow_parts(recipe: FlowRecipe, out: Path, known: dict[str, str], console: Console) -> FlowParts:
-    """Molecules for training and validation.
+    """Molecules for training and validation; a resumed run keeps those it began with, by the keys ``known``.
 
     Raises:
         DataError: the data cannot be used, has an element that the network does not know, or has changed since a
-            resumed run began, whose data have the keys ``known``.
+            resumed run began, whose own copy is gone.
     """
     data, training = recipe.data, recipe.training
-    train, keys = _load(data.train, data.geom_splits, recipe, out, console)
+    loaded = _load(data.train, data.geom_splits, recipe, out, console, known.get("train"))
+    train, keys = loaded.sets, {"train": loaded.key}
     if data.valid is None:
         splits = split_frames(train, data.split, recipe.seed)
         train, valid = train.take(splits.train), train.take(splits.valid)
     else:
-        valid, other = _load(data.valid, None, recipe, out, console)
-        keys = f"{keys} {other}"
-    if known and known["train"] != keys:
-        raise DataError("The data has changed since the run began: start anew.")
+        other = _load(data.valid, None, recipe, out, console, known.get("valid"))
+        valid, keys["valid"] = other.sets, other.key
     train = _some(train, training.train_frames, recipe.seed)
     valid = _some(valid, training.valid_frames, recipe.seed)
     console.print(
         f"{len(train)} molecules with {len(train.weights)} conformers to learn, {len(valid)} molecules to validate.",
         highlight=False,
     )
-    return FlowParts(train, valid, {"train": keys})
+    return FlowParts(train, valid, keys)
 
 
 def _load(
-    sources: str | tuple[str, ...], splits: str | None, recipe: FlowRecipe, out: Path, console: Console
-) -> tuple[ConformerSets, str]:
+    sources: str | tuple[str, ...],
+    splits: str | None,
+    recipe: FlowRecipe,
+    out: Path,
+    console: Console,
+    known: str | None,
+) -> LoadedSets:
+    if known and cache_file(out, known).exists():
+        return LoadedSets(*read_packed_sets(cache_file(out, known)), known)
     with console.status("reading data") as status:
         sets, skipped, key = load_sets(
             sources, splits, cache=out, report=lambda count: status.update(f"reading data: {count} molecules")
         )
+    if known and key != known:
+        raise DataError("The data has changed since the run began, and its own copy is gone: start anew.")
     if skipped:
         console.print(f"{describe_skipped(skipped)}.", highlight=False)
     unknown = sorted(set(sets.elements) - set(recipe.model.built.elements))
     if unknown:
         raise DataError(f"The data has the atomic numbers {unknown}, which model.config.elements lacks.")
-    return sets, key
+    return LoadedSets(sets, skipped, key)
 
 
 def _some(sets: ConformerSets, wanted: int | None, seed: int) -> ConformerSets:
