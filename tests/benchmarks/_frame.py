@@ -33,9 +33,17 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint, shipped_models
+from ase_geomol.checkpoint import (
+    Metadata,
+    held_by,
+    load_checkpoint,
+    load_conformers,
+    save_checkpoint,
+    shipped_models,
+)
 from ase_geomol.errors import GeoMolError
 from ase_geomol.files import make_folder, write_atomically
+from ase_geomol.models.ditmc import ConformerFlow
 from ase_geomol.potential import Potential
 
 RESULTS = Path(__file__).parent / "results"
@@ -163,7 +171,7 @@ def _arguments(
     parser.add_argument("--smoke", action="store_true", help="a small version that proves the script runs")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the peers (default 2)")
     if model:
-        parser.add_argument("--model", default=model, help=f"shipped potential or .safetensors file (default {model})")
+        parser.add_argument("--model", default=model, help=f"shipped model or .safetensors file (default {model})")
     if minutes:
         parser.add_argument("--minutes", type=float, default=minutes, help=f"of each training (default {minutes:g})")
     for name, option in options.items():
@@ -222,11 +230,12 @@ def _untrained(model: str) -> str:
 
 
 def _identity(model: str) -> dict[str, Any]:
-    potential, metadata, _, fingerprint = load_checkpoint(model)
+    load = load_conformers if held_by(model) is ConformerFlow else load_checkpoint
+    predictor, metadata, _, fingerprint = load(model)
     return {
         "name": metadata.name,
         "fingerprint": fingerprint,
-        "parameters": sum(parameter.numel() for parameter in potential.parameters()),
+        "parameters": sum(parameter.numel() for parameter in predictor.parameters()),
     }
 
 

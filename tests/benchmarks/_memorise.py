@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,16 +41,20 @@ def memorise(
     *,
     steps: int,
     samples: int,
+    output: Literal["conformer", "correction"] = "correction",
     rate: float = 5e-3,
     report: Callable[[int], object] = lambda step: None,
 ) -> ConformerFlow:
-    """Train on conformers {SMILES: (R, N, 3)}; each step takes ``samples`` of each molecule, all equally often."""
+    """Train on conformers {SMILES: (R, N, 3)}; each step takes ``samples`` of each molecule, all equally often.
+
+    ``output`` is what the network's is, as `FlowForm` says; that of the shipped weights by default.
+    """
     molecules = collate_molecules([graph_of(parse(smiles), ORGANIC) for smiles in known])
     shape = (len(known), samples, molecules.numbers.shape[1], 3)
     targets = torch.zeros(shape)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        flow = ConformerFlow(DiTMC(config), FlowForm(noise=0.1))
+        flow = ConformerFlow(DiTMC(config), FlowForm(noise=0.1, output=output))
     optimiser = torch.optim.AdamW(flow.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.05)
     generator = torch.Generator().manual_seed(0)

@@ -4,7 +4,8 @@ With `--minutes` it first trains what is missing, each form so long, with `train
 on sets of conformers that `geomol-train conformers` made. `--positions`, `--pairs`, `--noise` (of the flow, Å) and
 `--output` are values of these choices, with commas.
 Trainings are left in `runs`, their rows in `evaluation`; after Ctrl-C the same command goes on. Without `--minutes` it
-measures what is there. Twice as many samples as a molecule has references, of molecules of the test, as they are drawn.
+measures what is there of the forms asked for, which must have taken equally long, on the same data. Twice as many
+samples as a molecule has references, of molecules of the validation, as they are drawn; the test is for what is chosen.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from ase_geomol.providers.molecules import parse
 RECIPE = Path("training/recipes/shipped/ditmc_small.yaml")
 RUNS, ROWS = Path("runs/conformer_forms"), Path("evaluation/conformer_forms")
 SHOWN = ("COV-R 0.5 Å mean %", "AMR-R mean Å", "COV-P 0.5 Å mean %", "AMR-P mean Å", "right stereo %", "plausible %")
+UNEQUAL = 1.1
+"""Ratio of times of trainings that are not compared."""
 OPTIONS = {
     "minutes": Option(0.0, "of each training that is not there yet; 0: train nothing"),
     "data": Option("data/conformers", "sets of conformers"),
@@ -42,7 +45,7 @@ OPTIONS = {
     "pairs": Option("all-pair,bond-pair", "what it knows of pairs of atoms"),
     "noise": Option("0.25", "Å, of the flow"),
     "output": Option("correction", "what the network's output is"),
-    "molecules": Option(60, "of the test"),
+    "molecules": Option(60, "of the validation"),
 }
 
 
@@ -79,10 +82,29 @@ def run(
     if minutes > 0:
         for form in forms:
             _train(form, [f"data.train={data}"], RUNS / form.name, 60 * minutes)
-    rows = [_row(path, result, data, ROWS / path.name, molecules) for path, result in read_results(RUNS).items()]
-    if not rows:
-        raise DataError(f"{RUNS} holds no finished training: give --minutes, to train.")
-    return _ranked(rows)
+    names = [form.name for form in forms]
+    found = {path: result for path, result in read_results(RUNS).items() if path.name in names}
+    _see_comparable(found, data)
+    return _ranked([_row(path, result, data, ROWS / path.name, molecules) for path, result in found.items()])
+
+
+def _see_comparable(found: dict[Path, dict[str, Any]], data: str) -> None:
+    """Raises :class:`DataError` where there is nothing, or trainings of other lengths, data or hardware."""
+    if not found:
+        raise DataError(f"{RUNS} holds no finished training of these forms: give --minutes, to train.")
+    seconds = [result["seconds"] for result in found.values()]
+    if max(seconds) > UNEQUAL * min(seconds):
+        raise DataError(f"The trainings in {RUNS} took {min(seconds):.0f} to {max(seconds):.0f} s: compare equal ones.")
+    for path, result in found.items():
+        if result["recipe"]["data"]["train"] != data:
+            raise DataError(f"{path} learned from {result['recipe']['data']['train']}, not from {data}.")
+    machines = sorted({_machine(result) for result in found.values()})
+    if len(machines) > 1:
+        raise DataError(f"The trainings in {RUNS} ran on {' and '.join(machines)}: compare those of one.")
+
+
+def _machine(result: dict[str, Any]) -> str:
+    return result["hardware"].get("accelerator") or result["hardware"]["processor"]
 
 
 def _train(form: Form, changes: list[str], out: Path, seconds: float | None, **options: Any) -> None:
@@ -96,8 +118,8 @@ def _train(form: Form, changes: list[str], out: Path, seconds: float | None, **o
 
 
 def _row(path: Path, result: dict[str, Any], data: str, out: Path, molecules: int) -> Row:
-    recipe, hardware = result["recipe"], result["hardware"]
-    options = Options(molecules=molecules, relax_steps=0, baselines=False)
+    recipe = result["recipe"]
+    options = Options(split="valid", molecules=molecules, relax_steps=0, baselines=False)
     found = evaluate_conformers(ConformerProvider(path / "model.safetensors"), data, out, options)
     measured = found["methods"][MODEL][DRAWN]
     return {
@@ -112,7 +134,7 @@ def _row(path: Path, result: dict[str, Any], data: str, out: Path, molecules: in
         **{name: measured[name] for name in SHOWN},
         "s per conformer": measured["s per conformer"],
         "molecules": found["rows"],
-        "hardware": hardware.get("accelerator") or hardware["processor"],
+        "hardware": _machine(result),
     }
 
 
@@ -124,7 +146,7 @@ def _ranked(rows: list[Row]) -> Answer:
 def _smoke(folder: Path, forms: list[Form]) -> Answer:
     """Two forms after two steps on two conformers."""
     frames = []
-    for smiles, split in (("CCCC", "train"), ("CCC=O", "valid"), ("CCCO", "test")):
+    for smiles, split in (("CCCC", "train"), ("CCC=O", "valid")):
         molecule = parse(smiles)
         about = {"smiles": molecule.smiles, "molecule": smiles, "split": split}
         frames += [Atoms(molecule.numbers, positions, info=about) for positions in conformers_of(smiles, 2)]
@@ -133,9 +155,8 @@ def _smoke(folder: Path, forms: list[Form]) -> Answer:
     changes = [f"data.train={data}", "training.max_steps=2", "model.config.layers=1", "model.config.channels=32"]
     for form in forms:
         _train(form, changes, folder / form.name, None, console=Console(quiet=True))
-    return _ranked(
-        [_row(path, found, data, folder / "rows" / path.name, 1) for path, found in read_results(folder).items()]
-    )
+    found = read_results(folder)
+    return _ranked([_row(path, result, data, folder / "rows" / path.name, 1) for path, result in found.items()])
 
 
 if __name__ == "__main__":

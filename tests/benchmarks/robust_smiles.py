@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from functools import cache
+from functools import cache, partial
 from statistics import median
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from ase_geomol.providers.base import Provider
 from ase_geomol.providers.molecules import parse
 
 SETTINGS = {"QM9": 500, "drug-like": 300, "atoms of these": (15, 70), "conformers": 3, "time limit s": 30.0, "seed": 17}
+MODEL = "ditmc-small"
 SMOKE = {"QM9": 3, "drug-like": 2}
 PROVIDERS = ("RDKit", "DiTMC")
 LATE = 2.0
@@ -44,13 +45,13 @@ class Case(NamedTuple):
     time_limit: float
 
 
-def run(smoke: bool) -> Answer:
+def run(smoke: bool, model: str) -> Answer:
     """One row for each provider and group."""
     table, summary, pieces = [], {}, []
     for provider in PROVIDERS:
-        cases = collect(provider, smoke)
-        with work_folder(f"robust_smiles_{provider}", {**SETTINGS, "by": maker(provider).version}, smoke) as folder:
-            rows = each(cases, attempt, folder)
+        cases, by = collect(provider, smoke), maker(provider, model).version
+        with work_folder(f"robust_smiles_{provider}", {**SETTINGS, "by": by}, smoke) as folder:
+            rows = each(cases, partial(attempt, model=model), folder)
         groups: dict[str, list[Row]] = {}
         for row in rows:
             groups.setdefault(cases[row["name"]].group, []).append(row)
@@ -80,14 +81,16 @@ def collect(provider: str, smoke: bool) -> dict[str, Case]:
     return {f"{place:04d}": Case(provider, *line, limit) for place, line in enumerate([*lines, *nasty])}
 
 
-def attempt(case: Case) -> Row:
+def attempt(case: Case, model: str) -> Row:
     """What a line ends as."""
     begin = time.monotonic()
     wrong = 0
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProviderWarning)
-            ensemble = maker(case.provider).sample(case.smiles, SETTINGS["conformers"], time_limit=case.time_limit)
+            ensemble = maker(case.provider, model).sample(
+                case.smiles, SETTINGS["conformers"], time_limit=case.time_limit
+            )
         end, sentence = "made" if not ensemble.shortage else "some made", ensemble.shortage
         wrong = sum(is_other_isomer(parse(case.smiles), atoms.positions) is True for atoms in ensemble)
     except InputError as error:
@@ -125,10 +128,10 @@ def summed(provider: str, group: str, rows: list[Row]) -> Row:
 
 
 @cache
-def maker(provider: str) -> Provider:
+def maker(provider: str, model: str) -> Provider:
     """One for each process."""
-    return RDKitProvider() if provider == "RDKit" else ConformerProvider(device="cpu")
+    return RDKitProvider() if provider == "RDKit" else ConformerProvider(model, device="cpu")
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, packages=["rdkit"], settings=SETTINGS)
+    answer(__doc__ or "", run, packages=["rdkit"], model=MODEL, on_card=True, settings=SETTINGS)

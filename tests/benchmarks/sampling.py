@@ -1,7 +1,7 @@
 """How many conformers a second does a DiTMC draw, beside RDKit's ETKDGv3 with and without MMFF94s?
 
-Untrained networks of the small size (4 layers of 128 channels), 20 steps, without checks, 64 conformers of a molecule.
-All on one thread, as RDKit works; "threads" is DiTMC with absolute positions on as many as were asked for.
+Untrained networks of the small size (4 layers of 128 channels) and the shipped one, 20 steps, without checks, 64
+conformers of a molecule. All on one thread, as RDKit works; "threads" is the shipped one on as many as were asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from _frame import Row, answer
+from _frame import Answer, answer
 from _timing import time_in_turns, timed
 
 from ase_geomol import ConformerProvider, RDKitProvider, save_checkpoint
@@ -21,16 +21,19 @@ from ase_geomol.providers.molecules import parse
 
 MOLECULES = ("CCO", "CC(C)CC(=O)OC", "CC(=O)Oc1ccccc1C(=O)O", "CCOC(=O)C1CCN(CC1)C(=O)c1ccc(OC)cc1")
 FORMS = ("absolute", "relative", "equivariant")
+MODEL, GOAL = "ditmc-small", "CC(C)CC(=O)OC"
+"""What is shipped, and a molecule of 20 atoms."""
 SETTINGS = {"conformers": 64, "steps": 20, "seed": 0}
 METADATA = Metadata(name="untrained", theory="none", training_data="none")
 
 
-def run(smoke: bool) -> list[Row]:
+def run(smoke: bool, model: str) -> Answer:
     """One row a molecule."""
     count = 2 if smoke else 64
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         providers = {form: _provider(Path(folder), form) for form in FORMS}
+    providers |= {"shipped": ConformerProvider(model, device="cpu", steps=20)}
     providers |= {"ETKDGv3": RDKitProvider(force_field=None), "ETKDGv3, MMFF94s": RDKitProvider()}
     rows, threads, repeats = [], torch.get_num_threads(), 1 if smoke else 3
     for smiles in MOLECULES[:1] if smoke else MOLECULES:
@@ -41,10 +44,12 @@ def run(smoke: bool) -> list[Row]:
         torch.set_num_threads(1)
         seconds = time_in_turns(tasks, repeats)
         torch.set_num_threads(threads)
-        seconds["threads"] = time_in_turns({"threads": tasks["absolute"]}, repeats)["threads"]
+        seconds["threads"] = time_in_turns({"threads": tasks["shipped"]}, repeats)["threads"]
         rates = {f"{name} /s": count / taken for name, taken in seconds.items()}
         rows.append({"molecule": smiles, "atoms": len(parse(smiles)), **rates})
-    return rows
+    of_twenty = {row["molecule"]: row for row in rows}.get(GOAL)
+    told = "conformers of 20 atoms a second, one thread (goal: 20 or more)"
+    return Answer(rows, {told: of_twenty["shipped /s"]} if of_twenty else {})
 
 
 def _provider(folder: Path, form: str) -> ConformerProvider:
@@ -55,4 +60,4 @@ def _provider(folder: Path, form: str) -> ConformerProvider:
 
 
 if __name__ == "__main__":
-    answer(__doc__ or "", run, ["rdkit"], settings=SETTINGS)
+    answer(__doc__ or "", run, ["rdkit"], model=MODEL, on_card=True, settings=SETTINGS)
