@@ -31,6 +31,7 @@ from geomol_training.conformers.learning import (
 )
 from geomol_training.fit import fit
 from geomol_training.keeper import read_state
+from geomol_training.objective import LOG_EVERY
 from geomol_training.recipe import load_recipe
 from rich.console import Console
 from typer.testing import CliRunner
@@ -102,6 +103,13 @@ def test_resumed_run_has_the_same_bits(make, tmp_path):
         assert all(torch.equal(whole[part][name], parts[part][name]) for name in whole[part])
     with pytest.raises(ConfigError, match="another 'model'"):
         fit(make(model={"layers": 2}), tmp_path / "parts", resume=True, console=quiet())
+
+
+def test_two_processes_learn_what_one_learns_though_one_of_them_has_nothing_to_do(make, tmp_path):
+    """Batches of a single molecule, as far as the first mean loss of all processes is logged."""
+    recipe = make(training={"batch_frames": 1, "max_steps": LOG_EVERY, "validate_every": LOG_EVERY})
+    found = [fit(recipe, tmp_path / str(n), console=quiet(), processes=n, threads=1).errors for n in (1, 2)]
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
 def supply_of(data: Path, **changes) -> FlowSupply:

@@ -85,7 +85,7 @@ class Fitting(lightning.LightningModule):
             loss = self.goal.loss(self.predictor, batch, self._progress)
         else:  # fewer examples than processes
             loss = 0.0 * next(p for p in self.predictor.parameters() if p.requires_grad).sum().double()
-        self._losses.append(loss.detach())
+        self._losses.append(loss.detach().double())  # that of an empty share is; processes add up one precision only
         return self.trainer.world_size * self.recipe.training.parts * loss
 
     def validation_step(self, batch: AnyBatch, batch_idx: int) -> None:
