@@ -74,11 +74,14 @@ assert parse(again).smiles == "C[C@H](N)C(=O)O"
 
 # %% [markdown]
 # ## Many
-# `iterate` gives structures one by one. With `oversample` many are drawn and the representative ones kept. Everything
-# else of ASE starts from here: molecular dynamics, basin hopping, genetic algorithms.
+# `iterate` gives structures one by one. With `oversample` many are drawn and the representative ones kept. `sample_many`
+# takes many molecules, and gives for each what `sample` gives, or its error. Everything else of ASE starts from here:
+# molecular dynamics, basin hopping, genetic algorithms.
 
 # %%
 widest = max(provider.iterate("NCCCCN", 30), key=lambda atoms: np.ptp(atoms.positions, axis=0).max())
 print(f"the longest of 30: {np.ptp(widest.positions, axis=0).max():.1f} Å")
 few = provider.sample("NCCCCN", 5, oversample=6)
 print("kept:", [atoms.info["index"] for atoms in few])
+for result in provider.sample_many(["CCO", "C1CC", "CC#N"], 2):
+    print(result if isinstance(result, Exception) else f"{result.smiles}: {len(result)} conformers")

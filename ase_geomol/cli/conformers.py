@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,15 +100,13 @@ def conformers(
     maker = _provider(provider, sampler_steps, dtype, device, fallback)
     calculator = common.calculator(model, [], dtype, device, skin) if relax else None
 
-    def sample(smiles: str, on_structure: Callable[[Atoms], object] = lambda atoms: None) -> Ensemble:
-        return maker.sample(smiles, relax=calculator, rank=relax, on_structure=on_structure, **settings)
-
+    options: dict[str, Any] = {**settings, "relax": calculator, "rank": relax}
     if many:
         about = {"provider": maker.name, "version": maker.version, "fallback": fallback, **settings}
         about["calculator"] = calculator.identity if calculator else None
-        _run_file(Path(molecules), sample, path, about, resume)
+        _run_file(Path(molecules), partial(maker.sample_many, **options), path, about, resume)
     else:
-        _run_one(molecules, sample, path, number, calculator.name if calculator else None)
+        _run_one(molecules, partial(maker.sample, **options), path, number, calculator.name if calculator else None)
 
 
 def _provider(name: str, sampler_steps: int | None, dtype: str, device: str | None, fallback: bool) -> Provider:
@@ -158,7 +157,7 @@ def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: i
             bar.update(task, completed=len(made), rate=_rate(len(made), time.perf_counter() - begin))
 
         try:
-            ensemble = sample(smiles, see)
+            ensemble = sample(smiles, on_structure=see)
         except KeyboardInterrupt:
             _keep(made, path, ranked=model is not None)
             raise
@@ -198,7 +197,7 @@ def _keep(made: list[Atoms], path: Path, *, ranked: bool) -> None:
 
 
 def _run_file(
-    source: Path, sample: Callable[..., Ensemble], path: Path, settings: dict[str, Any], resume: bool
+    source: Path, sample_many: Callable[..., Iterator], path: Path, settings: dict[str, Any], resume: bool
 ) -> None:
     from ..providers.batch import Outcome, run_lines
     from ..providers.smiles_files import read_lines
@@ -208,7 +207,7 @@ def _run_file(
     with common.progress("rate", "live") as bar:
         task = bar.add_task("Molecules", total=len(lines), rate="", live="")
         try:
-            for outcome in run_lines(lines, sample, path, settings, resume=resume):
+            for outcome in run_lines(lines, sample_many, path, settings, resume=resume):
                 outcomes.append(outcome)
                 done += not outcome.earlier
                 rate = _rate(done, time.perf_counter() - begin, "molecules")

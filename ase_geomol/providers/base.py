@@ -12,15 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 
-from ..errors import ConfigError, InputError, ProviderWarning
-from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble
+from ..errors import ConfigError, GeoMolError, InputError, ProviderWarning
+from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble, first_seeds
 from .molecules import Molecule, Request, parse
 from .refine import CHECKS, clusters, refusal, representatives, weigh
 from .rmsd import FEW_MATCHES, symmetry
@@ -89,6 +89,17 @@ class Provider(ABC):
     def at_once(self, molecule: Molecule) -> int:
         """How many structures of a molecule are best drawn at once."""
         return 1
+
+    def together(self, molecules: Sequence[Molecule], n: int) -> bool:
+        """Whether ``n`` structures of each of these are better drawn all at once than one molecule after the other."""
+        return False
+
+    def foresee(self, molecules: Sequence[Molecule], seeds: Sequence[int], deadline: float) -> None:
+        """Draw a candidate of each molecule for each seed at once, and keep them until `draw` is asked for them.
+
+        Called where `together` says so. What is not drawn by the deadline, or fails, is left to `draw`.
+        """
+        raise NotImplementedError
 
     def sample(
         self,
@@ -172,6 +183,77 @@ class Provider(ABC):
         if ensemble.unfinished:
             warnings.warn(ensemble.unfinished, ProviderWarning, stacklevel=2)
         return ensemble
+
+    def sample_many(
+        self,
+        requests: Iterable[Request],
+        n: int = 1,
+        *,
+        seed: int = 0,
+        oversample: int = 1,
+        time_limit: float | None = 600.0,
+        **options: Any,
+    ) -> Iterator[Ensemble | Exception]:
+        """Make structures of many molecules, in their order; several small ones are drawn at once where that is faster.
+
+        Args:
+            requests: looked at as they are needed, a few ahead.
+            n: of each.
+            seed: as of `sample`, and so are all others.
+            oversample: see there.
+            time_limit: seconds for each.
+            options: more arguments of `sample`.
+
+        Yields:
+            What `sample` gives for each, or the error that it raises.
+
+        Raises:
+            ConfigError: an argument makes no sense, whatever the molecule.
+        """
+        check_arguments(n, seed=seed, oversample=oversample, time_limit=time_limit)
+        for group in self._groups(requests, n * oversample):
+            limit = self._foreseen(group, n * oversample, seed, time_limit)
+            for request in group:
+                try:
+                    yield self.sample(request, n, seed=seed, oversample=oversample, time_limit=limit, **options)
+                except ConfigError:
+                    raise
+                except Exception as error:
+                    yield error
+
+    def _groups(self, requests: Iterable[Request], n: int) -> Iterator[list[Request]]:
+        """What is drawn at once: molecules of this provider that belong together, anything else alone."""
+        group: list[Request] = []
+        for request in requests:
+            molecule = self._own(request)
+            if group and molecule is not None and self.together([*group, molecule], n):  # type: ignore[list-item]
+                group.append(molecule)
+                continue
+            if group:
+                yield group
+            group = [] if molecule is None else [molecule]
+            if molecule is None:
+                yield [request]
+        if group:
+            yield group
+
+    def _own(self, request: Request) -> Molecule | None:
+        """The molecule, if this provider makes it; `sample` tells why not."""
+        try:
+            molecule = parse(request)
+            self.check(molecule)
+        except GeoMolError:
+            return None
+        return molecule
+
+    def _foreseen(self, group: list[Request], n: int, seed: int, time_limit: float | None) -> float | None:
+        """Draw the first candidates of a group; the time limit that is left for each of it, at least half."""
+        if len(group) == 1:
+            return time_limit
+        begin = time.monotonic()
+        deadline = np.inf if time_limit is None else begin + time_limit / 2
+        self.foresee(group, first_seeds(seed, n), deadline)  # type: ignore[arg-type]
+        return None if time_limit is None else max(time_limit / 2, time_limit - (time.monotonic() - begin))
 
     def iterate(
         self,

@@ -7,13 +7,13 @@ import io
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError, GeoMolError, InputError, OutputError, ProviderError, ProviderWarning
+from ..errors import DataError, GeoMolError, InputError, OutputError, ProviderError, ProviderWarning
 from ..files import write_atomically
 from ..simulate.files import GrowingFile
 from .drawing import Ensemble
@@ -31,7 +31,7 @@ class Outcome:
         name: what it calls it.
         structures: how many were made.
         lowest_energy_eV: of these, or nothing where they have none.
-        seconds: of wall time.
+        seconds: of wall time; where several lines are drawn at once, the first one has that of all.
         message: why there are fewer than asked for, how many were not relaxed to the end, or nothing.
         again: whether it ended by an error that need not come back: a resumed run tries it again.
         mark: state of the structures' file after this line.
@@ -55,7 +55,7 @@ COLUMNS = tuple(field.name for field in fields(Outcome))[:-1]
 
 def run_lines(
     lines: Sequence[Line],
-    sample: Callable[[str], Ensemble],
+    sample_many: Callable[[Iterable[str]], Iterator[Ensemble | Exception]],
     out: Path,
     settings: Mapping[str, Any],
     *,
@@ -68,14 +68,14 @@ def run_lines(
 
     Args:
         lines: the molecules.
-        sample: makes the structures of a SMILES string.
+        sample_many: makes structures of SMILES strings as `Provider.sample_many` does.
         out: as of `open_store`.
         settings: what decides the result; a run with others cannot be resumed.
         resume: go on with an earlier run.
 
     Raises:
         OutputError: a file cannot be written, there is an earlier run with other settings, or none to resume.
-        ConfigError: of ``sample``: no line would go better.
+        ConfigError: of ``sample_many``: no line would go better.
         DataError: the earlier run's table is damaged, or of other molecules, or its structures are gone.
     """
     table, about = out.with_suffix(".csv"), out.with_suffix(".json")
@@ -89,28 +89,26 @@ def run_lines(
     with closing(store), closing(GrowingFile(table, len(header))) as rows:
         yield from done
         finished = {outcome.line for outcome in done}
-        for line in lines:
-            if line.number not in finished:
-                outcome = _outcome(line, sample, store)
-                rows.write(_row(astuple(outcome)[:-1]))
-                yield outcome
+        left = [line for line in lines if line.number not in finished]
+        made = sample_many(line.smiles for line in left)
+        for line in left:
+            begin = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ProviderWarning)  # the row says it
+                result = next(made)
+            outcome = _outcome(line, result, store, begin)
+            rows.write(_row(astuple(outcome)[:-1]))
+            yield outcome
 
 
-def _outcome(line: Line, sample: Callable[[str], Ensemble], store: Store) -> Outcome:
-    begin = time.perf_counter()
+def _outcome(line: Line, result: Ensemble | Exception, store: Store, begin: float) -> Outcome:
+    """What became of a line, whatever it is: one is not the end of all. Its structures are stored."""
     structures: Sequence[Any] = ()
-    again = False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ProviderWarning)  # the row says it
-            ensemble = sample(line.smiles)
-        structures, message = ensemble, ensemble.remarks
-    except (InputError, ProviderError) as error:
-        message = str(error)
-    except ConfigError:
-        raise
-    except Exception as error:  # what happens to one line is not the end of all
-        message, again = str(error) if isinstance(error, GeoMolError) else f"{type(error).__name__}: {error}", True
+    again = isinstance(result, Exception) and not isinstance(result, InputError | ProviderError)
+    if isinstance(result, Ensemble):
+        structures, message = result, result.remarks
+    else:
+        message = str(result) if isinstance(result, GeoMolError) else f"{type(result).__name__}: {result}"
     for atoms in structures:
         atoms.info.update(line=line.number, **({"name": line.name} if line.name else {}))
     energies = [atoms.get_potential_energy() for atoms in structures if atoms.calc is not None]

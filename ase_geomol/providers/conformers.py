@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from ..checkpoint import choose_device, load_conformers
 from ..errors import ConfigError, InputError
@@ -75,6 +76,7 @@ class ConformerProvider(Provider):
         self.limits = Limits(atoms=LARGEST, elements=self._flow.elements)
         self.fallback = fallback
         self._known: tuple[Molecule, MoleculeBatch, Conditioning] | None = None
+        self._ahead: list[tuple[Molecule, dict[int, np.ndarray]]] = []
 
     def maker_of(self, molecule: Molecule) -> Provider:
         """This one, or the fallback for a molecule beyond its limits."""
@@ -97,10 +99,38 @@ class ConformerProvider(Provider):
 
     def at_once(self, molecule: Molecule) -> int:
         """As many as have `PAIRS` pairs of atoms."""
-        return max(1, PAIRS.get(self.device.type, PAIRS["cpu"]) // len(molecule) ** 2)
+        return max(1, self._pairs // len(molecule) ** 2)
+
+    @property
+    def _pairs(self) -> int:
+        return PAIRS.get(self.device.type, PAIRS["cpu"])
+
+    def together(self, molecules: Sequence[Molecule], n: int) -> bool:
+        """Where all, as large as the largest, have no more than `PAIRS` pairs of atoms."""
+        return n * len(molecules) * max(map(len, molecules)) ** 2 <= self._pairs
+
+    def foresee(self, molecules: Sequence[Molecule], seeds: Sequence[int], deadline: float) -> None:
+        """One pass for all; where it fails, each is drawn, and its failure told, by itself."""
+        self._ahead = []
+        graphs = collate_molecules([graph_of(molecule, self._flow.elements) for molecule in molecules])
+        noise = torch.zeros(len(molecules), len(seeds), graphs.numbers.shape[1], 3, dtype=torch.float64)
+        for place, molecule in zip(noise, molecules, strict=True):
+            place[:, : len(molecule)] = sample_noise(seeds, len(molecule))
+        try:
+            drawn = self._sampled(graphs.to(self.device), noise, deadline)
+        except (TimeoutError, RuntimeError):
+            return
+        self._ahead = [
+            (molecule, dict(zip(seeds, positions[:, : len(molecule)], strict=True)))
+            for molecule, positions in zip(molecules, drawn, strict=True)
+        ]
 
     def draw(self, molecule: Molecule, seeds: Sequence[int], deadline: float) -> Iterator[Candidate | str]:
         """Sample the molecule once for each seed; see `Provider.draw`."""
+        ahead = next((drawn for known, drawn in self._ahead if known is molecule), {})
+        if all(seed in ahead for seed in seeds):
+            yield from (self._candidate(molecule, ahead[seed]) for seed in seeds)
+            return
         size = self.at_once(molecule)
         for start in range(0, len(seeds), size):
             try:
@@ -112,14 +142,20 @@ class ConformerProvider(Provider):
 
     def _positions(self, molecule: Molecule, seeds: Sequence[int], deadline: float) -> np.ndarray:
         """Positions (S, N, 3) in Å; raises TimeoutError when the deadline passes."""
+        graph, conditioning = self._encoded(molecule)
+        return self._sampled(graph, sample_noise(seeds, len(molecule))[None], deadline, conditioning)[0]
+
+    def _sampled(
+        self, graphs: MoleculeBatch, noise: Tensor, deadline: float, conditioning: Conditioning | None = None
+    ) -> np.ndarray:
+        """Positions (G, S, N, 3) in Å; raises TimeoutError when the deadline passes."""
 
         def check_time() -> None:
             if time.monotonic() > deadline:
                 raise TimeoutError
 
-        graph, conditioning = self._encoded(molecule)
-        noise = sample_noise(seeds, len(molecule))[None].to(self.device)
-        return self._flow.sample(graph, noise, self.sampler, check_time, conditioning)[0].double().cpu().numpy()
+        drawn = self._flow.sample(graphs, noise.to(self.device), self.sampler, check_time, conditioning)
+        return drawn.double().cpu().numpy()
 
     def _encoded(self, molecule: Molecule) -> tuple[MoleculeBatch, Conditioning]:
         """What the network needs of a molecule; that of the last one is kept for further samples of it."""

@@ -182,6 +182,11 @@ class Drawing(Iterator[Atoms]):
         return self.molecule.atoms(candidate.positions, {**about, **candidate.info})
 
 
+def first_seeds(seed: int, n: int) -> list[int]:
+    """Those of the first attempts at ``n`` structures."""
+    return [_seed(int(seed), index, 0) for index in range(n)]
+
+
 def _seed(seed: int, index: int, attempt: int) -> int:
     """A number from 0 to 2^63 - 1 that belongs to one attempt at one structure."""
     high, low = np.random.SeedSequence((seed, index, attempt)).generate_state(2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from ase import Atoms
@@ -37,7 +37,7 @@ ORDER_CODES = {
 """The last column of ``atoms.info["bonds"]``."""
 _ORDERS = {code: order for order, code in ORDER_CODES.items()}
 
-Request = str | Chem.Mol | Atoms
+Request: TypeAlias = "str | Chem.Mol | Atoms | Molecule"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +117,14 @@ def parse(request: Request) -> Molecule:
         request: a SMILES string; an RDKit molecule, with or without hydrogens; or Atoms, with
             ``info["bonds"]`` (M, 3), ``arrays["formal_charge"]`` and the stereochemistry of their positions, else
             with ``info["smiles"]``. The order of atoms is that of the request; hydrogens that are no atoms come last.
+            A molecule is given back as it is.
 
     Raises:
         InputError: with one sentence on what is wrong: empty, no SMILES string, an impossible valence, several
             molecules, an atom or bond that is none.
     """
+    if isinstance(request, Molecule):
+        return request
     with rdBase.BlockLogs():
         if isinstance(request, str):
             text = request.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -251,6 +252,71 @@ def test_large_molecules_keep_their_time(weights):
 def test_structures_that_fail_their_checks_are_counted(provider):
     with pytest.raises(ProviderError, match="There is no structure"):
         provider.sample("CCO", 2, attempts=2)
+
+
+# Many molecules
+
+
+LINES = ("CCO", L_ALANINE, "no molecule", "CC(C)CC(=O)OC", "[Pt]", "O", "C" * 20)
+
+
+@pytest.fixture
+def passes(weights, monkeypatch) -> tuple[ConformerProvider, list[tuple[int, int]]]:
+    """A provider, and how many molecules and structures each pass of its network had."""
+    provider, seen = ConformerProvider(weights, device="cpu"), []
+    sampled = provider._sampled
+
+    def counted(graphs, noise, *arguments):
+        seen.append(tuple(noise.shape[:2]))
+        return sampled(graphs, noise, *arguments)
+
+    monkeypatch.setattr(provider, "_sampled", counted)
+    return provider, seen
+
+
+def test_small_molecules_are_drawn_together_and_are_the_same(passes, provider):
+    many, seen = passes
+    found = list(many.sample_many(LINES, 2, seed=5, checks=()))
+    assert seen == [(2, 2), (1, 2), (1, 2), (1, 1), (1, 1)]  # errors and large molecules stand between
+    refused = [smiles in ("no molecule", "[Pt]") for smiles in LINES]
+    assert [isinstance(result, InputError) for result in found] == refused
+    for smiles, result in zip(LINES, found, strict=True):
+        if isinstance(result, Exception):
+            with pytest.raises(type(result), match=re.escape(str(result))):
+                draw(provider, smiles, 2, seed=5)
+            continue
+        assert [atoms.info["index"] for atoms in result] == [0, 1]
+        for one, two in zip(draw(provider, smiles, 2, seed=5), result, strict=True):
+            np.testing.assert_allclose(one.positions, two.positions, atol=2e-4)
+            assert one.info["smiles"] == two.info["smiles"]
+
+
+def test_what_fails_together_is_drawn_alone_in_the_time_that_is_left(passes, monkeypatch):
+    many, seen = passes
+    sampled = many._sampled
+
+    def fails(graphs, noise, deadline, *rest):
+        sampled(graphs, noise, np.inf, *rest)
+        if noise.shape[0] > 1:
+            time.sleep(max(0.0, deadline - time.monotonic()))
+            raise TimeoutError
+        return sampled(graphs, noise, deadline, *rest)
+
+    monkeypatch.setattr(many, "_sampled", fails)
+    begin = time.monotonic()
+    found = list(many.sample_many(["CCO", "CCC"], checks=(), time_limit=1.0))
+    assert 0.5 < time.monotonic() - begin < 2.0
+    assert [len(result) for result in found] == [1, 1]
+    assert [size for size, _ in seen] == [2, 1, 1, 1, 1]
+
+
+def test_many_molecules_of_a_provider_that_draws_them_alone():
+    found = list(RDKitProvider().sample_many(["CCO", "C.C", "O"], 2, rank=False))
+    assert [len(result) if isinstance(result, list) else type(result) for result in found] == [2, InputError, 2]
+    with pytest.raises(ConfigError, match="n is 0"):
+        next(RDKitProvider().sample_many(["CCO"], 0))
+    with pytest.raises(ConfigError, match="Ranking needs energies"):
+        list(RDKitProvider().sample_many(["CCO"], rank=True))
 
 
 # Stereochemistry: what the network draws is put in by hand

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -224,7 +225,20 @@ def test_ase_reads_smiles_files_through_its_entry_point(tmp_path):
 
 
 def run(rdkit, out: Path, lines=LINES, settings=None, **options) -> list[Outcome]:
-    return list(run_lines(lines, lambda smiles: rdkit.sample(smiles, 2), out, settings or {"n": 2}, **options))
+    return list(run_lines(lines, partial(rdkit.sample_many, n=2), out, settings or {"n": 2}, **options))
+
+
+def many(sample):
+    """As `Provider.sample_many`, of a function that makes the structures of one molecule."""
+
+    def sample_many(requests):
+        for request in requests:
+            try:
+                yield sample(request)
+            except Exception as error:
+                yield error
+
+    return sample_many
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -262,7 +276,7 @@ def test_an_unexpected_error_is_not_the_end_of_all(tmp_path):
     def fails(smiles: str):
         raise ZeroDivisionError("oh\nno")
 
-    outcomes = list(run_lines(LINES[:2], fails, tmp_path / "all.sdf", {}))
+    outcomes = list(run_lines(LINES[:2], many(fails), tmp_path / "all.sdf", {}))
     assert [outcome.message for outcome in outcomes] == ["ZeroDivisionError: oh\nno"] * 2
     assert [row["message"] for row in rows(tmp_path / "all.sdf")] == ["ZeroDivisionError: oh no"] * 2
 
@@ -277,23 +291,23 @@ def test_lines_that_ended_by_an_error_that_may_pass_are_tried_again(rdkit, tmp_p
         return rdkit.sample(smiles, 2)
 
     out = tmp_path / "all.sdf"
-    first = list(run_lines(LINES, sample, out, {}))
+    first = list(run_lines(LINES, many(sample), out, {}))
     assert [outcome.again for outcome in first] == [True, False, False, False]
     asked.clear()
     second = list(
-        run_lines(LINES, lambda smiles: asked.append(smiles) or rdkit.sample(smiles, 2), out, {}, resume=True)
+        run_lines(LINES, many(lambda smiles: asked.append(smiles) or rdkit.sample(smiles, 2)), out, {}, resume=True)
     )
     assert asked == ["CCO"]
     assert [(outcome.line, outcome.structures) for outcome in second] == [(2, 0), (3, 0), (4, 2), (1, 2)]
     assert [row["line"] for row in rows(out)] == ["2", "3", "4", "1"]
     assert count(out) == 4
-    assert all(outcome.earlier for outcome in run_lines(LINES, sample, out, {}, resume=True))
+    assert all(outcome.earlier for outcome in run_lines(LINES, many(sample), out, {}, resume=True))
 
 
 def test_an_option_that_is_wrong_for_every_line_ends_the_run(rdkit, tmp_path):
     out = tmp_path / "all.sdf"
     with pytest.raises(ConfigError, match="seed is -1"):
-        list(run_lines(LINES, lambda smiles: rdkit.sample(smiles, seed=-1), out, {}))
+        list(run_lines(LINES, partial(rdkit.sample_many, seed=-1), out, {}))
     assert rows(out) == []
 
 
@@ -310,7 +324,7 @@ def test_an_interrupted_run_goes_on(rdkit, tmp_path, suffix):
         return rdkit.sample(smiles, 2)
 
     with pytest.raises(KeyboardInterrupt):
-        list(run_lines(LINES, sample, out, {"n": 2}))
+        list(run_lines(LINES, many(sample), out, {"n": 2}))
     assert [row["line"] for row in rows(out)] == ["1", "2", "3"]
     with out.with_suffix(".csv").open("a") as table:
         table.write("4,O,12,2,,0.1,,False,99")  # killed while it wrote a row, after structures
@@ -318,7 +332,7 @@ def test_an_interrupted_run_goes_on(rdkit, tmp_path, suffix):
         with out.open("a") as file:
             file.write("half a structure")
     asked.clear()
-    outcomes = list(run_lines(LINES, lambda s: asked.append(s) or rdkit.sample(s, 2), out, {"n": 2}, resume=True))
+    outcomes = list(run_lines(LINES, many(lambda s: asked.append(s) or rdkit.sample(s, 2)), out, {"n": 2}, resume=True))
     assert asked == ["O"]
     assert [outcome.earlier for outcome in outcomes] == [True, True, True, False]
     assert count(out) == count(whole) == 4
