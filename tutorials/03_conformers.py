@@ -74,7 +74,7 @@ assert parse(again).smiles == "C[C@H](N)C(=O)O"
 
 # %% [markdown]
 # ## Many
-# `iterate` gives structures one by one. With `oversample` many are drawn and the representative ones kept. `sample_many`
+# `iterate` gives structures one by one. With `oversample` many are drawn and representative ones kept. `sample_many`
 # takes many molecules, and gives for each what `sample` gives, or its error. Everything else of ASE starts from here:
 # molecular dynamics, basin hopping, genetic algorithms.
 

@@ -6,7 +6,7 @@ from .cutoff import smooth_cutoff
 from .norm import EquivariantNorm
 from .radial import ExponentialBasis, GaussianBasis, RadialBasis
 from .readout import ScalarReadout, VectorReadout
-from .recompute import evaluate
+from .recompute import evaluate, forgetting, parts_of
 from .segment import segment_sum
 
 __all__ = [
@@ -19,8 +19,10 @@ __all__ = [
     "VectorReadout",
     "attention_weights",
     "evaluate",
+    "forgetting",
     "log_envelope",
     "make_blocks",
+    "parts_of",
     "segment_sum",
     "smooth_cutoff",
 ]

@@ -38,6 +38,19 @@ class Blocks(NamedTuple):
     selves: Tensor
     sources: Tensor | None
 
+    def part(self, receivers: slice) -> Blocks:
+        """Blocks of some of the receivers, where these are single atoms; their senders are of all atoms."""
+        assert self.sources is not None
+        pairs = slice(receivers.start * self.senders, receivers.stop * self.senders)
+        inside = (self.pairs >= pairs.start) & (self.pairs < pairs.stop)
+        return self._replace(
+            count=receivers.stop - receivers.start,
+            atoms=self.atoms[: receivers.stop - receivers.start],
+            pairs=self.pairs[inside] - pairs.start,
+            selves=self.selves[: receivers.stop - receivers.start],
+            sources=self.sources[pairs],
+        )
+
     def place_atoms(self, values: Tensor) -> Tensor:
         """Values (N, …) of atoms in their slots (B n, …), zeros in empty ones."""
         slots = self.count * self.receivers

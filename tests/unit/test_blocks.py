@@ -11,7 +11,9 @@ from ase import Atoms
 from torch import Tensor
 
 from ase_geomol.graph import AtomGraph, collate, edge_vectors, from_atoms, split
-from ase_geomol.nn import Blocks, make_blocks, segment_sum
+from ase_geomol.models.est import network
+from ase_geomol.models.est.messages import attention
+from ase_geomol.nn import Blocks, make_blocks, recompute, segment_sum
 from ase_geomol.nn.blocks import LARGEST_BLOCK, WASTE
 from ase_geomol.potential import Potential
 
@@ -319,3 +321,24 @@ def _other_directions(geometry):
     if geometry.quadrupole is None:
         return other
     return other._replace(quadrupole=torch.where(empty, -0.7, geometry.quadrupole))
+
+
+@pytest.mark.parametrize("message", ["attention", "gata"])
+def test_large_systems_are_computed_in_parts_and_are_the_same(make_potential, make_graph, monkeypatch, message):
+    """Energies, forces and their derivatives; parts are smaller than the neighbourhood of an atom."""
+    potential = make_potential(architecture="est", message=message)
+    monkeypatch.setattr("ase_geomol.nn.blocks.LARGEST_BLOCK", 0)
+    both, one = make_graph("ethanol", "benzene"), make_graph("ethanol")
+
+    def results() -> list[Tensor | None]:
+        found = potential(both)
+        return [found.energy, found.energies, found.forces, potential.hessian(one)]
+
+    whole, counted = results(), []
+    monkeypatch.setattr(recompute, "PART", {"cpu": 4})
+    monkeypatch.setattr(recompute, "FEW_PARTS", 1)
+    for module in (network, attention):
+        monkeypatch.setattr(module, "forgetting", lambda *given: counted.append(1) or recompute.forgetting(*given))
+    for expected, found in zip(whole, results(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+    assert len(counted) > 10

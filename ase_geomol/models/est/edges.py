@@ -39,6 +39,19 @@ class Edges(NamedTuple):
     radial: Tensor
     blocks: Blocks | None = None
 
+    def part(self, receivers: slice) -> Edges:
+        """Those of some receivers, where blocks are single atoms."""
+        assert self.blocks is not None
+        first, last = (place * self.blocks.senders for place in (receivers.start, receivers.stop))
+        return self._replace(
+            n_atoms=receivers.stop - receivers.start,
+            envelope=self.envelope[first:last],
+            direction=self.direction[first:last],
+            harmonics=self.harmonics[first:last],
+            radial=self.radial[first:last],
+            blocks=self.blocks.part(receivers),
+        )
+
     def of_receivers(self, values: Tensor) -> Tensor:
         """Values (n, …) of each edge's receiver (E, …)."""
         return values.index_select(0, self.receiver)

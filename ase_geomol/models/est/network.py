@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...nn import ScalarReadout, VectorReadout, evaluate, make_blocks
+from ...nn import ScalarReadout, VectorReadout, evaluate, forgetting, make_blocks, parts_of
 from ...nn.degrees import CoefficientNorm
 from ...nn.sphere import Sphere, point_rule
 from ..base import ModelOutput
@@ -28,7 +28,14 @@ class Block(nn.Module):
         """Map features (n, K, C) and edges to the same, in structures (n,)."""
         message, edges = self.message(x, edges)
         x = x + self._path(message, system)
-        return x + self._path(self.update(x), system), edges
+        return x + self._path(self._updated(x), system), edges
+
+    def _updated(self, x: Tensor) -> Tensor:
+        """The update of each atom by itself, of large systems in parts."""
+        parts = [] if self.training else parts_of(len(x), x.device)
+        if len(parts) <= 1:
+            return self.update(x)
+        return torch.cat([forgetting(self.update, x[part]) for part in parts])
 
     def _path(self, increment: Tensor, system: Tensor) -> Tensor:
         """The increment, in training without some structures."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ....nn import forgetting, parts_of
 from ....nn.degrees import DegreeLinear
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
@@ -38,40 +42,60 @@ class AttentionMessage(Message):
         self.projection = DegreeLinear(lmax, channels, channels)
 
     def arriving(self, x: Tensor, edges: Edges) -> Tensor:
-        """What arrives (n, K, C) of normed features (n, K, C)."""
+        """What arrives (n, K, C) of normed features (n, K, C); in large systems, part by part of the receivers."""
         blocks = edges.blocks
         assert blocks is not None  # this message asks for them
         x = blocks.place_atoms(x)
-        shape = (blocks.count, blocks.receivers, blocks.senders)
         gates, sources = self.sources(x[:, 0]).unflatten(-1, (2, self.lmax + 1, -1)).unbind(1)
-        values = self.value(x) * gates.index_select(1, self.filter.degrees)
-        weights = self._attention(x, edges, shape)
-        spread = _by_head(blocks.copy_to_senders(values), blocks.count, self.heads)
-        carried = _together(weights @ spread, self.lmax)
-        filters = self.filter.by_degree(edges.radial).view(*shape, self.lmax + 1, -1)
-        filters = filters * blocks.copy_to_senders(sources).view(blocks.count, 1, blocks.senders, self.lmax + 1, -1)
-        arriving = blocks.take_atoms(carried) + edges.steer(filters.flatten(0, 2))
+        query, key = self.query_key(x).chunk(2, -1)
+        of_receiver, of_sender = self.along(x).chunk(2, -1)
+        told = _Told(key, of_sender, self.value(x) * gates.index_select(1, self.filter.degrees), sources)
+        parts = [] if self.training or blocks.sources is None else parts_of(len(x), x.device)
+        if len(parts) <= 1:
+            arriving = self._heard(query, of_receiver, told, edges)
+        else:
+            heard = (forgetting(self._heard, query[part], of_receiver[part], told, edges.part(part)) for part in parts)
+            arriving = torch.cat(list(heard))
         return self.projection(arriving * self.share)
 
-    def _attention(self, x: Tensor, edges: Edges, shape: tuple[int, int, int]) -> Tensor:
+    def _heard(self, query: Tensor, of_receiver: Tensor, told: _Told, edges: Edges) -> Tensor:
+        """What arrives at receivers with these queries, of what all atoms tell."""
+        blocks = edges.blocks
+        assert blocks is not None
+        told = _Told(*(blocks.copy_to_senders(values) for values in told))
+        shape = (blocks.count, blocks.receivers, blocks.senders)
+        weights = self._attention(query, of_receiver, told, edges, shape)
+        carried = _together(weights @ _by_head(told.values, blocks.count, self.heads), self.lmax)
+        filters = self.filter.by_degree(edges.radial).view(*shape, self.lmax + 1, -1)
+        filters = filters * told.sources.view(blocks.count, 1, blocks.senders, self.lmax + 1, -1)
+        return blocks.take_atoms(carried) + edges.steer(filters.flatten(0, 2))
+
+    def _attention(
+        self, query: Tensor, of_receiver: Tensor, told: _Told, edges: Edges, shape: tuple[int, int, int]
+    ) -> Tensor:
         """Weights (B, H, n, M) of senders in receivers' sums."""
         count, receivers, senders = shape
-        assert edges.blocks is not None
-        query, key = self.query_key(x).chunk(2, -1)
-        query = _by_head(query, count, self.heads)
-        key = _by_head(edges.blocks.copy_to_senders(key), count, self.heads)
+        query, key = _by_head(query, count, self.heads), _by_head(told.keys, count, self.heads)
         logits = query @ key.mT * query.shape[-1] ** -0.5
-        logits = logits + (self.bias(edges.radial).view(*shape, -1) + self._along(x, edges, shape)).permute(0, 3, 1, 2)
+        along = self._along(of_receiver, told.of_sender, edges.harmonics, shape)
+        logits = logits + (self.bias(edges.radial).view(*shape, -1) + along).permute(0, 3, 1, 2)
         return self.dropout(functional.silu(logits)) * edges.envelope.view(count, 1, receivers, senders)
 
-    def _along(self, x: Tensor, edges: Edges, shape: tuple[int, int, int]) -> Tensor:
+    def _along(self, receiver: Tensor, sender: Tensor, harmonics: Tensor, shape: tuple[int, int, int]) -> Tensor:
         """Inner products (B, n, M, H) of both atoms' features with the harmonics of the edge."""
-        assert edges.blocks is not None
-        receiver, sender = self.along(x).chunk(2, -1)
-        sender = edges.blocks.copy_to_senders(sender).view(shape[0], 1, shape[2], -1, self.heads)
-        harmonics = edges.harmonics.view(*shape, -1)
+        sender = sender.view(shape[0], 1, shape[2], -1, self.heads)
+        harmonics = harmonics.view(*shape, -1)
         of_receiver = harmonics @ receiver.view(*shape[:2], -1, self.heads)
         return (of_receiver + (harmonics[..., None] * sender).sum(-2)) * harmonics.shape[-1] ** -0.5
+
+
+class _Told(NamedTuple):
+    """What senders tell: in atoms' slots (B n, …), or copied to their own (B M, …)."""
+
+    keys: Tensor
+    of_sender: Tensor
+    values: Tensor
+    sources: Tensor
 
 
 def _by_head(x: Tensor, count: int, heads: int) -> Tensor:
