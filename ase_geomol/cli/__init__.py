@@ -47,7 +47,9 @@ app.command(epilog=conformers.EPILOG)(conformers.conformers)
 app.command(epilog=crystals.EOS_EPILOG)(crystals.eos)
 app.command(epilog=crystals.ELASTIC_EPILOG)(crystals.elastic)
 app.command(epilog=crystals.PHONONS_EPILOG)(crystals.phonons)
-app.command(epilog=crystals.SURFACE_EPILOG)(crystals.surface)
+app.command(epilog=crystals.SURFACE_EPILOG, context_settings={"ignore_unknown_options": True})(  # negative indices
+    crystals.surface
+)
 app.command(epilog=crystals.NEB_EPILOG)(crystals.neb)
 app.command(epilog=models.EPILOG)(models.models)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)

@@ -84,7 +84,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A shipped potential or a file of weights; several times for a committee. Default: by the elements, "
+        help="A shipped potential or a file of weights; several times for a committee. Default: by elements and bonds, "
         f"{ORGANIC} or {CRYSTAL}.",
         show_default=False,
     ),
@@ -125,10 +125,20 @@ def calculator(
 
 def _potential_for(frames: Iterable[Atoms]) -> str:
     from ..checkpoint import shipped_models
+    from ..simulate import is_endless
 
+    frames = list(frames)
     known = shipped_models()[ORGANIC].elements
-    chosen = ORGANIC if all(number in known for atoms in frames for number in atoms.numbers) else CRYSTAL
-    console.print(f"[dim]potential {chosen}, by the elements (-m takes another one)[/dim]")
+    organic = all(number in known for atoms in frames for number in atoms.numbers)
+    endless = any(is_endless(atoms) for atoms in frames)
+    chosen = ORGANIC if organic and not endless else CRYSTAL
+    console.print(f"[dim]potential {chosen}, by elements and bonds (-m takes another one)[/dim]")
+    if chosen == CRYSTAL and not all(atoms.pbc.any() for atoms in frames):
+        errors.print(
+            f"[yellow]{CRYSTAL} learned no molecules, and {ORGANIC} does not know these elements: do not trust the "
+            "numbers.[/yellow]",
+            soft_wrap=True,
+        )
     return chosen
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from ..files import make_folder, write_atomically
 from . import common
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 RELAXED_FMAX = 1e-3
 """eV/Å, to which a crystal is relaxed before its properties are measured."""
+SECONDS_BETWEEN_PATHS = 10.0
 AsItIsOption = Annotated[bool, typer.Option("--as-it-is", help="Do not relax the crystal and its cell first.")]
 OutOption = Annotated[Path | None, typer.Option(help="A folder (default: NAME-COMMAND).", show_default=False)]
 FmaxOption = Annotated[float, typer.Option(help="eV/Å, to which positions are relaxed.")]
@@ -32,8 +36,11 @@ PHONONS_EPILOG = common.examples(
     ("bands, density of states, heat capacity", "ase-geomol phonons Si.cif"),
     ("with a supercell of your choice", "ase-geomol phonons Si.cif --supercell 3 3 3"),
 )
-SURFACE_EPILOG = common.examples(("the (111) surface", "ase-geomol surface Cu.cif 1 1 1 --layers 4"))
-NEB_EPILOG = common.examples(("a barrier between two relaxed structures", "ase-geomol neb first.xyz last.xyz"))
+SURFACE_EPILOG = common.examples(
+    ("the (111) surface", "ase-geomol surface Cu.cif 1 1 1 --layers 4"),
+    ("negative indices", "ase-geomol surface Mg.cif 1 -1 0"),
+)
+NEB_EPILOG = common.examples(("a barrier between two structures", "ase-geomol neb first.xyz last.xyz"))
 
 
 def eos(
@@ -55,21 +62,22 @@ def eos(
     from .. import simulate
 
     atoms, folder, title = _start(structure, "eos", model, dtype, device, out, overwrite, as_it_is)
-    with common.progress("live") as bar:
+    found: list[tuple[float, float]] = []
+    with common.progress("live") as bar, _kept(folder, "the volumes so far, and the relaxed crystal"):
         task = bar.add_task("Volumes", total=points, live="")
+
+        def see(done: int, volume: float, energy: float) -> None:
+            found.append((volume, energy))
+            _write_csv(folder / "equation_of_state.csv", ("volume_A3", "energy_eV"), found)
+            bar.update(task, completed=done, live=f"{volume:.2f} Å³  {energy:.4f} eV")
+
         result = simulate.equation_of_state(
             atoms,
             strain=strain,
             points=points,
             fmax=fmax,
-            on_point=lambda done, volume, energy: bar.update(
-                task, completed=done, live=f"{volume:.2f} Å³  {energy:.4f} eV"
-            ),
+            on_point=see,
         )
-    _write_csv(
-        folder / "equation_of_state.csv", ("volume_A3", "energy_eV"), zip(result.volumes, result.energies, strict=True)
-    )
-    simulate.eos_picture(folder / "summary.png", result, title=title)
     _finish(
         folder,
         atoms,
@@ -80,8 +88,11 @@ def eos(
             "bulk modulus (GPa)": result.bulk_modulus,
             "its derivative by pressure": result.derivative,
             "largest distance from the curve (meV)": 1e3 * result.residual,
+            **_unrelaxed(result.unrelaxed, points),
         },
+        {"strain": strain, "points": points, "fmax (eV/Å)": fmax},
     )
+    simulate.eos_picture(folder / "summary.png", result, title=title)
 
 
 def elastic(
@@ -103,7 +114,7 @@ def elastic(
     from .. import simulate
 
     atoms, folder, _ = _start(structure, "elastic", model, dtype, device, out, overwrite, as_it_is)
-    with common.progress() as bar:
+    with common.progress() as bar, _kept(folder, "the relaxed crystal"):
         task = bar.add_task("Strains", total=6 * points)
         result = simulate.elasticity(
             atoms,
@@ -119,7 +130,7 @@ def elastic(
     _finish(
         folder,
         atoms,
-        "Elastic constants (GPa, above) and averages",
+        "Elastic constants (GPa, above, along the cell's Cartesian axes) and averages",
         {
             "bulk modulus (GPa)": result.bulk_modulus,
             "shear modulus (GPa)": result.shear_modulus,
@@ -128,7 +139,9 @@ def elastic(
             "universal anisotropy": result.anisotropy,
             "asymmetry of the stresses (GPa)": result.asymmetry,
             "stable": result.stable,
+            **_unrelaxed(result.unrelaxed, 6 * points),
         },
+        {"strain": strain, "points": points, "fmax (eV/Å)": fmax},
     )
 
 
@@ -140,6 +153,7 @@ def phonons(
         typer.Option(help="Repetitions; default: until every vector is 10 Å long.", show_default=False),
     ] = None,
     displacement: Annotated[float, typer.Option(help="Å.")] = 0.01,
+    symprec: Annotated[float, typer.Option(help="Å, to find the symmetry.")] = 1e-3,
     as_it_is: AsItIsOption = False,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
@@ -154,12 +168,13 @@ def phonons(
     from .. import simulate
 
     atoms, folder, title = _start(structure, "phonons", model, dtype, device, out, overwrite, as_it_is)
-    with common.progress() as bar:
+    with common.progress() as bar, _kept(folder, "the relaxed crystal"):
         task = bar.add_task("Displaced supercells", total=None)
         result = simulate.phonons(
             atoms,
             supercell=supercell,
             displacement=displacement,
+            symprec=symprec,
             on_force=lambda done, of: bar.update(task, completed=done, total=of),
         )
     result.save(folder / "phonopy.yaml")
@@ -169,27 +184,36 @@ def phonons(
     _write_csv(
         folder / "dos.csv", ("frequency_THz", "states_per_THz"), zip(result.dos_frequencies, result.dos, strict=True)
     )
-    thermal = zip(result.temperatures, result.free_energy, result.entropy, result.heat_capacity, strict=True)
+    curves = zip(result.temperatures, result.free_energy, result.entropy, result.heat_capacity, strict=True)
     _write_csv(
         folder / "thermal.csv",
         ("temperature_K", "free_energy_kJ_mol", "entropy_J_K_mol", "heat_capacity_J_K_mol"),
-        thermal,
+        curves,
     )
-    simulate.phonon_picture(folder / "summary.png", result, title=title)
-    room = abs(result.temperatures - 300).argmin()
+    thermal: dict[str, Any] = {"heat capacity and free energy": "none: imaginary modes have no share in them"}
+    if result.stable:
+        room, mole = abs(result.temperatures - 300).argmin(), f"mol of {result.primitive}-atom primitive cells"
+        kelvin = f"{result.temperatures[room]:.0f} K"
+        thermal = {
+            f"heat capacity at {kelvin} (J/K/{mole})": float(result.heat_capacity[room]),
+            f"free energy at {kelvin} (kJ/{mole})": float(result.free_energy[room]),
+        }
     _finish(
         folder,
         atoms,
         "Phonons",
         {
             "supercell": " × ".join(str(int(n)) for n in result.supercell.diagonal()),
+            "space group": result.space_group,
+            "atoms of the primitive cell": result.primitive,
             "highest frequency (THz)": float(result.bands.max()),
             "lowest frequency (THz)": result.lowest,
             "imaginary modes": "none" if result.stable else "YES",
-            f"heat capacity at {result.temperatures[room]:.0f} K (J/K/mol)": float(result.heat_capacity[room]),
-            f"free energy at {result.temperatures[room]:.0f} K (kJ/mol)": float(result.free_energy[room]),
+            **thermal,
         },
+        {"displacement (Å)": displacement, "symprec (Å)": symprec},
     )
+    simulate.phonon_picture(folder / "summary.png", result, title=title)
 
 
 def surface(
@@ -199,6 +223,7 @@ def surface(
     layers: Annotated[int, typer.Option(help="Repetitions of the cell along the normal.")] = 6,
     vacuum: Annotated[float, typer.Option(help="Å, at either side.")] = 10.0,
     fmax: FmaxOption = 0.02,
+    steps: Annotated[int, typer.Option(help="Of the slab's relaxation, at most.")] = 500,
     as_it_is: AsItIsOption = False,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
@@ -207,35 +232,45 @@ def surface(
 ) -> None:
     """Cut and relax a slab, and compute its surface energy.
 
+    Miller indices refer to the conventional cell of the relaxed crystal's symmetry, with --as-it-is to the file's cell.
+
     Writes relaxed.extxyz (not with --as-it-is), slab.extxyz, results.json and summary.png.
     """
     from .. import simulate
 
     atoms, folder, title = _start(structure, "surface", model, dtype, device, out, overwrite, as_it_is)
-    with common.console.status("Relaxing the slab"):
-        result = simulate.surface_energy(atoms, miller, layers=layers, vacuum=vacuum, fmax=fmax)
+    if not as_it_is:
+        calculator, atoms = atoms.calc, simulate.conventional_cell(atoms)
+        atoms.calc = calculator
+    with common.console.status("Relaxing the slab"), _kept(folder, "the relaxed crystal"):
+        result = simulate.surface_energy(atoms, miller, layers=layers, vacuum=vacuum, fmax=fmax, steps=steps)
     simulate.write_structure(folder / "slab.extxyz", result.slab.atoms)
-    simulate.relax_picture(folder / "summary.png", result.slab, result.cut, title=title, fmax=fmax)
     _finish(
         folder,
         atoms,
         f"Surface ({' '.join(map(str, miller))})",
         {
+            "cell that the indices refer to": f"{len(atoms)} atoms, {'as given' if as_it_is else 'conventional'}",
+            "area (Å²)": result.area,
             "surface energy (J/m²)": result.energy,
+            "is of": "the mean of two unlike surfaces" if result.unlike else "one surface",
             "before relaxation (J/m²)": result.unrelaxed,
             "atoms": len(result.slab.atoms),
             "relaxed": "yes" if result.slab.converged else f"NO, after {result.slab.steps} steps",
         },
+        {"layers": layers, "vacuum (Å)": vacuum, "fmax (eV/Å)": fmax},
     )
+    simulate.relax_picture(folder / "summary.png", result.slab, result.cut, title=title, fmax=fmax)
 
 
 def neb(
-    first: Annotated[str, typer.Argument(help="The first structure, relaxed.", show_default=False)],
+    first: Annotated[str, typer.Argument(help="The first structure.", show_default=False)],
     last: Annotated[str, typer.Argument(help="The last one, with the same atoms.", show_default=False)],
     model: common.ModelOption = common.BY_ELEMENTS,
     images: Annotated[int, typer.Option(help="Between the ends.")] = 7,
     fmax: FmaxOption = 0.05,
     steps: Annotated[int, typer.Option(help="At most so many in each of two stages.")] = 500,
+    as_it_is: Annotated[bool, typer.Option("--as-it-is", help="Do not relax the two ends first.")] = False,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
     dtype: common.DtypeOption = "float32",
@@ -243,13 +278,27 @@ def neb(
 ) -> None:
     """Find the minimum-energy path between two structures, and its barrier.
 
-    Writes path.extxyz, results.json and summary.png.
+    Both ends are relaxed first, their positions alone. Writes path.extxyz, results.json and summary.png.
     """
     from .. import simulate
 
     atoms, folder, title = _start(first, "neb", model, dtype, device, out, overwrite, as_it_is=True)
     end, _ = common.structure(last)
-    with common.progress("live") as bar:
+    if not as_it_is:
+        end.calc = atoms.calc
+        with common.console.status("Relaxing the ends"):
+            atoms, end = (simulate.relax(each, fmax=fmax / 2, steps=1000).atoms for each in (atoms, end))
+    begin = time.perf_counter()
+
+    def see(step: int, barrier: float, band: list[Atoms]) -> None:
+        nonlocal begin
+        bar.update(task, completed=step, live=f"{barrier:.3f} eV")
+        if time.perf_counter() > begin + SECONDS_BETWEEN_PATHS:
+            _write_path(folder, band)
+            begin = time.perf_counter()
+
+    kept = f"the path of the last {SECONDS_BETWEEN_PATHS:.0f} s or so, if it took so long"
+    with common.progress("live") as bar, _kept(folder, kept):
         task = bar.add_task("Path", total=2 * steps, live="")
         result = simulate.minimum_energy_path(
             atoms,
@@ -257,13 +306,15 @@ def neb(
             images=images,
             fmax=fmax,
             steps=steps,
-            on_step=lambda step, barrier: bar.update(task, completed=step, live=f"{barrier:.3f} eV"),
+            on_step=see,
         )
-    text = "".join(
-        simulate.frame_text(image, {"distance_A": d}) for image, d in zip(result.images, result.distances, strict=True)
-    )
-    write_atomically(folder / "path.extxyz", text.encode())
-    simulate.path_picture(folder / "summary.png", result, title=title)
+    _write_path(folder, result.images, result.distances)
+    if result.end_force > fmax:
+        common.errors.print(
+            f"[yellow]An end of the path is no minimum (force {result.end_force:.3f} eV/Å): the barrier is measured "
+            "from there.[/yellow]",
+            soft_wrap=True,
+        )
     _finish(
         folder,
         atoms,
@@ -273,8 +324,20 @@ def neb(
             "last − first (eV)": float(result.energies[-1]),
             "highest image": result.highest,
             "steps": result.steps,
+            "converged": result.converged,
+            "largest force at the ends (eV/Å)": result.end_force,
         },
+        {"images": images, "fmax (eV/Å)": fmax},
     )
+    simulate.path_picture(folder / "summary.png", result, title=title)
+
+
+def _write_path(folder: Path, images: Sequence[Atoms], distances: Iterable[float] = ()) -> None:
+    from .. import simulate
+
+    about = [{"distance_A": distance} for distance in distances] or [{}] * len(images)
+    text = "".join(simulate.frame_text(image, told) for image, told in zip(images, about, strict=True))
+    write_atomically(folder / "path.extxyz", text.encode())
 
 
 def _start(
@@ -296,11 +359,12 @@ def _start(
         simulate.see_crystal(atoms, f"ase-geomol {command}")
     simulate.see_free(folder / "results.json", overwrite=overwrite)
     make_folder(folder)
+    (folder / "results.json").unlink(missing_ok=True)  # nothing old stands beside what is new
     atoms.calc = common.calculator(model, [atoms], dtype, device, skin=0.5)
     title = f"{atoms.get_chemical_formula()}, with {atoms.calc.name}"
     if as_it_is:
         return atoms, folder, title
-    with common.console.status("Relaxing the crystal and its cell"):
+    with common.console.status("Relaxing the crystal and its cell"), _kept(folder, "nothing"):
         relaxed = simulate.relax(atoms, fmax=RELAXED_FMAX, cell=True, optimizer="LBFGS")
     if not relaxed.converged:
         common.errors.print(f"[yellow]The crystal is not relaxed after {relaxed.steps} steps.[/yellow]")
@@ -308,13 +372,29 @@ def _start(
     return relaxed.atoms, folder, title
 
 
-def _finish(folder: Path, atoms: Atoms, title: str, results: dict[str, Any]) -> None:
-    """Write the results, with the name of the model, and print them as a table."""
+@contextmanager
+def _kept(folder: Path, what: str) -> Iterator[None]:
+    """On Ctrl-C, say what is in the folder."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        common.errors.print(f"Interrupted: in {escape(str(folder))} is {what}.", soft_wrap=True)
+        raise
+
+
+def _unrelaxed(count: int, of: int) -> dict[str, str]:
+    """What is said of inner relaxations, where some did not end."""
+    return {"positions not relaxed": f"at {count} of {of}"} if count else {}
+
+
+def _finish(folder: Path, atoms: Atoms, title: str, results: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Print the results as a table and write them, with model and settings; pictures, which may fail, come later."""
     assert atoms.calc is not None
     results = {"model": atoms.calc.name, **results}
-    write_atomically(folder / "results.json", (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
     shown = [(name, f"{value:.5g}" if isinstance(value, float) else str(value)) for name, value in results.items()]
     common.summary(title, [*shown, ("results", str(folder))])
+    written = {**results, "settings": {**getattr(atoms.calc, "identity", {}), **settings}}
+    write_atomically(folder / "results.json", (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[float]]) -> None:

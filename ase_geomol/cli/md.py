@@ -36,8 +36,8 @@ def md(
     ] = "0.5fs",
     ensemble: Annotated[str, typer.Option(help="nvt (Langevin), nve, or npt (isotropic).")] = "nvt",
     pressure: Annotated[
-        Any, typer.Option(parser=common.parse_pressure, metavar="PRESSURE", help="Of npt: 1bar, 2GPa.")
-    ] = "1bar",
+        Any, typer.Option(parser=common.parse_pressure, metavar="PRESSURE", help="Of npt: 2GPa; default: 1bar.")
+    ] = None,
     thermostat_time: Annotated[
         Any, typer.Option(parser=common.parse_time, metavar="TIME", help="Time constant of the thermostat.")
     ] = "100fs",
@@ -64,16 +64,19 @@ def md(
     from ase import units
 
     from .. import simulate
+    from ..errors import ConfigError
 
     atoms, name = common.structure(structure)
     folder = out or Path(f"{name}-md")
     simulate.claim_folder(folder, resume=resume, overwrite=overwrite)
+    if pressure is not None and ensemble != "npt":
+        raise ConfigError(f"--pressure is for --ensemble npt, and the ensemble is {ensemble}.")
     settings = simulate.MDSettings(
         ensemble=ensemble,  # type: ignore[arg-type]
         temperature=temperature,
         timestep=timestep,
         thermostat_time=thermostat_time,
-        pressure=pressure * units.bar,
+        pressure=(1.0 if pressure is None else pressure) * units.bar,
         seed=seed,
         interval=interval,
     )

@@ -25,7 +25,9 @@ def relax(
     model: common.ModelOption = common.BY_ELEMENTS,
     fmax: Annotated[float, typer.Option(help="eV/Å; stop when no force is larger.")] = 0.01,
     steps: Annotated[int, typer.Option(help="Stop after this many.")] = 1000,
-    optimizer: Annotated[str, typer.Option(help="BFGS, LBFGS or FIRE.")] = "BFGS",
+    optimizer: Annotated[
+        str | None, typer.Option(help="BFGS, LBFGS or FIRE; default: by the number of atoms.", show_default=False)
+    ] = None,
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
     out: Annotated[
         Path | None,
@@ -81,7 +83,7 @@ def relax(
         "Relaxed" if result.converged else "Not converged",
         [
             ("model", atoms.calc.name),
-            ("steps", f"{result.steps} ({optimizer}, {time.perf_counter() - begin:.1f} s)"),
+            ("steps", f"{result.steps} ({result.optimizer}, {time.perf_counter() - begin:.1f} s)"),
             ("energy", f"{result.energies[-1]:.6f} eV ({result.energies[-1] - result.energies[0]:+.6f} eV)"),
             ("largest force", f"{result.fmax[-1]:.5f} eV/Å (goal {fmax:g} eV/Å)"),
             ("results", str(folder or relaxed)),

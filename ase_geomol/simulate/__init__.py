@@ -1,7 +1,7 @@
 """Simulations as thin functions over ASE: they take Atoms with any calculator and give frozen results."""
 
 from .crystal_pictures import eos_picture, path_picture, phonon_picture, trajectory_picture
-from .defects import SurfaceEnergy, surface_energy, vacancy_energy
+from .defects import SurfaceEnergy, conventional_cell, surface_energy, vacancy_energy
 from .elasticity import Elasticity, elasticity
 from .eos import EquationOfState, equation_of_state, see_crystal
 from .evaluation import Evaluation, evaluate, load_structures
@@ -13,6 +13,7 @@ from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
 from .relax import RelaxResult, relax
 from .structures import interpret, load_structure
+from .supercells import is_endless
 from .together import relax_together
 from .trajectories import RadialDistribution, diffusion, mean_square_displacement, radial_distribution, read_run
 from .watch import BrokenBond, Departure, check_limit
@@ -33,6 +34,7 @@ __all__ = [
     "SurfaceEnergy",
     "check_limit",
     "claim_folder",
+    "conventional_cell",
     "degrees_of_freedom",
     "diffusion",
     "draw_velocities",
@@ -42,6 +44,7 @@ __all__ = [
     "evaluate",
     "frame_text",
     "interpret",
+    "is_endless",
     "load_structure",
     "load_structures",
     "md_picture",

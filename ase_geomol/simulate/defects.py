@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms, units
 from ase.build import surface
 
-from ..errors import ConfigError, GeoMolError, InputError
+from ..errors import ConfigError, GeoMolError, InputError, MissingExtraError
 from .eos import see_crystal
 from .relax import RelaxResult, relax
 from .supercells import repeats
 
+NEAR = 0.05
+"""Å, by which depths below the two surfaces of a slab may differ."""
 JOULE_PER_SQUARE_METRE = units.J / units.m**2
 
 
@@ -23,14 +27,44 @@ class SurfaceEnergy:
     Attributes:
         energy: J/m², of one surface after relaxation.
         unrelaxed: J/m², with the bulk's positions.
-        cut: the slab before relaxation.
+        cut: the slab before relaxation; where its ends differ, as of polar surfaces, energies are means of both.
         slab: how its relaxation ended.
+        area: Å², of one surface.
+        unlike: whether the two surfaces differ.
     """
 
     energy: float
     unrelaxed: float
     cut: Atoms
     slab: RelaxResult
+    area: float
+    unlike: bool
+
+
+def conventional_cell(atoms: Atoms, symprec: float = 1e-3) -> Atoms:
+    """The crystal in the conventional cell of its symmetry (by spglib), which Miller indices refer to.
+
+    Args:
+        atoms: a crystal in any of its cells.
+        symprec: Å, to find the symmetry.
+
+    Raises:
+        InputError: no crystal, or one whose symmetry spglib does not find.
+        MissingExtraError: spglib is not installed.
+    """
+    see_crystal(atoms, "A conventional cell")
+    try:
+        import spglib
+    except ImportError as error:
+        raise MissingExtraError("spglib", "materials", "Conventional cells") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its advice about its own errors
+        cell: Any = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+        found = spglib.standardize_cell(cell, symprec=symprec)
+    if found is None:
+        raise InputError("spglib finds no symmetry of this crystal, and so no conventional cell.")
+    cell, places, numbers = found
+    return Atoms(numbers, cell=cell, scaled_positions=places, pbc=True)
 
 
 def surface_energy(
@@ -48,7 +82,7 @@ def surface_energy(
     the two surfaces.
 
     Args:
-        atoms: the relaxed crystal, a conventional cell for the usual Miller indices, with a calculator.
+        atoms: the relaxed crystal, with a calculator. The indices refer to its cell as it is: see `conventional_cell`.
         miller: indices of the surface.
         layers: repetitions of the cell along the surface's normal.
         vacuum: Å, at either side.
@@ -74,7 +108,7 @@ def surface_energy(
     area = float(np.linalg.norm(np.cross(slab.cell[0], slab.cell[1])))
     relaxed = relax(slab, fmax=fmax, steps=steps, optimizer="LBFGS")
     first, last = ((energy - bulk) / (2 * area) / JOULE_PER_SQUARE_METRE for energy in relaxed.energies[[0, -1]])
-    return SurfaceEnergy(float(last), float(first), slab, relaxed)
+    return SurfaceEnergy(float(last), float(first), slab, relaxed, area, _ends_differ(slab))
 
 
 def vacancy_energy(
@@ -107,6 +141,14 @@ def vacancy_energy(
     relaxed = relax(whole, fmax=fmax, steps=steps, optimizer="LBFGS")
     reference = (count - 1) / len(atoms) * atoms.get_potential_energy()
     return float(relaxed.energies[-1] - reference), relaxed
+
+
+def _ends_differ(slab: Atoms) -> bool:
+    """Whether atoms near one surface are others, or stand at other depths, than near the other one."""
+    height = slab.positions[:, 2]
+    depths = [np.round(height - height.min(), 2), np.round(height.max() - height, 2)]
+    above, below = (sorted(zip(depth.tolist(), slab.numbers.tolist(), strict=True)) for depth in depths)
+    return not all(a[1] == b[1] and abs(a[0] - b[0]) < NEAR for a, b in zip(above, below, strict=True))
 
 
 def _same_composition(slab: Atoms, bulk: Atoms) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase import Atoms, units
@@ -19,7 +19,8 @@ class Elasticity:
     """Elastic constants of a crystal, with the averages of Voigt, Reuss and Hill for a polycrystal.
 
     Attributes:
-        constants: (6, 6) GPa, order xx yy zz yz xz xy, by engineering strains; symmetric.
+        constants: (6, 6) GPa, symmetric, along the cell's Cartesian axes, order xx yy zz yz xz xy, by engineering
+            strains.
         asymmetry: GPa, largest difference of the constants from their transpose before they were made symmetric: it
             tells how far the stresses are from linear.
         bulk_modulus: GPa, Hill's average.
@@ -28,6 +29,7 @@ class Elasticity:
         poisson_ratio: dimensionless.
         anisotropy: universal index of Ranganathan and Ostoja-Starzewski (2008); 0 where all directions are alike.
         stable: whether every strain costs energy (Born's criteria).
+        unrelaxed: at how many strains the positions were not relaxed to ``fmax``.
     """
 
     constants: np.ndarray
@@ -38,6 +40,7 @@ class Elasticity:
     poisson_ratio: float
     anisotropy: float
     stable: bool
+    unrelaxed: int = 0
 
 
 def elasticity(
@@ -67,16 +70,18 @@ def elasticity(
     sizes = np.linspace(-strain, strain, points + 1)
     sizes = sizes[sizes != 0]
     rows = np.empty((6, 6))
-    done = 0
+    done = unrelaxed = 0
     for component in range(6):
         stresses = []
         for size in sizes:
-            stresses.append(_stress(atoms, component, size, fmax))
+            stress, converged = _stress(atoms, component, size, fmax)
+            stresses.append(stress)
+            unrelaxed += not converged
             done += 1
             if on_strain:
                 on_strain(done, 6 * len(sizes))
         rows[component] = np.polyfit(sizes, np.array(stresses), 1)[0]
-    return averages(rows / units.GPa)
+    return replace(averages(rows / units.GPa), unrelaxed=unrelaxed)
 
 
 def averages(constants: np.ndarray) -> Elasticity:
@@ -104,8 +109,8 @@ def _sums(tensor: np.ndarray) -> tuple[float, float, float]:
     return np.trace(tensor[:3, :3]), tensor[0, 1] + tensor[0, 2] + tensor[1, 2], np.trace(tensor[3:, 3:])
 
 
-def _stress(atoms: Atoms, component: int, size: float, fmax: float | None) -> np.ndarray:
-    """Stress (6,) in eV/Å³ under one engineering strain."""
+def _stress(atoms: Atoms, component: int, size: float, fmax: float | None) -> tuple[np.ndarray, bool]:
+    """Stress (6,) in eV/Å³ under one engineering strain, and whether positions were relaxed as far as asked."""
     change = np.zeros((3, 3))
     i, j = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)][component]
     change[i, j] += size / 2
@@ -113,6 +118,8 @@ def _stress(atoms: Atoms, component: int, size: float, fmax: float | None) -> np
     strained = atoms.copy()
     strained.calc = atoms.calc
     strained.set_cell(atoms.cell.array @ (np.eye(3) + change), scale_atoms=True)
+    converged = True
     if fmax is not None and len(atoms) > 1:
-        strained = relax(strained, fmax=fmax).atoms
-    return full_3x3_to_voigt_6_stress(strained.get_stress(voigt=False))
+        end = relax(strained, fmax=fmax)
+        strained, converged = end.atoms, end.converged
+    return full_3x3_to_voigt_6_stress(strained.get_stress(voigt=False)), converged

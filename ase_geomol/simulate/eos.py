@@ -29,6 +29,7 @@ class EquationOfState:
         derivative: of the bulk modulus by pressure.
         residual: eV, largest distance of a point from the curve.
         atoms: the structure scaled to ``volume``, with its calculator.
+        unrelaxed: at how many volumes the positions were not relaxed to ``fmax``.
     """
 
     volumes: np.ndarray
@@ -39,6 +40,7 @@ class EquationOfState:
     derivative: float
     residual: float
     atoms: Atoms
+    unrelaxed: int
 
     def curve(self, volumes: np.ndarray) -> np.ndarray:
         """Energies (eV) of the fitted curve (Birch, Phys. Rev. 71, 809 (1947))."""
@@ -71,18 +73,19 @@ def equation_of_state(
     see_crystal(atoms, "An equation of state")
     if points < 5 or not 0 < strain < 0.3:
         raise ConfigError(f"points ({points}) must be at least 5, strain ({strain}) between 0 and 0.3.")
-    volumes, energies = np.empty(points), np.empty(points)
+    volumes, energies, unrelaxed = np.empty(points), np.empty(points), 0
     for number, factor in enumerate(np.linspace(1 - strain, 1 + strain, points)):
         scaled = rescaled(atoms, factor)
         if fmax is not None:
-            scaled = relax(scaled, fmax=fmax).atoms
+            end = relax(scaled, fmax=fmax)
+            scaled, unrelaxed = end.atoms, unrelaxed + (not end.converged)
         volumes[number], energies[number] = scaled.get_volume(), scaled.get_potential_energy()
         if on_point:
             on_point(number + 1, volumes[number], energies[number])
-    return _fitted(atoms, volumes, energies)
+    return _fitted(atoms, volumes, energies, unrelaxed)
 
 
-def _fitted(atoms: Atoms, volumes: np.ndarray, energies: np.ndarray) -> EquationOfState:
+def _fitted(atoms: Atoms, volumes: np.ndarray, energies: np.ndarray, unrelaxed: int) -> EquationOfState:
     fit = Fit(volumes, energies, eos="birchmurnaghan")
     try:
         volume, energy, bulk_modulus = fit.fit(warn=False)
@@ -103,6 +106,7 @@ def _fitted(atoms: Atoms, volumes: np.ndarray, energies: np.ndarray) -> Equation
         derivative=float(fit.eos_parameters[2]),
         residual=0.0,
         atoms=rescaled(atoms, (volume / atoms.get_volume()) ** (1 / 3)),
+        unrelaxed=unrelaxed,
     )
     residual = float(np.abs(result.curve(volumes) - energies).max())
     return EquationOfState(**{**vars(result), "residual": residual})

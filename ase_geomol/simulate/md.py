@@ -32,7 +32,7 @@ class MDSettings:
         temperature: K; in "nve" exactly that of the first velocities, since nothing corrects chance later.
         timestep: fs.
         thermostat_time: fs, inverse of the friction.
-        barostat_time: fs, period of the volume's fluctuations.
+        barostat_time: fs, after which fluctuations of the volume have died away (ASE's P_tau).
         pressure: eV/Å³ (`ase.units.bar` and `GPa` convert).
         seed: of the first velocities and of all random forces.
         interval: steps from one recorded frame to the next; the last step of a run is always recorded.
@@ -370,7 +370,7 @@ def _integrator(atoms: Atoms, settings: MDSettings, rng: np.random.Generator) ->
     if settings.ensemble == "npt":
         pressure = {"externalstress": -settings.pressure, "P_tau": settings.barostat_time * units.fs}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # which tells the barostat's mass
+        warnings.filterwarnings("ignore", message=".*P_mass", category=UserWarning)  # it tells the barostat's mass
         return LangevinBAOAB(
             atoms,
             timestep,

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.geometry import find_mic
 from ase.mep import NEB
 from ase.optimize import FIRE
@@ -21,11 +22,12 @@ class MinimumEnergyPath:
     """Images from the first structure to the last.
 
     Attributes:
-        images: all of them; the ends carry their results, the others the calculator.
+        images: all of them, with their energies and forces.
         converged: whether no force across the path is larger than ``fmax``.
         steps: taken, of both stages.
         energies: (I,) eV, relative to the first image.
         distances: (I,) Å along the path.
+        end_force: eV/Å, the largest at the ends: where it is not small, they are no minima.
     """
 
     images: list[Atoms]
@@ -33,6 +35,7 @@ class MinimumEnergyPath:
     steps: int
     energies: np.ndarray
     distances: np.ndarray
+    end_force: float
 
     @property
     def barrier(self) -> float:
@@ -53,7 +56,7 @@ def minimum_energy_path(
     fmax: float = 0.05,
     steps: int = 500,
     climb: bool = True,
-    on_step: Callable[[int, float], object] | None = None,
+    on_step: Callable[[int, float, list[Atoms]], object] | None = None,
 ) -> MinimumEnergyPath:
     """Interpolate (IDPP), relax the band, then let its highest image climb to the saddle point.
 
@@ -64,11 +67,12 @@ def minimum_energy_path(
         fmax: eV/Å.
         steps: at most so many, in each stage.
         climb: find the saddle point.
-        on_step: called with the number of steps taken in both stages and the barrier (eV), at the start and after each.
+        on_step: called with the number of steps taken in both stages, the barrier (eV) and the images as they are, at
+            the start and after each.
 
     Raises:
         ConfigError: no image.
-        InputError: the two structures differ in atoms or cell, or in nothing.
+        InputError: the two structures differ in atoms, cell or fixed atoms, or in nothing.
     """
     if images < 1:
         raise ConfigError(f"images is {images}; there must be at least one between the ends.")
@@ -78,6 +82,9 @@ def minimum_energy_path(
         raise InputError("Both ends of a path need the same cell.")
     if np.allclose(first.positions, last.positions, atol=1e-4):
         raise InputError("Both ends of the path are the same structure.")
+    fixed = sorted({index for held in first.constraints if isinstance(held, FixAtoms) for index in held.index.tolist()})
+    if not np.allclose(first.positions[fixed], last.positions[fixed], atol=1e-6):
+        raise InputError("Atoms that are fixed in the first structure stand elsewhere in the last one.")
     band = [first.copy() for _ in range(images + 1)] + [last.copy()]
     for image in band:
         image.calc = first.calc
@@ -92,16 +99,20 @@ def minimum_energy_path(
             converged = bool(state)
             if on_step:
                 assert neb.energies is not None  # set by the forces
-                on_step(taken + optimizer.nsteps, float(neb.energies.max() - neb.energies[0]))
+                on_step(taken + optimizer.nsteps, float(neb.energies.max() - neb.energies[0]), band)
         taken += optimizer.nsteps
+    for image in band[1:-1]:
+        image.calc = SinglePointCalculator(image, energy=image.get_potential_energy(), forces=image.get_forces())
     energies = np.array([image.get_potential_energy() for image in band])
+    end_force = max(float(np.linalg.norm(end.get_forces(), axis=1).max()) for end in (band[0], band[-1]))
     moves = [np.linalg.norm(_minimum(b, a)) for a, b in pairwise(band)]
-    return MinimumEnergyPath(band, converged, taken, energies - energies[0], np.concatenate([[0.0], np.cumsum(moves)]))
+    distances = np.concatenate([[0.0], np.cumsum(moves)])
+    return MinimumEnergyPath(band, converged, taken, energies - energies[0], distances, end_force)
 
 
 def _interpolate(band: list[Atoms]) -> None:
     neb = NEB(band, method="improvedtangent", allow_shared_calculator=True)
-    neb.interpolate(method="idpp", mic=bool(band[0].pbc.any()))
+    neb.interpolate(method="idpp", mic=bool(band[0].pbc.any()), apply_constraint=True)
 
 
 def _minimum(after: Atoms, before: Atoms) -> np.ndarray:

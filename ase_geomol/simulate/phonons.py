@@ -34,10 +34,12 @@ class Phonons:
         dos_frequencies: (F,).
         dos: (F,) states per THz and primitive cell.
         temperatures: (T,) K.
-        free_energy: (T,) kJ/mol of primitive cells.
+        free_energy: (T,) kJ/mol of primitive cells; phonopy leaves imaginary modes out of this and the next two.
         entropy: (T,) J/K/mol.
         heat_capacity: (T,) J/K/mol, at constant volume.
         supercell: (3, 3) integers.
+        primitive: atoms of the primitive cell, of which a mole is meant above.
+        space_group: by phonopy.
         lowest: the lowest frequency on mesh and path.
         phonopy: phonopy's own object, with all that it can do.
     """
@@ -52,6 +54,8 @@ class Phonons:
     entropy: np.ndarray
     heat_capacity: np.ndarray
     supercell: np.ndarray
+    primitive: int
+    space_group: str
     lowest: float
     phonopy: Any
 
@@ -75,7 +79,7 @@ def phonons(
     displacement: float = 0.01,
     mesh: float = 100.0,
     temperatures: tuple[float, float, float] = (0.0, 1000.0, 10.0),
-    symprec: float = 1e-5,
+    symprec: float = 1e-3,
     on_force: Callable[[int, int], object] | None = None,
 ) -> Phonons:
     """Displace atoms of a supercell, collect forces, and solve for the phonons.
@@ -86,7 +90,7 @@ def phonons(
         displacement: Å.
         mesh: phonopy's length of the mesh of wave vectors: the larger, the denser.
         temperatures: K, first, last and step.
-        symprec: Å, to find the symmetry.
+        symprec: Å, to find the symmetry: above what a relaxation and the digits of a file leave of it.
         on_force: called with the number of displaced supercells done and of all.
 
     Raises:
@@ -141,6 +145,8 @@ def _solved(phonon: Any, mesh: float, temperatures: tuple[float, float, float]) 
         entropy=np.asarray(thermal.entropy),
         heat_capacity=np.asarray(thermal.heat_capacity),
         supercell=np.asarray(phonon.supercell_matrix),
+        primitive=len(phonon.primitive),
+        space_group=str(phonon.symmetry.get_international_table()),
         lowest=float(min(frequencies.min(), phonon.mesh.frequencies.min())),
         phonopy=phonon,
     )

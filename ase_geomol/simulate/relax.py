@@ -16,6 +16,7 @@ from ..errors import ConfigError, GeoMolError, InputError
 from .files import GrowingFile, frame_text
 
 OPTIMIZERS = {"BFGS": BFGS, "LBFGS": LBFGS, "FIRE": FIRE}
+MOST_FOR_BFGS = 200
 OnStep = Callable[[int, float, float], object]
 """Called with step, energy (eV) and largest force (eV/Å)."""
 
@@ -29,12 +30,14 @@ class RelaxResult:
         converged: whether the largest force fell below ``fmax``.
         energies: (steps + 1,) eV.
         fmax: (steps + 1,) eV/Å, the largest force on an atom (with ``cell``, also of the cell's gradient).
+        optimizer: which one took them.
     """
 
     atoms: Atoms
     converged: bool
     energies: np.ndarray
     fmax: np.ndarray
+    optimizer: str
 
     @property
     def steps(self) -> int:
@@ -47,7 +50,7 @@ def relax(
     *,
     fmax: float = 0.01,
     steps: int = 1000,
-    optimizer: Literal["BFGS", "LBFGS", "FIRE"] = "BFGS",
+    optimizer: Literal["BFGS", "LBFGS", "FIRE"] | None = None,
     cell: bool = False,
     trajectory: Path | None = None,
     on_step: OnStep | None = None,
@@ -58,7 +61,8 @@ def relax(
         atoms: the structure, with a calculator; constraints are respected.
         fmax: eV/Å; stop when no force is larger.
         steps: at most this many.
-        optimizer: which of ASE's.
+        optimizer: which of ASE's. None: BFGS, of more than `MOST_FOR_BFGS` atoms LBFGS: each step of BFGS diagonalises
+            a matrix of 3N rows.
         cell: relax the cell too (`FrechetCellFilter`); needs a structure periodic in three directions.
         trajectory: extended-XYZ file that receives every step.
         on_step: called after every step.
@@ -69,6 +73,7 @@ def relax(
         OutputError: the trajectory cannot be written.
         GeoMolError: the calculator refuses the structure; energy or forces became NaN or infinite.
     """
+    optimizer = optimizer or ("BFGS" if len(atoms) <= MOST_FOR_BFGS else "LBFGS")
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"optimizer is {optimizer!r}; it can be {', '.join(OPTIMIZERS)}.")
     if not fmax > 0 or steps < 1:
@@ -95,7 +100,7 @@ def relax(
     finally:
         if file is not None:
             file.close()
-    return RelaxResult(moving, converged, np.array(energies), np.array(largest))
+    return RelaxResult(moving, converged, np.array(energies), np.array(largest), optimizer)
 
 
 def _check(energy: float, force: float, step: int) -> None:

@@ -1,10 +1,15 @@
-"""How often a cell must be repeated until images are far from each other."""
+"""Cells and their images: how often they must be repeated, and whether bonds run through them."""
 
 from __future__ import annotations
 
 import numpy as np
+from ase import Atoms
 from ase.cell import Cell
+from ase.data import covalent_radii
 from ase.geometry import minkowski_reduce
+from ase.neighborlist import neighbor_list
+
+from .watch import BONDED
 
 
 def repeats(cell: Cell, apart: float) -> tuple[int, int, int]:
@@ -22,3 +27,29 @@ def repeats(cell: Cell, apart: float) -> tuple[int, int, int]:
             return (int(counts[0]), int(counts[1]), int(counts[2]))
         taking_part = np.flatnonzero(combinations[shortest])
         counts[taking_part[np.argmin((counts * lengths)[taking_part])]] += 1
+
+
+def is_endless(atoms: Atoms) -> bool:
+    """Whether bonds link atoms with their own images, as in a crystal or a slab, but not in one of molecules."""
+    if (
+        not atoms.pbc.any()
+        or not np.any(atoms.cell.array, axis=1)[atoms.pbc].all()
+        or not np.isfinite(atoms.positions).all()
+    ):
+        return False
+    bonds: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for first, second, image in zip(*neighbor_list("ijS", atoms, BONDED * covalent_radii[atoms.numbers]), strict=True):
+        bonds.setdefault(int(first), []).append((int(second), image))
+    seen: dict[int, np.ndarray] = {}
+    for start in range(len(atoms)):
+        waiting = [] if start in seen else [start]
+        seen.setdefault(start, np.zeros(3, dtype=int))
+        while waiting:
+            atom = waiting.pop()
+            for other, image in bonds.get(atom, []):
+                if other not in seen:
+                    seen[other] = seen[atom] + image
+                    waiting.append(other)
+                elif (seen[other] != seen[atom] + image).any():
+                    return True
+    return False

@@ -71,7 +71,8 @@ def mean_square_displacement(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Times between frames (fs) and mean square displacements (Å²), averaged over all pairs of frames so far apart.
 
-    Positions must not jump across the cell, as those of `run_md` do not. Motion of the centre of mass is taken out.
+    Positions must not jump across the cell, as those of `run_md` do not. Motion of the centre of mass is taken out, and
+    so is that with a cell that changes: displacements are those of scaled positions, in the mean cell.
 
     Args:
         frames: structures of the same atoms, evenly in time.
@@ -87,6 +88,9 @@ def mean_square_displacement(
     chosen = _selected(frames[0], None if symbol is None else (symbol, symbol))[1]
     masses = frames[0].get_masses()[:, None]
     positions = np.array([frame.positions for frame in frames])
+    cells = np.array([frame.cell.array for frame in frames])
+    if frames[0].pbc.all() and np.ptp(cells, axis=0).max() > 0:
+        positions = positions @ np.linalg.inv(cells) @ cells.mean(0)
     positions = (positions - (positions * masses).sum(1, keepdims=True) / masses.sum())[:, chosen]
     lags = np.unique(np.linspace(0, len(frames) // 2, MOST_LAGS).astype(int))
     squares = [np.square(positions[lag:] - positions[: len(frames) - lag]).sum(-1).mean() for lag in lags]

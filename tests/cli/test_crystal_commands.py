@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from ase.build import bulk
+from ase import Atoms
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.io import read, write
 
+from ase_geomol import simulate
 from ase_geomol.cli import common
 
 
@@ -62,7 +64,65 @@ def test_neb(cli, here, copper):
     result = cli("neb", "first.xyz", "last.xyz", "--images", "1", "--steps", "3")
     assert result.exit_code == 0, result.output
     assert "barrier (eV)" in result.stdout
-    assert len(read(here / "first-neb" / "path.extxyz", ":")) == 3
+    path, told = read(here / "first-neb" / "path.extxyz", ":"), results(here / "first-neb")
+    assert len(path) == 3
+    energies = np.array([image.get_potential_energy() for image in path])
+    assert energies.max() - energies[0] == pytest.approx(told["barrier (eV)"])
+    assert told["converged"] is False
+    assert told["largest force at the ends (eV/Å)"] < 0.05
+    assert "no minimum" not in result.stderr
+    assert np.abs(path[0].positions - first.positions).max() > 1e-3
+    again = cli("neb", "first.xyz", "last.xyz", "--images", "1", "--steps", "1", "--as-it-is", "--overwrite")
+    assert "An end of the path is no minimum" in again.stderr
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_miller_indices_are_of_the_conventional_cell_and_may_be_negative(cli, here, copper):
+    write("primitive.cif", bulk("Cu", a=3.62))
+    energies = []
+    for name in ("Cu", "primitive"):
+        done = cli("surface", f"{name}.cif", "1", "0", "0", "--layers", "3")
+        assert done.exit_code == 0, done.output
+        energies.append(results(here / f"{name}-surface")["surface energy (J/m²)"])
+    assert energies[0] == pytest.approx(energies[1], rel=1e-3)
+    told = results(here / "primitive-surface")
+    assert told["cell that the indices refer to"] == "4 atoms, conventional"
+    assert told["is of"] == "one surface"
+    assert told["settings"]["layers"] == 3
+    as_it_is = cli("surface", "primitive.cif", "1", "0", "0", "--as-it-is", "--overwrite")
+    assert as_it_is.exit_code == 0, as_it_is.output
+    assert results(here / "primitive-surface")["cell that the indices refer to"] == "1 atoms, as given"
+    negative = cli("surface", copper, "1", "-1", "0", "--layers", "2", "--out", "negative")
+    assert negative.exit_code == 0, negative.output
+    assert "(1 -1 0)" in negative.stdout
+    assert cli("surface", copper, "1", "1", "1", "--layrs", "2").exit_code == 2
+
+
+def test_what_was_computed_before_ctrl_c_is_there_and_nothing_old(cli, here, copper, monkeypatch):
+    assert cli("eos", copper, "--points", "5").exit_code == 0
+    rescaled, calls = simulate.eos.rescaled, []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return rescaled(*given)
+
+    monkeypatch.setattr(simulate.eos, "rescaled", interrupted)
+    stopped = cli("eos", copper, "--points", "5", "--overwrite")
+    assert stopped.exit_code == 130
+    assert "Interrupted: in Cu-eos is the volumes so far" in stopped.stderr
+    assert len((here / "Cu-eos/equation_of_state.csv").read_text().splitlines()) == 3
+    assert not (here / "Cu-eos/results.json").exists()
+
+
+def test_a_pressure_is_for_constant_pressure(cli, here, copper):
+    result = cli("md", copper, "--pressure", "5GPa")
+    assert result.exit_code == 1
+    assert "--pressure is for --ensemble npt, and the ensemble is nvt" in result.stderr
 
 
 def test_a_molecule_has_no_equation_of_state(cli, here, copper):
@@ -82,6 +142,8 @@ def test_md_of_a_crystal_draws_its_structure(cli, here, copper):
     ("words", "potential"),
     [
         (["relax", "CCO", "--steps", "1"], "geomformer-organic"),
+        (["relax", "boxed.xyz", "--steps", "1"], "geomformer-organic"),
+        (["relax", "C.cif", "--steps", "1"], "est-crystal"),
         (["relax", "Cu.cif", "--steps", "1"], "est-crystal"),
         (["md", "Cu.cif", "--time", "1fs", "--no-relax"], "est-crystal"),
         (["eos", "C.cif", "--as-it-is", "--points", "5"], "est-crystal"),
@@ -91,6 +153,7 @@ def test_md_of_a_crystal_draws_its_structure(cli, here, copper):
 def test_without_a_model_the_elements_choose(cli, here, words, potential):
     write("Cu.cif", bulk("Cu", cubic=True, a=3.62))
     write("C.cif", bulk("C", cubic=True))
+    write("boxed.xyz", Atoms("CO", [[0, 0, 0], [0, 0, 1.13]], cell=[6, 6, 6], pbc=True))
     result = cli(*words)
     if potential is None:
         assert result.exit_code == 1
@@ -98,3 +161,11 @@ def test_without_a_model_the_elements_choose(cli, here, words, potential):
     else:
         assert result.exit_code == 0, result.output
         assert potential in result.output
+        assert "do not trust" not in result.output
+
+
+def test_a_molecule_that_only_the_crystal_potential_knows_is_warned_of(cli, here):
+    write("SiH4.xyz", molecule("SiH4"))
+    result = cli("relax", "SiH4.xyz", "--steps", "1")
+    assert result.exit_code == 0, result.output
+    assert "est-crystal learned no molecules" in result.stderr

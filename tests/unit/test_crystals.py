@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import import_module
 from itertools import product
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
@@ -15,10 +17,12 @@ from ase.cell import Cell
 from ase_geomol import ConfigError, DataError, InputError, OutputError
 from ase_geomol.simulate import (
     MDSettings,
+    conventional_cell,
     diffusion,
     elasticity,
     eos_picture,
     equation_of_state,
+    is_endless,
     mean_square_displacement,
     minimum_energy_path,
     path_picture,
@@ -139,6 +143,43 @@ def test_surface_energy(copper):
     assert not result.slab.atoms.pbc[2]
     open_face = surface_energy(copper, (1, 1, 0), layers=3)
     assert open_face.energy > result.energy
+    area = np.sqrt(3) / 4 * copper.cell[0, 0] ** 2 * 2  # two atoms of the (111) plane, each a rhombus of a²√3/4
+    count = len(result.slab.atoms)
+    opened = result.slab.atoms.get_potential_energy() - count / 4 * copper.get_potential_energy()
+    assert result.area == pytest.approx(area * count / 3 / 2, rel=1e-6)
+    assert result.energy == pytest.approx(opened / (2 * result.area) * 16.0218, rel=1e-4)
+    assert not result.unlike
+
+
+def test_the_ends_of_a_polar_slab_differ():
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    salt.calc = LennardJones(sigma=2.4, epsilon=0.1)
+    assert surface_energy(salt, (1, 1, 1), layers=2, steps=1).unlike
+    assert not surface_energy(salt, (1, 0, 0), layers=2, steps=1).unlike
+
+
+def test_a_conventional_cell_of_any_cell():
+    primitive = bulk("NaCl", "rocksalt", a=5.64)
+    primitive.rattle(1e-4)
+    found = conventional_cell(primitive)
+    assert found.get_chemical_formula() == "Cl4Na4"
+    assert found.cell.lengths() == pytest.approx([5.64] * 3)
+    with pytest.raises(InputError, match="periodic in three directions"):
+        conventional_cell(Atoms("H"))
+
+
+def test_endless_bonds():
+    assert is_endless(bulk("Cu"))
+    assert is_endless(bulk("K").repeat((2, 1, 1)))
+    assert not is_endless(molecule("C6H6"))
+    boxed = molecule("C6H6", cell=[9, 9, 9], pbc=True)
+    boxed.positions += 4.0
+    assert not is_endless(boxed)
+    boxed.wrap()
+    assert not is_endless(boxed), "bonds cross the cell's walls, but lead nowhere"
+    wire = Atoms("C", cell=[1.4, 9, 9], pbc=[True, False, False])
+    assert is_endless(wire)
+    assert not is_endless(Atoms("Cu", pbc=True)), "without a cell"
 
 
 def test_a_vacancy_costs_energy(copper):
@@ -162,11 +203,14 @@ def test_a_vacancy_hops(copper, tmp_path):
     assert result.converged
     assert 0.5 < result.barrier < 1.2
     assert result.highest == 2, "by symmetry"
+    energies = [image.get_potential_energy() for image in result.images]
+    assert np.array(energies) - energies[0] == pytest.approx(result.energies)
+    assert result.end_force < 0.02
     assert result.energies[-1] == pytest.approx(0, abs=1e-3)
     assert (np.diff(result.distances) > 0).all()
     path_picture(tmp_path / "path.png", result, title="a vacancy in Cu")
     seen: list[int] = []
-    short = minimum_energy_path(first, last, images=1, steps=2, fmax=1e-4, on_step=lambda step, _: seen.append(step))
+    short = minimum_energy_path(first, last, images=1, steps=2, fmax=1e-4, on_step=lambda step, *_: seen.append(step))
     assert not short.converged
     assert (seen, short.steps) == ([0, 1, 2, 2, 3, 4], 4), "two in each stage, none for its start"
 
@@ -207,6 +251,49 @@ def test_diffusion_of_a_random_walk():
     lags, squares = mean_square_displacement(frames, 10.0 * np.arange(400))
     assert squares[0] == 0
     assert diffusion(lags, squares) == pytest.approx(3 * 0.01 / 6 / 0.01, rel=0.1)
+
+
+def test_a_cell_that_breathes_moves_no_atom():
+    """A crystal whose cell alone changes does not diffuse; what atoms do beside that is measured in the mean cell."""
+    crystal = bulk("Cu", cubic=True).repeat(3)
+    frames = []
+    for scale in 1 + 0.02 * np.sin(np.arange(20)):
+        frames.append(crystal.copy())
+        frames[-1].set_cell(crystal.cell * scale, scale_atoms=True)
+    _, squares = mean_square_displacement(frames, np.arange(20.0))
+    assert squares.max() < 1e-20
+    frames[-1].positions[0, 0] += 1.0
+    _, squares = mean_square_displacement(frames, np.arange(20.0))
+    assert squares[-1] > 1e-4
+
+
+def test_pressure_compresses_by_the_bulk_modulus(copper):
+    """The sign and the size of the pressure, by an integrator that is not ours."""
+    settings = MDSettings("npt", temperature=20.0, timestep=4.0, barostat_time=150.0, pressure=10 * units.GPa)
+    volumes: list[float] = []
+    start = copper.repeat(2)
+    start.calc = EMT()
+    run_md(start, settings, time=2000.0, on_step=lambda row: volumes.append(row["volume_A3"]))
+    curve = equation_of_state(copper, strain=0.04)
+    expected = 8 * curve.volume * (1 + curve.derivative * 10 / curve.bulk_modulus) ** (-1 / curve.derivative)
+    assert np.mean(volumes[len(volumes) // 2 :]) == pytest.approx(expected, rel=0.01)
+    assert expected < 0.95 * 8 * curve.volume
+
+
+def test_an_optimiser_by_size(copper):
+    large = copper.repeat((4, 4, 4))
+    large.calc = EMT()
+    assert relax(large, steps=1).optimizer == "LBFGS"
+    assert relax(copper, steps=1).optimizer == "BFGS"
+
+
+def test_inner_relaxations_that_did_not_end_are_counted(copper, monkeypatch):
+    assert equation_of_state(copper, points=5).unrelaxed == elasticity(copper, points=2).unrelaxed == 0
+    for name in ("eos", "elasticity"):
+        module = import_module(f"ase_geomol.simulate.{name}")  # the function has its name
+        monkeypatch.setattr(module, "relax", lambda *given, **named: replace(relax(*given, **named), converged=False))
+    assert equation_of_state(copper, points=5).unrelaxed == 5
+    assert elasticity(copper, points=2).unrelaxed == 12
 
 
 def test_a_run_is_read_back_evenly(tmp_path, copper):
