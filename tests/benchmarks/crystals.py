@@ -28,6 +28,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import iread
+from ase.stress import voigt_6_to_full_3x3_stress
 from geomol_training.crystals.structures import split_of_composition
 from geomol_training.recipe import Recipe, load_recipe
 from materials import TEACHER, teacher
@@ -172,7 +173,7 @@ def _errors(name: str, title: str, frames: list[Atoms], found: Sequence[Row], tr
     energy -= energy.mean() if fit else 0.0
     forces = [np.subtract(found[i]["forces"], true[i]["forces"]).ravel() for i in kept]
     stressed = [i for i in kept if {"stress"} <= found[i].keys() & true[i].keys()]
-    stress = [np.subtract(found[i]["stress"], true[i]["stress"]) for i in stressed]
+    stress = [voigt_6_to_full_3x3_stress(np.subtract(found[i]["stress"], true[i]["stress"])) for i in stressed]
     size = np.concatenate([np.ravel(true[i]["forces"]) for i in kept])
     return _row(
         name,

@@ -4,8 +4,8 @@ Thirty cubic crystals, relaxed by both from the same start; "not relaxed": a rel
 the cubic crystal for another, whose numbers stand but mean little. Bulk modulus: from seven volumes around the minimum.
 Phonons of five of them: the mean is over all frequencies on the same path through the Brillouin zone; imaginary modes
 are looked for on a mesh, too. Vacancies of six elements in supercells of at least 9 Å, and their (111) surfaces of six
-layers, relaxed. The teacher is SevenNet-0 in an environment of its own (`--environments`); without it there is nothing
-to compare with. Rows are kept as they are computed.
+layers, relaxed. "Learned": whether labels of this composition were trained on, as of all elements. The teacher is
+SevenNet-0 in an environment of its own (`--environments`); without it there is nothing to compare with. Rows are kept.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from _work import computed, each, work_folder
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
+from geomol_training.crystals.structures import split_of_composition
 from geomol_training.crystals.teacher import Teacher
 
 from ase_geomol import DataError, GeoMolCalculator
@@ -69,11 +70,15 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
         ours = each(items, partial(_properties, model=model, smoke=smoke), folder)
     rows = [_compared(own, other) for own, other in zip(ours, theirs, strict=True)]
     errors = {title: [row[f"{title}: error %"] for row in rows] for title in QUANTITIES}
+    unseen = {title: [row[f"{title}: error %"] for row in rows if not row["learned"]] for title in QUANTITIES}
     return Answer(
         rows,
         {
             "mean error of lattice constants in % (goal: 1)": _mean(errors["lattice Å"]),
             "mean error of bulk moduli in % (goal: 15)": _mean(errors["bulk modulus GPa"]),
+            "the same of crystals of which nothing was learned: lattice constants in %": _mean(unseen["lattice Å"]),
+            "bulk moduli in %": _mean(unseen["bulk modulus GPa"]),
+            "how many these are": _known(unseen["lattice Å"]),
             "mean error of frequencies in THz": _mean([row["frequency error THz"] for row in rows]),
             "crystals with imaginary modes where the teacher has none (goal: 0)": _count(
                 rows, "imaginary modes", "only ours"
@@ -144,7 +149,7 @@ def teacher(python: Path) -> Calculator:
 
 
 def _compared(ours: Row, theirs: Row) -> Row:
-    row: Row = {"name": ours["name"]}
+    row: Row = {"name": ours["name"], "learned": split_of_composition(Atoms(ours["name"])) == "train"}
     for title in QUANTITIES:
         own, other = ours.get(title), theirs.get(title)
         row[title], row[f"{title}: teacher"] = own, other

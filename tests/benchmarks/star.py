@@ -141,13 +141,12 @@ def _trial(lmax: int, fold: int, read_out: str, seed: int, epochs: int) -> tuple
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, "max", factor=0.9, patience=25, min_lr=1e-5)
     best = 0.0
     for _ in range(epochs):
-        right = 0
         for graph, label in zip(graphs, labels, strict=True):
-            logits = classifier(graph)
-            right += int(logits.argmax() == label)
             optimiser.zero_grad()
-            functional.cross_entropy(logits[None], label).backward()
+            functional.cross_entropy(classifier(graph)[None], label).backward()
             optimiser.step()
+        with torch.no_grad():
+            right = sum(int(classifier(graph).argmax() == label) for graph, label in zip(graphs, labels, strict=True))
         best = max(best, 100.0 * right / 2)
         schedule.step(best)
         if best == 100.0:

@@ -28,6 +28,7 @@ for _command in (
     weights.evaluate,
     weights.evaluate_conformers,
     weights.submit,
+    weights.points,
     weights.rigidity,
     training.nbody,
     weights.release,

@@ -256,6 +256,20 @@ def rigidity(
     console.print(f"Written: {written}", soft_wrap=True, markup=False)
 
 
+def points(
+    checkpoint: Annotated[str, typer.Argument(help="An EST potential: a shipped name or a .safetensors file.")],
+    rule: Annotated[str, typer.Argument(help="The points of the sphere, as icosahedral-32.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+) -> None:
+    """Put the weights of an EST on other points of the sphere: fewer are faster.
+
+    Example: `geomol-train points est-crystal icosahedral-72 --out est-crystal-72.safetensors`
+    """
+    from ..points import use_points
+
+    Console().print(f"Written: {use_points(checkpoint, rule, out)}", soft_wrap=True, markup=False)
+
+
 def release(
     checkpoint: Annotated[Path, typer.Argument(help="The trained .safetensors file.")],
     notes: Annotated[Path, typer.Argument(help="YAML with the card's words.")],
