@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,7 +74,8 @@ def run_plan(
     record.write()
     try:
         new_frames = 0
-        with closing(_run_jobs(todo, work, folder, workers, stop)) as finished:
+        to_shards = partial(run_and_write, work=work, folder=folder)
+        with closing(in_processes(to_shards, todo, workers, stop)) as finished:
             for done, frames in enumerate(finished, start=1):
                 new_frames += frames
                 report(Progress(len(plan.jobs) - len(todo) + done, len(plan.jobs), new_frames))
@@ -82,13 +83,6 @@ def run_plan(
     finally:
         manifest = record.write()
     return manifest
-
-
-def _run_jobs(
-    jobs: list[Job], work: Callable[[Job], Outcome], folder: Path, workers: int, stop: float | None
-) -> Generator[int, None, None]:
-    """Yield the number of frames of each job as it finishes; no job starts after the time ``stop``."""
-    return in_processes(partial(run_and_write, work=work, folder=folder), jobs, workers, stop)
 
 
 def open_folder(folder: Path, plan: Plan) -> None:
