@@ -162,8 +162,8 @@ def phonons(
 ) -> None:
     """Compute phonons with phonopy: bands, density of states, free energy, heat capacity.
 
-    Writes relaxed.extxyz (not with --as-it-is), phonopy.yaml, bands.csv, dos.csv, thermal.csv, results.json and
-    summary.png.
+    Writes relaxed.extxyz (not with --as-it-is), phonopy.yaml, bands.csv, dos.csv, results.json and summary.png, and
+    without imaginary modes thermal.csv.
     """
     from .. import simulate
 
@@ -177,19 +177,6 @@ def phonons(
             symprec=symprec,
             on_force=lambda done, of: bar.update(task, completed=done, total=of),
         )
-    result.save(folder / "phonopy.yaml")
-    branches = [f"branch_{i + 1}_THz" for i in range(result.bands.shape[1])]
-    rows = [[distance, *bands] for distance, bands in zip(result.distances, result.bands, strict=True)]
-    _write_csv(folder / "bands.csv", ["distance", *branches], rows)
-    _write_csv(
-        folder / "dos.csv", ("frequency_THz", "states_per_THz"), zip(result.dos_frequencies, result.dos, strict=True)
-    )
-    curves = zip(result.temperatures, result.free_energy, result.entropy, result.heat_capacity, strict=True)
-    _write_csv(
-        folder / "thermal.csv",
-        ("temperature_K", "free_energy_kJ_mol", "entropy_J_K_mol", "heat_capacity_J_K_mol"),
-        curves,
-    )
     thermal: dict[str, Any] = {"heat capacity and free energy": "none: imaginary modes have no share in them"}
     if result.stable:
         room, mole = abs(result.temperatures - 300).argmin(), f"mol of {result.primitive}-atom primitive cells"
@@ -213,6 +200,17 @@ def phonons(
         },
         {"displacement (Å)": displacement, "symprec (Å)": symprec},
     )
+    result.save(folder / "phonopy.yaml")
+    branches = [f"branch_{i + 1}_THz" for i in range(result.bands.shape[1])]
+    rows = [[distance, *bands] for distance, bands in zip(result.distances, result.bands, strict=True)]
+    _write_csv(folder / "bands.csv", ["distance", *branches], rows)
+    _write_csv(
+        folder / "dos.csv", ("frequency_THz", "states_per_THz"), zip(result.dos_frequencies, result.dos, strict=True)
+    )
+    if result.stable:
+        curves = zip(result.temperatures, result.free_energy, result.entropy, result.heat_capacity, strict=True)
+        header = ("temperature_K", "free_energy_kJ_mol", "entropy_J_K_mol", "heat_capacity_J_K_mol")
+        _write_csv(folder / "thermal.csv", header, curves)
     simulate.phonon_picture(folder / "summary.png", result, title=title)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,10 +67,14 @@ class Phonons:
 
     def save(self, path: Path) -> None:
         """Write displacements, forces and force constants as phonopy's YAML file; raises :class:`OutputError`."""
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
         try:
-            self.phonopy.save(filename=str(path), settings={"force_constants": True})
+            self.phonopy.save(filename=str(temporary), settings={"force_constants": True})
+            os.replace(temporary, path)
         except OSError as error:
             raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def phonons(
