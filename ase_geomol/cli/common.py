@@ -70,6 +70,8 @@ parse_time = quantity(FEMTOSECONDS, "1ps or 500fs")
 parse_pressure = quantity(BARS, "1bar or 2GPa")
 
 ORGANIC, CRYSTAL = "geomformer-organic", "est-crystal"
+FEW_FRAMES = 20
+"""Whose bonds are looked at where there are many."""
 
 StructureArgument = Annotated[
     str,
@@ -130,13 +132,13 @@ def _potential_for(frames: Iterable[Atoms]) -> str:
     frames = list(frames)
     known = shipped_models()[ORGANIC].elements
     organic = all(number in known for atoms in frames for number in atoms.numbers)
-    endless = any(is_endless(atoms) for atoms in frames)
-    chosen = ORGANIC if organic and not endless else CRYSTAL
+    endless = [is_endless(atoms) for atoms in frames[:FEW_FRAMES]]
+    chosen = ORGANIC if organic and not any(endless) else CRYSTAL
     console.print(f"[dim]potential {chosen}, by elements and bonds (-m takes another one)[/dim]")
-    if chosen == CRYSTAL and not all(atoms.pbc.any() for atoms in frames):
+    if not organic and not all(endless):
         errors.print(
-            f"[yellow]{CRYSTAL} learned no molecules, and {ORGANIC} does not know these elements: do not trust the "
-            "numbers.[/yellow]",
+            f"[yellow]{CRYSTAL} learned no molecules, and {ORGANIC} does not know all elements: do not trust the "
+            "numbers of what is no crystal.[/yellow]",
             soft_wrap=True,
         )
     return chosen

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 RELAXED_FMAX = 1e-3
 """eV/Å, to which a crystal is relaxed before its properties are measured."""
 SECONDS_BETWEEN_PATHS = 10.0
+WRITTEN = (
+    *("relaxed.extxyz", "equation_of_state.csv", "elastic_constants.csv", "phonopy.yaml", "bands.csv", "dos.csv"),
+    *("thermal.csv", "slab.extxyz", "path.extxyz", "results.json", "summary.png"),
+)
+"""What the commands leave in their folders."""
 AsItIsOption = Annotated[bool, typer.Option("--as-it-is", help="Do not relax the crystal and its cell first.")]
 OutOption = Annotated[Path | None, typer.Option(help="A folder (default: NAME-COMMAND).", show_default=False)]
 FmaxOption = Annotated[float, typer.Option(help="eV/Å, to which positions are relaxed.")]
@@ -63,7 +68,7 @@ def eos(
 
     atoms, folder, title = _start(structure, "eos", model, dtype, device, out, overwrite, as_it_is)
     found: list[tuple[float, float]] = []
-    with common.progress("live") as bar, _kept(folder, "the volumes so far, and the relaxed crystal"):
+    with common.progress("live") as bar, _kept(folder):
         task = bar.add_task("Volumes", total=points, live="")
 
         def see(done: int, volume: float, energy: float) -> None:
@@ -90,7 +95,7 @@ def eos(
             "largest distance from the curve (meV)": 1e3 * result.residual,
             **_unrelaxed(result.unrelaxed, points),
         },
-        {"strain": strain, "points": points, "fmax (eV/Å)": fmax},
+        {"strain": strain, "points": points, "fmax (eV/Å)": fmax, "as it is": as_it_is},
     )
     simulate.eos_picture(folder / "summary.png", result, title=title)
 
@@ -114,7 +119,7 @@ def elastic(
     from .. import simulate
 
     atoms, folder, _ = _start(structure, "elastic", model, dtype, device, out, overwrite, as_it_is)
-    with common.progress() as bar, _kept(folder, "the relaxed crystal"):
+    with common.progress() as bar, _kept(folder):
         task = bar.add_task("Strains", total=6 * points)
         result = simulate.elasticity(
             atoms,
@@ -141,7 +146,7 @@ def elastic(
             "stable": result.stable,
             **_unrelaxed(result.unrelaxed, 6 * points),
         },
-        {"strain": strain, "points": points, "fmax (eV/Å)": fmax},
+        {"strain": strain, "points": points, "fmax (eV/Å)": fmax, "as it is": as_it_is},
     )
 
 
@@ -168,7 +173,7 @@ def phonons(
     from .. import simulate
 
     atoms, folder, title = _start(structure, "phonons", model, dtype, device, out, overwrite, as_it_is)
-    with common.progress() as bar, _kept(folder, "the relaxed crystal"):
+    with common.progress() as bar, _kept(folder):
         task = bar.add_task("Displaced supercells", total=None)
         result = simulate.phonons(
             atoms,
@@ -198,7 +203,7 @@ def phonons(
             "imaginary modes": "none" if result.stable else "YES",
             **thermal,
         },
-        {"displacement (Å)": displacement, "symprec (Å)": symprec},
+        {"displacement (Å)": displacement, "symprec (Å)": symprec, "as it is": as_it_is},
     )
     result.save(folder / "phonopy.yaml")
     branches = [f"branch_{i + 1}_THz" for i in range(result.bands.shape[1])]
@@ -222,6 +227,7 @@ def surface(
     vacuum: Annotated[float, typer.Option(help="Å, at either side.")] = 10.0,
     fmax: FmaxOption = 0.02,
     steps: Annotated[int, typer.Option(help="Of the slab's relaxation, at most.")] = 500,
+    symprec: Annotated[float, typer.Option(help="Å, to find the symmetry.")] = 1e-3,
     as_it_is: AsItIsOption = False,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
@@ -230,17 +236,21 @@ def surface(
 ) -> None:
     """Cut and relax a slab, and compute its surface energy.
 
-    Miller indices refer to the conventional cell of the relaxed crystal's symmetry, with --as-it-is to the file's cell.
+    Miller indices refer to the conventional cell of the crystal's symmetry, unless the file's cell has as many atoms;
+    with --as-it-is always to the file's. The results say which, and how long its vectors are.
 
     Writes relaxed.extxyz (not with --as-it-is), slab.extxyz, results.json and summary.png.
     """
     from .. import simulate
 
     atoms, folder, title = _start(structure, "surface", model, dtype, device, out, overwrite, as_it_is)
+    cell = "as given"
     if not as_it_is:
-        calculator, atoms = atoms.calc, simulate.conventional_cell(atoms)
-        atoms.calc = calculator
-    with common.console.status("Relaxing the slab"), _kept(folder, "the relaxed crystal"):
+        calculator, conventional = atoms.calc, simulate.conventional_cell(atoms, symprec)
+        if len(conventional) != len(atoms):  # else the file's cell is a conventional one, perhaps in another setting
+            atoms, cell = conventional, "the conventional one"
+            atoms.calc = calculator
+    with common.console.status("Relaxing the slab"), _kept(folder):
         result = simulate.surface_energy(atoms, miller, layers=layers, vacuum=vacuum, fmax=fmax, steps=steps)
     simulate.write_structure(folder / "slab.extxyz", result.slab.atoms)
     _finish(
@@ -248,7 +258,8 @@ def surface(
         atoms,
         f"Surface ({' '.join(map(str, miller))})",
         {
-            "cell that the indices refer to": f"{len(atoms)} atoms, {'as given' if as_it_is else 'conventional'}",
+            "cell that the indices refer to": f"{cell}, {len(atoms)} atoms",
+            "its vectors (Å)": " ".join(f"{length:.4f}" for length in atoms.cell.lengths()),
             "area (Å²)": result.area,
             "surface energy (J/m²)": result.energy,
             "is of": "the mean of two unlike surfaces" if result.unlike else "one surface",
@@ -256,7 +267,7 @@ def surface(
             "atoms": len(result.slab.atoms),
             "relaxed": "yes" if result.slab.converged else f"NO, after {result.slab.steps} steps",
         },
-        {"layers": layers, "vacuum (Å)": vacuum, "fmax (eV/Å)": fmax},
+        {"layers": layers, "vacuum (Å)": vacuum, "fmax (eV/Å)": fmax, "steps": steps, "as it is": as_it_is},
     )
     simulate.relax_picture(folder / "summary.png", result.slab, result.cut, title=title, fmax=fmax)
 
@@ -280,11 +291,13 @@ def neb(
     """
     from .. import simulate
 
-    atoms, folder, title = _start(first, "neb", model, dtype, device, out, overwrite, as_it_is=True)
     end, _ = common.structure(last)
+    atoms, folder, title = _start(first, "neb", model, dtype, device, out, overwrite, as_it_is=True)
+    simulate.see_ends(atoms, end)
     if not as_it_is:
         end.calc = atoms.calc
-        with common.console.status("Relaxing the ends"):
+        end.set_constraint(atoms.constraints)
+        with common.console.status("Relaxing the ends"), _kept(folder):
             atoms, end = (simulate.relax(each, fmax=fmax / 2, steps=1000).atoms for each in (atoms, end))
     begin = time.perf_counter()
 
@@ -295,8 +308,7 @@ def neb(
             _write_path(folder, band)
             begin = time.perf_counter()
 
-    kept = f"the path of the last {SECONDS_BETWEEN_PATHS:.0f} s or so, if it took so long"
-    with common.progress("live") as bar, _kept(folder, kept):
+    with common.progress("live") as bar, _kept(folder):
         task = bar.add_task("Path", total=2 * steps, live="")
         result = simulate.minimum_energy_path(
             atoms,
@@ -325,7 +337,7 @@ def neb(
             "converged": result.converged,
             "largest force at the ends (eV/Å)": result.end_force,
         },
-        {"images": images, "fmax (eV/Å)": fmax},
+        {"images": images, "fmax (eV/Å)": fmax, "steps": steps, "as it is": as_it_is},
     )
     simulate.path_picture(folder / "summary.png", result, title=title)
 
@@ -356,13 +368,15 @@ def _start(
     if command != "neb":
         simulate.see_crystal(atoms, f"ase-geomol {command}")
     simulate.see_free(folder / "results.json", overwrite=overwrite)
-    make_folder(folder)
-    (folder / "results.json").unlink(missing_ok=True)  # nothing old stands beside what is new
     atoms.calc = common.calculator(model, [atoms], dtype, device, skin=0.5)
+    atoms.get_potential_energy()  # a structure that the calculator refuses leaves everything as it is
+    make_folder(folder)
+    for name in WRITTEN:
+        (folder / name).unlink(missing_ok=True)  # nothing old stands beside what is new
     title = f"{atoms.get_chemical_formula()}, with {atoms.calc.name}"
     if as_it_is:
         return atoms, folder, title
-    with common.console.status("Relaxing the crystal and its cell"), _kept(folder, "nothing"):
+    with common.console.status("Relaxing the crystal and its cell"), _kept(folder):
         relaxed = simulate.relax(atoms, fmax=RELAXED_FMAX, cell=True, optimizer="LBFGS")
     if not relaxed.converged:
         common.errors.print(f"[yellow]The crystal is not relaxed after {relaxed.steps} steps.[/yellow]")
@@ -371,12 +385,13 @@ def _start(
 
 
 @contextmanager
-def _kept(folder: Path, what: str) -> Iterator[None]:
-    """On Ctrl-C, say what is in the folder."""
+def _kept(folder: Path) -> Iterator[None]:
+    """On Ctrl-C, say what is in the folder, to which `_start` left nothing old."""
     try:
         yield
     except KeyboardInterrupt:
-        common.errors.print(f"Interrupted: in {escape(str(folder))} is {what}.", soft_wrap=True)
+        kept = ", ".join(str(folder / name) for name in WRITTEN if (folder / name).exists())
+        common.errors.print(f"Interrupted; written so far: {escape(kept or 'nothing')}.", soft_wrap=True)
         raise
 
 

@@ -66,11 +66,11 @@ def md(
     from .. import simulate
     from ..errors import ConfigError
 
+    if pressure is not None and ensemble != "npt":
+        raise ConfigError(f"--pressure is for --ensemble npt, and the ensemble is {ensemble}.")
     atoms, name = common.structure(structure)
     folder = out or Path(f"{name}-md")
     simulate.claim_folder(folder, resume=resume, overwrite=overwrite)
-    if pressure is not None and ensemble != "npt":
-        raise ConfigError(f"--pressure is for --ensemble npt, and the ensemble is {ensemble}.")
     settings = simulate.MDSettings(
         ensemble=ensemble,  # type: ignore[arg-type]
         temperature=temperature,

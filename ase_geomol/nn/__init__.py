@@ -6,7 +6,7 @@ from .cutoff import smooth_cutoff
 from .norm import EquivariantNorm
 from .radial import ExponentialBasis, GaussianBasis, RadialBasis
 from .readout import ScalarReadout, VectorReadout
-from .recompute import evaluate, forgetting, parts_of
+from .recompute import evaluate, forgetting, part_size
 from .segment import segment_sum
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "forgetting",
     "log_envelope",
     "make_blocks",
-    "parts_of",
+    "part_size",
     "segment_sum",
     "smooth_cutoff",
 ]

@@ -38,18 +38,22 @@ class Blocks(NamedTuple):
     selves: Tensor
     sources: Tensor | None
 
-    def part(self, receivers: slice) -> Blocks:
-        """Blocks of some of the receivers, where these are single atoms; their senders are of all atoms."""
+    def parts(self, size: int) -> list[Blocks]:
+        """Blocks of ``size`` receivers after each other, where these are single atoms; senders are of all atoms."""
         assert self.sources is not None
-        pairs = slice(receivers.start * self.senders, receivers.stop * self.senders)
-        inside = (self.pairs >= pairs.start) & (self.pairs < pairs.stop)
-        return self._replace(
-            count=receivers.stop - receivers.start,
-            atoms=self.atoms[: receivers.stop - receivers.start],
-            pairs=self.pairs[inside] - pairs.start,
-            selves=self.selves[: receivers.stop - receivers.start],
-            sources=self.sources[pairs],
-        )
+        starts = range(0, self.count, size)
+        cuts = torch.searchsorted(self.pairs, self.pairs.new_tensor([start * self.senders for start in starts]))
+        pairs = self.pairs.tensor_split(cuts[1:].cpu())
+        return [
+            self._replace(
+                count=len(sources) // self.senders,
+                atoms=self.atoms[: len(sources) // self.senders],
+                pairs=those - start * self.senders,
+                selves=self.selves[: len(sources) // self.senders],
+                sources=sources,
+            )
+            for start, sources, those in zip(starts, self.sources.split(size * self.senders), pairs, strict=True)
+        ]
 
     def place_atoms(self, values: Tensor) -> Tensor:
         """Values (N, …) of atoms in their slots (B n, …), zeros in empty ones."""

@@ -16,12 +16,10 @@ FEW_PARTS = 4
 """Up to so many are computed as one."""
 
 
-def parts_of(rows: int, device: torch.device) -> list[slice]:
-    """Slices of so many atoms that are computed one after the other."""
+def part_size(rows: int, device: torch.device) -> int:
+    """How many of so many atoms are computed at once."""
     size = PART.get(device.type, PART["cpu"])
-    if rows <= FEW_PARTS * size:
-        return [slice(0, rows)]
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+    return rows if rows <= FEW_PARTS * size else size
 
 
 def forgetting(function: Callable[..., Tensor], *inputs: Any) -> Tensor:

@@ -10,6 +10,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +20,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 
-from ..errors import ConfigError, GeoMolError, InputError, ProviderWarning
+from ..errors import ConfigError, InputError, ProviderWarning
 from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble, first_seeds
 from .molecules import Molecule, Request, parse
 from .refine import CHECKS, clusters, refusal, representatives, weigh
@@ -97,7 +98,7 @@ class Provider(ABC):
     def foresee(self, molecules: Sequence[Molecule], seeds: Sequence[int], deadline: float) -> None:
         """Draw a candidate of each molecule for each seed at once, and keep them until `draw` is asked for them.
 
-        Called where `together` says so. What is not drawn by the deadline, or fails, is left to `draw`.
+        Called where `together` says so. An error, or TimeoutError at the deadline, leaves all to `draw`.
         """
         raise NotImplementedError
 
@@ -238,21 +239,25 @@ class Provider(ABC):
             yield group
 
     def _own(self, request: Request) -> Molecule | None:
-        """The molecule, if this provider makes it; `sample` tells why not."""
+        """The molecule, if this provider makes it; `sample` tells why not, whatever the error."""
         try:
             molecule = parse(request)
             self.check(molecule)
-        except GeoMolError:
+        except Exception:
             return None
         return molecule
 
     def _foreseen(self, group: list[Request], n: int, seed: int, time_limit: float | None) -> float | None:
-        """Draw the first candidates of a group; the time limit that is left for each of it, at least half."""
+        """Draw the first candidates of a group; the time limit that is left for each of it, at least half.
+
+        Where that fails, each is drawn, and its error told, by itself.
+        """
         if len(group) == 1:
             return time_limit
         begin = time.monotonic()
         deadline = np.inf if time_limit is None else begin + time_limit / 2
-        self.foresee(group, first_seeds(seed, n), deadline)  # type: ignore[arg-type]
+        with suppress(Exception):
+            self.foresee(group, first_seeds(seed, n), deadline)  # type: ignore[arg-type]
         return None if time_limit is None else max(time_limit / 2, time_limit - (time.monotonic() - begin))
 
     def iterate(

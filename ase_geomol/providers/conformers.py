@@ -110,16 +110,13 @@ class ConformerProvider(Provider):
         return n * len(molecules) * max(map(len, molecules)) ** 2 <= self._pairs
 
     def foresee(self, molecules: Sequence[Molecule], seeds: Sequence[int], deadline: float) -> None:
-        """One pass for all; where it fails, each is drawn, and its failure told, by itself."""
+        """One pass for all."""
         self._ahead = []
         graphs = collate_molecules([graph_of(molecule, self._flow.elements) for molecule in molecules])
         noise = torch.zeros(len(molecules), len(seeds), graphs.numbers.shape[1], 3, dtype=torch.float64)
         for place, molecule in zip(noise, molecules, strict=True):
             place[:, : len(molecule)] = sample_noise(seeds, len(molecule))
-        try:
-            drawn = self._sampled(graphs.to(self.device), noise, deadline)
-        except (TimeoutError, RuntimeError):
-            return
+        drawn = self._sampled(graphs.to(self.device), noise, deadline)
         self._ahead = [
             (molecule, dict(zip(seeds, positions[:, : len(molecule)], strict=True)))
             for molecule, positions in zip(molecules, drawn, strict=True)

@@ -7,7 +7,7 @@ from .eos import EquationOfState, equation_of_state, see_crystal
 from .evaluation import Evaluation, evaluate, load_structures
 from .files import frame_text, names_structure_file, see_free, write_structure
 from .md import MDResult, MDSettings, degrees_of_freedom, draw_velocities, run_md
-from .neb import MinimumEnergyPath, minimum_energy_path
+from .neb import MinimumEnergyPath, minimum_energy_path, see_ends
 from .phonons import Phonons, phonons
 from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
@@ -63,6 +63,7 @@ __all__ = [
     "relax_together",
     "run_md",
     "see_crystal",
+    "see_ends",
     "see_free",
     "surface_energy",
     "trajectory_picture",

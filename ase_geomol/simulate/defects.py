@@ -146,9 +146,11 @@ def vacancy_energy(
 def _ends_differ(slab: Atoms) -> bool:
     """Whether atoms near one surface are others, or stand at other depths, than near the other one."""
     height = slab.positions[:, 2]
-    depths = [np.round(height - height.min(), 2), np.round(height.max() - height, 2)]
-    above, below = (sorted(zip(depth.tolist(), slab.numbers.tolist(), strict=True)) for depth in depths)
-    return not all(a[1] == b[1] and abs(a[0] - b[0]) < NEAR for a, b in zip(above, below, strict=True))
+    below, above = height - height.min(), height.max() - height
+    return any(
+        np.abs(np.sort(below[slab.numbers == number]) - np.sort(above[slab.numbers == number])).max() > NEAR
+        for number in set(slab.numbers.tolist())
+    )
 
 
 def _same_composition(slab: Atoms, bulk: Atoms) -> bool:

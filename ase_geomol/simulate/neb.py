@@ -76,15 +76,7 @@ def minimum_energy_path(
     """
     if images < 1:
         raise ConfigError(f"images is {images}; there must be at least one between the ends.")
-    if not (np.array_equal(first.numbers, last.numbers) and np.array_equal(first.pbc, last.pbc)):
-        raise InputError("Both ends of a path need the same atoms in the same order, and the same periodicity.")
-    if not np.allclose(first.cell, last.cell, atol=1e-6):
-        raise InputError("Both ends of a path need the same cell.")
-    if np.allclose(first.positions, last.positions, atol=1e-4):
-        raise InputError("Both ends of the path are the same structure.")
-    fixed = sorted({index for held in first.constraints if isinstance(held, FixAtoms) for index in held.index.tolist()})
-    if not np.allclose(first.positions[fixed], last.positions[fixed], atol=1e-6):
-        raise InputError("Atoms that are fixed in the first structure stand elsewhere in the last one.")
+    see_ends(first, last)
     band = [first.copy() for _ in range(images + 1)] + [last.copy()]
     for image in band:
         image.calc = first.calc
@@ -108,6 +100,19 @@ def minimum_energy_path(
     moves = [np.linalg.norm(_minimum(b, a)) for a, b in pairwise(band)]
     distances = np.concatenate([[0.0], np.cumsum(moves)])
     return MinimumEnergyPath(band, converged, taken, energies - energies[0], distances, end_force)
+
+
+def see_ends(first: Atoms, last: Atoms) -> None:
+    """Refuse two structures between which there is no path; raises :class:`InputError` as `minimum_energy_path`."""
+    if not (np.array_equal(first.numbers, last.numbers) and np.array_equal(first.pbc, last.pbc)):
+        raise InputError("Both ends of a path need the same atoms in the same order, and the same periodicity.")
+    if not np.allclose(first.cell, last.cell, atol=1e-6):
+        raise InputError("Both ends of a path need the same cell.")
+    if np.allclose(first.positions, last.positions, atol=1e-4):
+        raise InputError("Both ends of the path are the same structure.")
+    fixed = sorted({index for held in first.constraints if isinstance(held, FixAtoms) for index in held.index.tolist()})
+    if not np.allclose(_minimum(last, first)[fixed], 0, atol=1e-6):
+        raise InputError("Atoms that are fixed in the first structure stand elsewhere in the last one.")
 
 
 def _interpolate(band: list[Atoms]) -> None:

@@ -31,11 +31,10 @@ def repeats(cell: Cell, apart: float) -> tuple[int, int, int]:
 
 def is_endless(atoms: Atoms) -> bool:
     """Whether bonds link atoms with their own images, as in a crystal or a slab, but not in one of molecules."""
-    if (
-        not atoms.pbc.any()
-        or not np.any(atoms.cell.array, axis=1)[atoms.pbc].all()
-        or not np.isfinite(atoms.positions).all()
-    ):
+    periodic = atoms.cell.array[atoms.pbc]
+    if not len(periodic) or not (np.isfinite(periodic).all() and np.isfinite(atoms.positions).all()):
+        return False
+    if np.linalg.matrix_rank(periodic) < len(periodic):  # calculators say so
         return False
     bonds: dict[int, list[tuple[int, np.ndarray]]] = {}
     for first, second, image in zip(*neighbor_list("ijS", atoms, BONDED * covalent_radii[atoms.numbers]), strict=True):

@@ -34,7 +34,7 @@ from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import parse
 
 RECIPE = Path("training/recipes/shipped/ditmc_small.yaml")
-RUNS, ROWS = Path("runs/conformer_forms"), Path("evaluation/conformer_forms")
+RUNS, ROWS = Path("runs/conformer_forms"), Path("evaluation/conformer_forms_valid")
 SHOWN = ("COV-R 0.5 Å mean %", "AMR-R mean Å", "COV-P 0.5 Å mean %", "AMR-P mean Å", "right stereo %", "plausible %")
 UNEQUAL = 1.1
 """Ratio of times of trainings that are not compared."""

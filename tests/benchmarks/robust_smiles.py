@@ -49,8 +49,9 @@ def run(smoke: bool, model: str) -> Answer:
     """One row for each provider and group."""
     table, summary, pieces = [], {}, []
     for provider in PROVIDERS:
-        cases, by = collect(provider, smoke), maker(provider, model).version
-        with work_folder(f"robust_smiles_{provider}", {**SETTINGS, "by": by}, smoke) as folder:
+        cases, by = collect(provider, smoke), maker(provider, model)
+        place = "RDKit" if provider == "RDKit" else by.fingerprint[:12]  # type: ignore[attr-defined]
+        with work_folder(f"robust_smiles_{place}", {**SETTINGS, "by": by.version}, smoke) as folder:
             rows = each(cases, partial(attempt, model=model), folder)
         groups: dict[str, list[Row]] = {}
         for row in rows:

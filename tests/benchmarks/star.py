@@ -30,7 +30,15 @@ FOLDS, SEEDS, FEW_SEEDS, EPOCHS, CHANNELS = (2, 3, 5, 10, 100), 10, 3, 100, 8
 EXACT = {1: "icosahedral-32", 2: "icosahedral-72", 3: "lebedev-110", 5: "lebedev-194", 10: "lebedev-302"}
 """The exact rule of each degree."""
 NOTHING = 1e-12
-SETTINGS = {"seeds": SEEDS, "seeds of 100 spokes": FEW_SEEDS, "epochs": EPOCHS, "channels": CHANNELS, "points": EXACT}
+ACCURACY = "of both graphs by the same weights"
+SETTINGS = {
+    "accuracy": ACCURACY,
+    "seeds": SEEDS,
+    "seeds of 100 spokes": FEW_SEEDS,
+    "epochs": EPOCHS,
+    "channels": CHANNELS,
+    "points": EXACT,
+}
 READ_OUTS = ("coefficients", "grid values", "lattice")
 
 

@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 from ase.io import read, write
 
 from ase_geomol import simulate
@@ -74,6 +75,23 @@ def test_neb(cli, here, copper):
     assert np.abs(path[0].positions - first.positions).max() > 1e-3
     again = cli("neb", "first.xyz", "last.xyz", "--images", "1", "--steps", "1", "--as-it-is", "--overwrite")
     assert "An end of the path is no minimum" in again.stderr
+    kept = (here / "first-neb" / "results.json").read_bytes()
+    assert "no file" in cli("neb", "first.xyz", "lost.xyz", "--overwrite").stderr
+    assert (here / "first-neb" / "results.json").read_bytes() == kept
+
+
+def test_atoms_that_the_first_structure_fixes_stay(cli, here, copper):
+    first = bulk("Cu", cubic=True, a=3.6).repeat((2, 2, 1))
+    del first[0]
+    last = first.copy()
+    last.positions[0] -= 0.5
+    first.set_constraint(FixAtoms([8]))
+    last.positions[8] += last.cell[0]  # the same atom, in the next cell
+    write("first.extxyz", first)
+    write("last.extxyz", last)
+    result = cli("neb", "first.extxyz", "last.extxyz", "--images", "1", "--steps", "1")
+    assert result.exit_code in (0, 1), result.output
+    assert "stand elsewhere" not in result.stderr
 
 
 def results(folder):
@@ -89,12 +107,12 @@ def test_miller_indices_are_of_the_conventional_cell_and_may_be_negative(cli, he
         energies.append(results(here / f"{name}-surface")["surface energy (J/m²)"])
     assert energies[0] == pytest.approx(energies[1], rel=1e-3)
     told = results(here / "primitive-surface")
-    assert told["cell that the indices refer to"] == "4 atoms, conventional"
+    assert told["cell that the indices refer to"] == "the conventional one, 4 atoms"
     assert told["is of"] == "one surface"
     assert told["settings"]["layers"] == 3
     as_it_is = cli("surface", "primitive.cif", "1", "0", "0", "--as-it-is", "--overwrite")
     assert as_it_is.exit_code == 0, as_it_is.output
-    assert results(here / "primitive-surface")["cell that the indices refer to"] == "1 atoms, as given"
+    assert results(here / "primitive-surface")["cell that the indices refer to"] == "as given, 1 atoms"
     negative = cli("surface", copper, "1", "-1", "0", "--layers", "2", "--out", "negative")
     assert negative.exit_code == 0, negative.output
     assert "(1 -1 0)" in negative.stdout
@@ -114,7 +132,8 @@ def test_what_was_computed_before_ctrl_c_is_there_and_nothing_old(cli, here, cop
     monkeypatch.setattr(simulate.eos, "rescaled", interrupted)
     stopped = cli("eos", copper, "--points", "5", "--overwrite")
     assert stopped.exit_code == 130
-    assert "Interrupted: in Cu-eos is the volumes so far" in stopped.stderr
+    kept = "written so far: Cu-eos/relaxed.extxyz, Cu-eos/equation_of_state.csv."
+    assert kept in stopped.stderr
     assert len((here / "Cu-eos/equation_of_state.csv").read_text().splitlines()) == 3
     assert not (here / "Cu-eos/results.json").exists()
 
@@ -122,6 +141,7 @@ def test_what_was_computed_before_ctrl_c_is_there_and_nothing_old(cli, here, cop
 def test_a_pressure_is_for_constant_pressure(cli, here, copper):
     result = cli("md", copper, "--pressure", "5GPa")
     assert result.exit_code == 1
+    assert not (here / "Cu-md").exists()
     assert "--pressure is for --ensemble npt, and the ensemble is nvt" in result.stderr
 
 

@@ -207,6 +207,9 @@ def test_a_molecule_that_cannot_be_measured_is_told_and_not_the_end(data, provid
     assert found["remarks"]["molecules whose measurement ended with an error, left out"] == 1
     rows = [json.loads(path.read_text()) for path in (tmp_path / "rows").glob("*.json")]
     assert [row["error"] for row in rows if "error" in row] == ["RuntimeError: no convergence"]
+    with monkeypatch.context() as mended:
+        mended.setattr(evaluation, "measure_molecule", measure)
+        assert evaluate_conformers(provider, str(data), tmp_path, options)["rows"] == 3
     monkeypatch.setattr(evaluation, "measure_molecule", lambda *_, **__: 1 / 0)
     with pytest.raises(DataError, match=r"No molecule could be measured; the first: .*: ZeroDivisionError"):
         evaluate_conformers(provider, str(data), tmp_path / "none", options)

@@ -291,23 +291,39 @@ def test_small_molecules_are_drawn_together_and_are_the_same(passes, provider):
             assert one.info["smiles"] == two.info["smiles"]
 
 
-def test_what_fails_together_is_drawn_alone_in_the_time_that_is_left(passes, monkeypatch):
+@pytest.mark.parametrize("failure", [TimeoutError(), ZeroDivisionError("oh"), RuntimeError("out of memory")])
+def test_what_fails_together_is_drawn_alone_in_the_time_that_is_left(passes, monkeypatch, failure):
     many, seen = passes
-    sampled = many._sampled
+    sampled, deadlines = many._sampled, []
 
     def fails(graphs, noise, deadline, *rest):
-        sampled(graphs, noise, np.inf, *rest)
+        deadlines.append(deadline - begin)
+        found = sampled(graphs, noise, deadline, *rest)
         if noise.shape[0] > 1:
-            time.sleep(max(0.0, deadline - time.monotonic()))
-            raise TimeoutError
-        return sampled(graphs, noise, deadline, *rest)
+            raise failure
+        return found
 
     monkeypatch.setattr(many, "_sampled", fails)
     begin = time.monotonic()
-    found = list(many.sample_many(["CCO", "CCC"], checks=(), time_limit=1.0))
-    assert 0.5 < time.monotonic() - begin < 2.0
-    assert [len(result) for result in found] == [1, 1]
-    assert [size for size, _ in seen] == [2, 1, 1, 1, 1]
+    found = list(many.sample_many(["CCO", "CCC"], checks=(), time_limit=1000.0))
+    assert [type(result).__name__ for result in found] == ["Ensemble", "Ensemble"]
+    assert [size for size, _ in seen] == [2, 1, 1]
+    assert deadlines[0] == pytest.approx(500, abs=1)
+    assert all(500 <= deadline <= 1000 + time.monotonic() - begin for deadline in deadlines[1:])
+
+
+def test_an_unexpected_error_of_one_molecule_is_not_the_end_of_all(passes, monkeypatch):
+    many, _ = passes
+    check = many.check
+
+    def fails(molecule):
+        if 9 in molecule.numbers:
+            raise ZeroDivisionError("oh")
+        check(molecule)
+
+    monkeypatch.setattr(many, "check", fails)
+    found = list(many.sample_many(["CCO", "CF", "CCC"], checks=()))
+    assert [type(result).__name__ for result in found] == ["Ensemble", "ZeroDivisionError", "Ensemble"]
 
 
 def test_many_molecules_of_a_provider_that_draws_them_alone():

@@ -156,6 +156,9 @@ def test_the_ends_of_a_polar_slab_differ():
     salt.calc = LennardJones(sigma=2.4, epsilon=0.1)
     assert surface_energy(salt, (1, 1, 1), layers=2, steps=1).unlike
     assert not surface_energy(salt, (1, 0, 0), layers=2, steps=1).unlike
+    oxide = bulk("MgO", "rocksalt", a=4.21, cubic=True)
+    oxide.calc = LennardJones(sigma=2.0, epsilon=0.1)
+    assert not surface_energy(oxide, (1, 0, 0), layers=2, steps=1).unlike
 
 
 def test_a_conventional_cell_of_any_cell():
@@ -179,7 +182,8 @@ def test_endless_bonds():
     assert not is_endless(boxed), "bonds cross the cell's walls, but lead nowhere"
     wire = Atoms("C", cell=[1.4, 9, 9], pbc=[True, False, False])
     assert is_endless(wire)
-    assert not is_endless(Atoms("Cu", pbc=True)), "without a cell"
+    for cell in ([0, 0, 0], [[3, 0, 0], [6, 0, 0], [0, 0, 3]], [np.nan, 3, 3]):
+        assert not is_endless(Atoms("Cu", cell=cell, pbc=True)), "calculators say what is wrong with it"
 
 
 def test_a_vacancy_costs_energy(copper):

@@ -39,18 +39,15 @@ class Edges(NamedTuple):
     radial: Tensor
     blocks: Blocks | None = None
 
-    def part(self, receivers: slice) -> Edges:
-        """Those of some receivers, where blocks are single atoms."""
+    def parts(self, size: int) -> list[Edges]:
+        """Those of ``size`` receivers after each other, where blocks are single atoms."""
         assert self.blocks is not None
-        first, last = (place * self.blocks.senders for place in (receivers.start, receivers.stop))
-        return self._replace(
-            n_atoms=receivers.stop - receivers.start,
-            envelope=self.envelope[first:last],
-            direction=self.direction[first:last],
-            harmonics=self.harmonics[first:last],
-            radial=self.radial[first:last],
-            blocks=self.blocks.part(receivers),
-        )
+        slots = (self.envelope, self.direction, self.harmonics, self.radial)
+        pieces = zip(*(values.split(size * self.blocks.senders) for values in slots), strict=True)
+        return [
+            self._replace(n_atoms=part.count, envelope=u, direction=d, harmonics=y, radial=r, blocks=part)
+            for part, (u, d, y, r) in zip(self.blocks.parts(size), pieces, strict=True)
+        ]
 
     def of_receivers(self, values: Tensor) -> Tensor:
         """Values (n, …) of each edge's receiver (E, …)."""

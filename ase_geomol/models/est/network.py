@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...nn import ScalarReadout, VectorReadout, evaluate, forgetting, make_blocks, parts_of
+from ...nn import ScalarReadout, VectorReadout, evaluate, forgetting, make_blocks, part_size
 from ...nn.degrees import CoefficientNorm
 from ...nn.sphere import Sphere, point_rule
 from ..base import ModelOutput
@@ -32,10 +32,10 @@ class Block(nn.Module):
 
     def _updated(self, x: Tensor) -> Tensor:
         """The update of each atom by itself, of large systems in parts."""
-        parts = [] if self.training else parts_of(len(x), x.device)
-        if len(parts) <= 1:
+        size = len(x) if self.training else part_size(len(x), x.device)
+        if size == len(x):
             return self.update(x)
-        return torch.cat([forgetting(self.update, x[part]) for part in parts])
+        return torch.cat([forgetting(self.update, part) for part in x.split(size)])
 
     def _path(self, increment: Tensor, system: Tensor) -> Tensor:
         """The increment, in training without some structures."""

@@ -83,8 +83,8 @@ def evaluate_conformers(
 ) -> dict[str, Any]:
     """Compare conformers with references, twice as many samples as there are references of each molecule.
 
-    Rows are written to ``out/rows`` as they are computed, and not computed again; ``out/evaluation.json`` has the
-    means. See `geomol_training.conformers.methods` for what is compared.
+    Rows are written to ``out/rows`` as they are computed, and not computed again but where they ended with an error;
+    ``out/evaluation.json`` has the means. See `geomol_training.conformers.methods` for what is compared.
 
     Args:
         provider: the model, with its sampler.
@@ -108,7 +108,7 @@ def evaluate_conformers(
     todo = [
         Task(file, int(index), place < options.properties, workers)
         for place, (file, index) in enumerate(zip(files, chosen, strict=True))
-        if not file.exists()
+        if not file.exists() or "error" in _read(file)
     ]
     if workers > 1:
         written = in_processes(partial(_write_row, Model.of(provider), data, key, options), todo, workers)

@@ -40,7 +40,7 @@ checked", structures with wrong stereochemistry, bonds or clashes were drawn aga
 
 {remarks}
 
-## At work on {held_out} that it never saw
+## At work
 
 {results}
 
