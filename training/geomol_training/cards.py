@@ -126,7 +126,9 @@ def benchmark_results(folder: Path | None, fingerprint: str) -> str:
         how = f"`{measurement.command}` on {measurement.hardware.processor}, {measurement.date}:"
         lines = [f"### {' '.join(question.split())}", "", how, "", "| | |", "|---|---|"]
         lines += [
-            f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+            f"| {name} | {value:.4g} |"
+            if isinstance(value, float)
+            else f"| {name} | {'–' if value is None else value} |"
             for name, value in measurement.summary.items()
         ]
         sections.append("\n".join(lines))
