@@ -125,14 +125,15 @@ def benchmark_results(folder: Path | None, fingerprint: str) -> str:
         question = measurement.question.partition("\n\n")[0]
         how = f"`{measurement.command}` on {measurement.hardware.processor}, {measurement.date}:"
         lines = [f"### {' '.join(question.split())}", "", how, "", "| | |", "|---|---|"]
-        lines += [
-            f"| {name} | {value:.4g} |"
-            if isinstance(value, float)
-            else f"| {name} | {'–' if value is None else value} |"
-            for name, value in measurement.summary.items()
-        ]
+        lines += [f"| {name} | {_cell(value)} |" for name, value in measurement.summary.items()]
         sections.append("\n".join(lines))
     return "\n\n".join(sections) or "Not measured."
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def pairs(rows: Mapping[str, str]) -> str:
