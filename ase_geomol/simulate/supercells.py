@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 from ase.cell import Cell
-from ase.data import covalent_radii
 from ase.geometry import minkowski_reduce
-from ase.neighborlist import neighbor_list
 
-from .watch import BONDED
+from .watch import find_bonds
 
 
 def repeats(cell: Cell, apart: float) -> tuple[int, int, int]:
@@ -37,7 +35,7 @@ def is_endless(atoms: Atoms) -> bool:
     if np.linalg.matrix_rank(periodic) < len(periodic):  # calculators say so
         return False
     bonds: dict[int, list[tuple[int, np.ndarray]]] = {}
-    for first, second, image in zip(*neighbor_list("ijS", atoms, BONDED * covalent_radii[atoms.numbers]), strict=True):
+    for first, second, image in zip(*find_bonds("ijS", atoms), strict=True):
         bonds.setdefault(int(first), []).append((int(second), image))
     seen: dict[int, np.ndarray] = {}
     for start in range(len(atoms)):

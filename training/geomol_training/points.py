@@ -1,7 +1,7 @@
 """The same weights of an EST on other points of the sphere: fewer are faster, and less exact where weights are strange.
 
 `est-crystal` on 32 points instead of its 72 gives the same forces on the crystals it learned, but turned molecules and
-slabs of graphene, which it did not, differ by more than 10⁻⁴ eV/Å: the tests of shipped potentials say so.
+sheets of graphene, which it did not, differ by more than 10⁻⁴ eV/Å: it did not pass the tests of shipped potentials.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def _different(blocks: Blocks) -> tuple[Tensor, Tensor | None]:
 
 
 class _Told(NamedTuple):
-    """What senders tell: in atoms' slots (B n, …), or copied to their own (B M, …)."""
+    """What atoms tell others, in their slots (B n, …)."""
 
     keys: Tensor
     of_sender: Tensor
