@@ -34,7 +34,9 @@ from ase_geomol.models.est import EST, ESTConfig
 from ase_geomol.nn.sphere import fibonacci, point_rule
 from ase_geomol.potential import Potential
 
-SEED, BATCH = 0, 25
+SEED = 0
+BATCH = 2
+"""Molecules at once: few, since blocks of memory over 32 MB are asked of the system anew each time."""
 ELEMENTS = (1, 6, 7, 8, 9)
 MOLECULES, FEWER = 1000, 100
 LAYERS, FEW_LAYERS = 6, 3
