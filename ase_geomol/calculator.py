@@ -128,12 +128,7 @@ class GeoMolCalculator(Calculator):
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Name what changed since the last calculation; charge and spin in ``atoms.info`` count."""
-        changes = super().check_state(atoms, tol)
-        for key in ("charge", "spin"):
-            before, now = (known.info.get(key, "default") for known in (self.atoms or atoms, atoms))
-            if not np.array_equal(np.asarray(before), np.asarray(now)):
-                changes.append("info")
-        return changes
+        return super().check_state(atoms, tol) + told_changes(self.atoms, atoms)
 
     def get_descriptors(self, atoms: Atoms | None = None, *, vectors: bool = False) -> np.ndarray:
         """Features of each atom, of a committee's first member.
@@ -183,6 +178,15 @@ class GeoMolCalculator(Calculator):
 
     def _first(self) -> Potential:
         return self.checkpoints[0].potential
+
+
+def told_changes(before: Atoms | None, now: Atoms) -> list[str]:
+    """What changed of a structure beside what ASE looks at: "info", where charge or spin in it did."""
+    for key in ("charge", "spin"):
+        values = [known.info.get(key, "default") for known in (before or now, now)]
+        if not np.array_equal(*map(np.asarray, values)):
+            return ["info"]
+    return []
 
 
 def _names(model: str | Path | Sequence[str | Path]) -> list[str | Path]:

@@ -28,8 +28,11 @@ WRITTEN = (
     *("thermal.csv", "slab.extxyz", "path.extxyz", "results.json", "summary.png"),
 )
 """What the commands leave in their folders."""
+CALCULATED = "calculated.jsonl"
+"""What was computed so far, until a command has ended."""
 AsItIsOption = Annotated[bool, typer.Option("--as-it-is", help="Do not relax the crystal and its cell first.")]
 OutOption = Annotated[Path | None, typer.Option(help="A folder (default: NAME-COMMAND).", show_default=False)]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 FmaxOption = Annotated[float, typer.Option(help="eV/Å, to which positions are relaxed.")]
 
 EOS_EPILOG = common.examples(
@@ -57,6 +60,7 @@ def eos(
     as_it_is: AsItIsOption = False,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
+    resume: ResumeOption = False,
     dtype: common.DtypeOption = "float64",
     device: common.DeviceOption = None,
 ) -> None:
@@ -66,7 +70,7 @@ def eos(
     """
     from .. import simulate
 
-    atoms, folder, title = _start(structure, "eos", model, dtype, device, out, overwrite, as_it_is)
+    atoms, folder, title = _start(structure, "eos", model, dtype, device, out, overwrite, resume, as_it_is)
     found: list[tuple[float, float]] = []
     with common.progress("live") as bar, _kept(folder):
         task = bar.add_task("Volumes", total=points, live="")
@@ -109,6 +113,7 @@ def elastic(
     as_it_is: AsItIsOption = False,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
+    resume: ResumeOption = False,
     dtype: common.DtypeOption = "float64",
     device: common.DeviceOption = None,
 ) -> None:
@@ -118,7 +123,7 @@ def elastic(
     """
     from .. import simulate
 
-    atoms, folder, _ = _start(structure, "elastic", model, dtype, device, out, overwrite, as_it_is)
+    atoms, folder, _ = _start(structure, "elastic", model, dtype, device, out, overwrite, resume, as_it_is)
     with common.progress() as bar, _kept(folder):
         task = bar.add_task("Strains", total=6 * points)
         result = simulate.elasticity(
@@ -162,6 +167,7 @@ def phonons(
     as_it_is: AsItIsOption = False,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
+    resume: ResumeOption = False,
     dtype: common.DtypeOption = "float64",
     device: common.DeviceOption = None,
 ) -> None:
@@ -172,7 +178,7 @@ def phonons(
     """
     from .. import simulate
 
-    atoms, folder, title = _start(structure, "phonons", model, dtype, device, out, overwrite, as_it_is)
+    atoms, folder, title = _start(structure, "phonons", model, dtype, device, out, overwrite, resume, as_it_is)
     with common.progress() as bar, _kept(folder):
         task = bar.add_task("Displaced supercells", total=None)
         result = simulate.phonons(
@@ -182,6 +188,17 @@ def phonons(
             symprec=symprec,
             on_force=lambda done, of: bar.update(task, completed=done, total=of),
         )
+    result.save(folder / "phonopy.yaml")
+    branches = [f"branch_{i + 1}_THz" for i in range(result.bands.shape[1])]
+    rows = [[distance, *bands] for distance, bands in zip(result.distances, result.bands, strict=True)]
+    _write_csv(folder / "bands.csv", ["distance", *branches], rows)
+    _write_csv(
+        folder / "dos.csv", ("frequency_THz", "states_per_THz"), zip(result.dos_frequencies, result.dos, strict=True)
+    )
+    if result.stable:
+        curves = zip(result.temperatures, result.free_energy, result.entropy, result.heat_capacity, strict=True)
+        header = ("temperature_K", "free_energy_kJ_mol", "entropy_J_K_mol", "heat_capacity_J_K_mol")
+        _write_csv(folder / "thermal.csv", header, curves)
     thermal: dict[str, Any] = {"heat capacity and free energy": "none: imaginary modes have no share in them"}
     if result.stable:
         room, mole = abs(result.temperatures - 300).argmin(), f"mol of {result.primitive}-atom primitive cells"
@@ -205,17 +222,6 @@ def phonons(
         },
         {"displacement (Å)": displacement, "symprec (Å)": symprec, "as it is": as_it_is},
     )
-    result.save(folder / "phonopy.yaml")
-    branches = [f"branch_{i + 1}_THz" for i in range(result.bands.shape[1])]
-    rows = [[distance, *bands] for distance, bands in zip(result.distances, result.bands, strict=True)]
-    _write_csv(folder / "bands.csv", ["distance", *branches], rows)
-    _write_csv(
-        folder / "dos.csv", ("frequency_THz", "states_per_THz"), zip(result.dos_frequencies, result.dos, strict=True)
-    )
-    if result.stable:
-        curves = zip(result.temperatures, result.free_energy, result.entropy, result.heat_capacity, strict=True)
-        header = ("temperature_K", "free_energy_kJ_mol", "entropy_J_K_mol", "heat_capacity_J_K_mol")
-        _write_csv(folder / "thermal.csv", header, curves)
     simulate.phonon_picture(folder / "summary.png", result, title=title)
 
 
@@ -231,6 +237,7 @@ def surface(
     as_it_is: AsItIsOption = False,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
+    resume: ResumeOption = False,
     dtype: common.DtypeOption = "float64",
     device: common.DeviceOption = None,
 ) -> None:
@@ -243,7 +250,7 @@ def surface(
     """
     from .. import simulate
 
-    atoms, folder, title = _start(structure, "surface", model, dtype, device, out, overwrite, as_it_is)
+    atoms, folder, title = _start(structure, "surface", model, dtype, device, out, overwrite, resume, as_it_is)
     cell = "as given"
     if not as_it_is:
         calculator, conventional = atoms.calc, simulate.conventional_cell(atoms, symprec)
@@ -282,6 +289,7 @@ def neb(
     as_it_is: Annotated[bool, typer.Option("--as-it-is", help="Do not relax the two ends first.")] = False,
     out: OutOption = None,
     overwrite: common.OverwriteOption = False,
+    resume: ResumeOption = False,
     dtype: common.DtypeOption = "float32",
     device: common.DeviceOption = None,
 ) -> None:
@@ -292,7 +300,7 @@ def neb(
     from .. import simulate
 
     end, _ = common.structure(last)
-    atoms, folder, title = _start(first, "neb", model, dtype, device, out, overwrite, as_it_is=True)
+    atoms, folder, title = _start(first, "neb", model, dtype, device, out, overwrite, resume, as_it_is=True)
     simulate.see_ends(atoms, end)
     if not as_it_is:
         end.calc = atoms.calc
@@ -358,6 +366,7 @@ def _start(
     device: str | None,
     out: Path | None,
     overwrite: bool,
+    resume: bool,
     as_it_is: bool,
 ) -> tuple[Atoms, Path, str]:
     """The structure with its calculator, relaxed if wanted; the folder of its results; a title."""
@@ -367,10 +376,15 @@ def _start(
     folder = out or Path(f"{name}-{command}")
     if command != "neb":
         simulate.see_crystal(atoms, f"ase-geomol {command}")
-    simulate.see_free(folder / "results.json", overwrite=overwrite)
-    atoms.calc = common.calculator(model, [atoms], dtype, device, skin=0.5)
-    atoms.get_potential_energy()  # a structure that the calculator refuses leaves everything as it is
+    _claim(folder, overwrite, resume)
+    calculator = common.calculator(model, [atoms], dtype, device, skin=0.5)
+    calculator.get_potential_energy(atoms)  # a structure that the calculator refuses leaves everything as it is
     make_folder(folder)
+    if not resume:
+        (folder / CALCULATED).unlink(missing_ok=True)
+    atoms.calc = simulate.ResumableCalculator(calculator, folder / CALCULATED)
+    if resume:
+        common.console.print(f"[dim]{atoms.calc.known} structures were computed before[/dim]")
     for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)  # nothing old stands beside what is new
     title = f"{atoms.get_chemical_formula()}, with {atoms.calc.name}"
@@ -384,14 +398,39 @@ def _start(
     return relaxed.atoms, folder, title
 
 
+def _claim(folder: Path, overwrite: bool, resume: bool) -> None:
+    """See that the folder may be filled, or gone on with.
+
+    Raises:
+        OutputError: it holds results, or an interrupted run, and neither flag is set.
+        DataError: there is nothing to resume.
+    """
+    from .. import simulate
+    from ..errors import DataError, OutputError
+
+    begun = (folder / CALCULATED).exists()
+    if resume and not begun:
+        raise DataError(f"{folder} holds no run that could be resumed: it has no {CALCULATED}.")
+    if begun and not (resume or overwrite):
+        raise OutputError(
+            f"{folder} holds an interrupted run: continue it with --resume, replace it with --overwrite, or choose "
+            "another folder."
+        )
+    simulate.see_free(folder / "results.json", overwrite=overwrite or resume)
+
+
 @contextmanager
 def _kept(folder: Path) -> Iterator[None]:
-    """On Ctrl-C, say what is in the folder, to which `_start` left nothing old."""
+    """On Ctrl-C, say what is in the folder, in which `_start` left nothing old, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
         kept = ", ".join(str(folder / name) for name in WRITTEN if (folder / name).exists())
-        common.errors.print(f"Interrupted; written so far: {escape(kept or 'nothing')}.", soft_wrap=True)
+        common.errors.print(
+            f"Interrupted; written so far: {escape(kept or 'no results')}. What was computed is kept: go on with the "
+            "same command and --resume.",
+            soft_wrap=True,
+        )
         raise
 
 
@@ -408,6 +447,7 @@ def _finish(folder: Path, atoms: Atoms, title: str, results: dict[str, Any], set
     common.summary(title, [*shown, ("results", str(folder))])
     written = {**results, "settings": {**getattr(atoms.calc, "identity", {}), **settings}}
     write_atomically(folder / "results.json", (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
+    (folder / CALCULATED).unlink(missing_ok=True)
 
 
 def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[float]]) -> None:

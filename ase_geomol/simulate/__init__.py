@@ -12,6 +12,7 @@ from .phonons import Phonons, phonons
 from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
 from .relax import RelaxResult, relax
+from .resumable import ResumableCalculator
 from .structures import interpret, load_structure
 from .supercells import is_endless
 from .together import relax_together
@@ -30,6 +31,7 @@ __all__ = [
     "Phonons",
     "RadialDistribution",
     "RelaxResult",
+    "ResumableCalculator",
     "Row",
     "SurfaceEnergy",
     "check_limit",

@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read, write
 
@@ -136,6 +137,51 @@ def test_what_was_computed_before_ctrl_c_is_there_and_nothing_old(cli, here, cop
     assert kept in stopped.stderr
     assert len((here / "Cu-eos/equation_of_state.csv").read_text().splitlines()) == 3
     assert not (here / "Cu-eos/results.json").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("elastic", "--points", "2"), ("phonons", "--supercell", "2", "2", "2"), ("surface", "1", "1", "1")]
+)
+def test_an_interrupted_command_goes_on(cli, here, copper, monkeypatch, command):
+    name, *options = command
+    command = (name, copper, *options)
+    assert cli(*command, "--out", "whole").exit_code == 0
+    calls = _calls(monkeypatch, stop_at=5)
+    stopped = cli(*command, "--out", "parts")
+    assert stopped.exit_code == 130
+    assert "go on with the same command and --resume" in stopped.stderr
+    again = cli(*command, "--out", "parts")
+    assert again.exit_code == 1
+    assert "interrupted run: continue it with --resume" in again.stderr
+    monkeypatch.setattr(common, "calculator", lambda *_, **__: LennardJones())
+    other = cli(*command, "--out", "parts", "--resume")
+    assert other.exit_code == 1
+    assert "results of another calculator" in other.stderr
+    monkeypatch.setattr(common, "calculator", lambda *_, **__: EMT())
+    resumed = cli(*command, "--out", "parts", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert "4 structures were computed before" in resumed.stdout
+    assert calls, "what was not computed before is computed"
+    parts, whole = (json.loads((here / name / "results.json").read_text()) for name in ("parts", "whole"))
+    assert parts.keys() == whole.keys()
+    for key, value in whole.items():
+        assert parts[key] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value)
+    assert cli(*command, "--out", "parts", "--resume").exit_code == 1, "there is nothing left to go on with"
+
+
+def _calls(monkeypatch, stop_at: int) -> list[int]:
+    """Atoms of each structure that is computed from now on; the first time that there are so many, Ctrl-C."""
+    calls: list[int] = []
+    calculate = EMT.calculate
+
+    def counted(self, atoms=None, *given):
+        calls.append(len(atoms))
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calculate(self, atoms, *given)
+
+    monkeypatch.setattr(EMT, "calculate", counted)
+    return calls
 
 
 def test_a_pressure_is_for_constant_pressure(cli, here, copper):
