@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from geomol_training import cli, release
 
 from ase_geomol import ConfigError, checkpoint, load_checkpoint, shipped_models
 from ase_geomol.errors import DataError
+from ase_geomol.rigidity import Rigidity, RigidityForm
 
 EVALUATION = {
     "errors": {"energy_MAE_meV": 12.345, "forces_MAE_meV_per_A": 67.891},
@@ -121,9 +123,35 @@ def test_card_registry_and_weights(folder: Path, make_checkpoint, monkeypatch, c
     assert (folder / "weights/small-4.png").read_bytes() == b"a picture"
 
 
+def test_the_card_says_how_sure_the_weights_are(folder: Path, make_checkpoint) -> None:
+    trained = evaluated(make_checkpoint(seed=4), folder)
+    potential, metadata, _, fingerprint = load_checkpoint(trained)
+    size = potential.model.readout.out.in_features + 1
+    form = RigidityForm(frames=1000, valid_frames=50, scale=0.1, regulariser=1e-6)
+    potential.rigidity = Rigidity(torch.eye(size, dtype=torch.float64), form)
+    checkpoint.save_checkpoint(trained, potential, metadata)
+    with pytest.raises(DataError, match=r"rigidity\.json cannot be read"):
+        release.release(trained, NOTES, folder / "evaluation")
+    about = {"frames": 1000, "valid_frames": 50, "measured_on": "test", "measured_frames": 4}
+    results = {"spearman_force_of_frames": 0.789}
+    for of, refused in (("abc", True), (fingerprint, False)):
+        content = {"fingerprint": of, **about, "results": results}
+        (folder / "evaluation/rigidity.json").write_text(json.dumps(content))
+        if refused:
+            with pytest.raises(DataError, match="is about other weights"):
+                release.release(trained, NOTES, folder / "evaluation")
+    path = release.release(trained, NOTES, folder / "evaluation")
+    assert load_checkpoint(path).potential.rigidity is not None
+    card = path.with_suffix(".md").read_text()
+    assert "1,000 training frames and 50 validation frames. On 4 test frames:" in card
+    assert "| spearman force of frames | 0.789 |" in card
+
+
 def test_what_was_not_measured_is_said(folder: Path, make_checkpoint) -> None:
     path = release.release(evaluated(make_checkpoint(seed=4), folder), NOTES, folder / "evaluation")
-    assert "Not measured." in path.with_suffix(".md").read_text()
+    card = path.with_suffix(".md").read_text()
+    assert "Not measured." in card
+    assert "these weights have no rigidity" in card
 
 
 def test_evaluation_of_other_weights_or_frames(folder: Path, make_checkpoint) -> None:

@@ -53,6 +53,17 @@ class Manifest(BaseModel):
     counts: Counts
 
 
+class Certainty(BaseModel):
+    """What of ``rigidity.json`` goes into a card; ``fingerprint`` is of the weights that were measured."""
+
+    fingerprint: str
+    frames: int
+    valid_frames: int
+    measured_on: str
+    measured_frames: int
+    results: dict[str, float]
+
+
 class Hardware(BaseModel):
     """Where a benchmark ran."""
 
@@ -111,6 +122,27 @@ def label_counts(labels: Sequence[Path]) -> str:
     lines += [f"| {name} | {count:,} |" for name, count in sorted(source.items())]
     listed = (", ".join(f"{name} {count:,}" for name, count in sorted(of.items())) for of in (split, rejected))
     return "\n".join([*lines, "", "Split: {}. Rejected: {}.".format(*(text or "none" for text in listed))])
+
+
+def certainty(evaluation: Path, fingerprint: str, has_rigidity: bool) -> str:
+    """How far the standard deviations of weights with a rigidity can be trusted.
+
+    Raises:
+        ConfigError: ``rigidity.json`` lacks a field.
+        DataError: it is missing, cannot be read, or is of other weights.
+    """
+    if not has_rigidity:
+        return "It does not say: these weights have no rigidity."
+    path = evaluation / "rigidity.json"
+    measured = validated(Certainty, read_json(path), path)
+    if measured.fingerprint != fingerprint:
+        raise DataError(f"{path} is about other weights: run geomol-train rigidity on these.")
+    rows = {name.replace("_", " "): f"{value:.3g}" for name, value in measured.results.items()}
+    return (
+        f"`energy_std` and `energies_std` come from a rigidity made of {measured.frames:,} training frames and "
+        f"{measured.valid_frames:,} validation frames. On {measured.measured_frames:,} {measured.measured_on} "
+        f"frames:\n\n{pairs(rows)}"
+    )
 
 
 def benchmark_results(folder: Path | None, fingerprint: str) -> str:

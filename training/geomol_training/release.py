@@ -12,7 +12,7 @@ from ase_geomol.errors import DataError
 from ase_geomol.files import write_atomically
 from ase_geomol.models.ditmc import ConformerFlow
 
-from .cards import Notes, benchmark_results, facts, label_counts, read_bytes, read_json, table
+from .cards import Notes, benchmark_results, certainty, facts, label_counts, read_bytes, read_json, table
 from .config import read_yaml, validated
 from .conformers.release import release_conformers
 
@@ -35,6 +35,10 @@ Measured by `{evaluation_command}`.
 {errors}
 
 ![Labels against predictions, energies and forces]({parity})
+
+## How sure it is
+
+{certainty}
 
 ## At work
 
@@ -68,7 +72,8 @@ def release(
     Args:
         checkpoint: what ``geomol-train fit`` exported.
         notes: YAML with the fields of `Notes`.
-        evaluation: folder that ``geomol-train evaluate``, or ``evaluate-conformers``, wrote on the test split.
+        evaluation: folder that ``geomol-train evaluate``, or ``evaluate-conformers``, wrote on the test split; of
+            weights with a rigidity, ``geomol-train rigidity`` wrote into the same one.
         labels: each ``manifest.json`` of the labels.
         results: folder of the results of ``tests/benchmarks``; those of these weights go into the card.
 
@@ -85,6 +90,7 @@ def release(
     _check_measured(measured, evaluation, loaded)
     parity = read_bytes(evaluation / "parity.png")
     counts, at_work = label_counts(labels), benchmark_results(results, loaded.fingerprint)
+    sure = certainty(evaluation, loaded.fingerprint, loaded.potential.rigidity is not None)
     errors = {f"test_{name}": round(value, 2) for name, value in measured.errors.items()}
     metadata = Metadata.model_validate({**loaded.metadata.model_dump(), "errors": errors})
     path = WEIGHTS / f"{metadata.name}.safetensors"
@@ -95,6 +101,7 @@ def release(
         counts=counts,
         errors=table({"all": {"frames": measured.n_frames, **measured.errors}, **measured.by_source}),
         parity=f"{metadata.name}.png",
+        certainty=sure,
         results=at_work,
         **words.model_dump(),
     )
