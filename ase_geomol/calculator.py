@@ -97,11 +97,13 @@ class GeoMolCalculator(Calculator):
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the results: two calculators with equal identities compute the same."""
+        rigidity = self._first().rigidity
         return {
             "models": [member.metadata.name for member in self.checkpoints],
             "weights": [member.fingerprint for member in self.checkpoints],
             "dtype": self.dtype,
             "direct_forces": self.direct_forces,
+            **({} if rigidity is None else {"rigidity": rigidity.form.model_dump()}),
         }
 
     def calculate(
@@ -183,8 +185,8 @@ class GeoMolCalculator(Calculator):
 def told_changes(before: Atoms | None, now: Atoms) -> list[str]:
     """What changed of a structure beside what ASE looks at: "info", where charge or spin in it did."""
     for key in ("charge", "spin"):
-        values = [known.info.get(key, "default") for known in (before or now, now)]
-        if not np.array_equal(*map(np.asarray, values)):
+        old, new = (np.asarray(known.info.get(key, "default")) for known in (before or now, now))
+        if not np.array_equal(old, new):
             return ["info"]
     return []
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from ..errors import ConfigError, DataError, GeoMolError, OutputError
 from ..files import make_folder, write_atomically
 from . import common
 
@@ -72,7 +73,7 @@ def eos(
 
     atoms, folder, title = _start(structure, "eos", model, dtype, device, out, overwrite, resume, as_it_is)
     found: list[tuple[float, float]] = []
-    with common.progress("live") as bar, _kept(folder):
+    with common.progress("live") as bar, _kept(atoms.calc):
         task = bar.add_task("Volumes", total=points, live="")
 
         def see(done: int, volume: float, energy: float) -> None:
@@ -100,8 +101,8 @@ def eos(
             **_unrelaxed(result.unrelaxed, points),
         },
         {"strain": strain, "points": points, "fmax (eV/Å)": fmax, "as it is": as_it_is},
+        lambda path: simulate.eos_picture(path, result, title=title),
     )
-    simulate.eos_picture(folder / "summary.png", result, title=title)
 
 
 def elastic(
@@ -124,7 +125,7 @@ def elastic(
     from .. import simulate
 
     atoms, folder, _ = _start(structure, "elastic", model, dtype, device, out, overwrite, resume, as_it_is)
-    with common.progress() as bar, _kept(folder):
+    with common.progress() as bar, _kept(atoms.calc):
         task = bar.add_task("Strains", total=6 * points)
         result = simulate.elasticity(
             atoms,
@@ -179,7 +180,7 @@ def phonons(
     from .. import simulate
 
     atoms, folder, title = _start(structure, "phonons", model, dtype, device, out, overwrite, resume, as_it_is)
-    with common.progress() as bar, _kept(folder):
+    with common.progress() as bar, _kept(atoms.calc):
         task = bar.add_task("Displaced supercells", total=None)
         result = simulate.phonons(
             atoms,
@@ -221,8 +222,8 @@ def phonons(
             **thermal,
         },
         {"displacement (Å)": displacement, "symprec (Å)": symprec, "as it is": as_it_is},
+        lambda path: simulate.phonon_picture(path, result, title=title),
     )
-    simulate.phonon_picture(folder / "summary.png", result, title=title)
 
 
 def surface(
@@ -257,7 +258,7 @@ def surface(
         if len(conventional) != len(atoms):  # else the file's cell is a conventional one, perhaps in another setting
             atoms, cell = conventional, "the conventional one"
             atoms.calc = calculator
-    with common.console.status("Relaxing the slab"), _kept(folder):
+    with common.console.status("Relaxing the slab"), _kept(atoms.calc):
         result = simulate.surface_energy(atoms, miller, layers=layers, vacuum=vacuum, fmax=fmax, steps=steps)
     simulate.write_structure(folder / "slab.extxyz", result.slab.atoms)
     _finish(
@@ -275,8 +276,8 @@ def surface(
             "relaxed": "yes" if result.slab.converged else f"NO, after {result.slab.steps} steps",
         },
         {"layers": layers, "vacuum (Å)": vacuum, "fmax (eV/Å)": fmax, "steps": steps, "as it is": as_it_is},
+        lambda path: simulate.relax_picture(path, result.slab, result.cut, title=title, fmax=fmax),
     )
-    simulate.relax_picture(folder / "summary.png", result.slab, result.cut, title=title, fmax=fmax)
 
 
 def neb(
@@ -300,12 +301,15 @@ def neb(
     from .. import simulate
 
     end, _ = common.structure(last)
-    atoms, folder, title = _start(first, "neb", model, dtype, device, out, overwrite, resume, as_it_is=True)
-    simulate.see_ends(atoms, end)
+    atoms, folder, title = _start(
+        *(first, "neb", model, dtype, device, out, overwrite, resume),
+        as_it_is=True,
+        check=lambda atoms: simulate.see_ends(atoms, end),
+    )
     if not as_it_is:
         end.calc = atoms.calc
         end.set_constraint(atoms.constraints)
-        with common.console.status("Relaxing the ends"), _kept(folder):
+        with common.console.status("Relaxing the ends"), _kept(atoms.calc):
             atoms, end = (simulate.relax(each, fmax=fmax / 2, steps=1000).atoms for each in (atoms, end))
     begin = time.perf_counter()
 
@@ -316,7 +320,7 @@ def neb(
             _write_path(folder, band)
             begin = time.perf_counter()
 
-    with common.progress("live") as bar, _kept(folder):
+    with common.progress("live") as bar, _kept(atoms.calc):
         task = bar.add_task("Path", total=2 * steps, live="")
         result = simulate.minimum_energy_path(
             atoms,
@@ -346,8 +350,8 @@ def neb(
             "largest force at the ends (eV/Å)": result.end_force,
         },
         {"images": images, "fmax (eV/Å)": fmax, "steps": steps, "as it is": as_it_is},
+        lambda path: simulate.path_picture(path, result, title=title),
     )
-    simulate.path_picture(folder / "summary.png", result, title=title)
 
 
 def _write_path(folder: Path, images: Sequence[Atoms], distances: Iterable[float] = ()) -> None:
@@ -368,29 +372,34 @@ def _start(
     overwrite: bool,
     resume: bool,
     as_it_is: bool,
+    check: Callable[[Atoms], object] | None = None,
 ) -> tuple[Atoms, Path, str]:
-    """The structure with its calculator, relaxed if wanted; the folder of its results; a title."""
+    """The structure, seen by ``check`` (default: that it is a crystal), with its calculator, relaxed if wanted; the
+    folder of its results; a title.
+    """
     from .. import simulate
 
     atoms, name = common.structure(structure)
     folder = out or Path(f"{name}-{command}")
-    if command != "neb":
+    if check is None:
         simulate.see_crystal(atoms, f"ase-geomol {command}")
+    else:
+        check(atoms)
     _claim(folder, overwrite, resume)
     calculator = common.calculator(model, [atoms], dtype, device, skin=0.5)
     calculator.get_potential_energy(atoms)  # a structure that the calculator refuses leaves everything as it is
     make_folder(folder)
     if not resume:
-        (folder / CALCULATED).unlink(missing_ok=True)
-    atoms.calc = simulate.ResumableCalculator(calculator, folder / CALCULATED)
+        for old in (CALCULATED, *WRITTEN):
+            (folder / old).unlink(missing_ok=True)  # nothing old stands beside what is new
+    title = f"{atoms.get_chemical_formula()}, with {calculator.name}"
+    about = f"{command} of {atoms.get_chemical_formula()} {simulate.structure_key(atoms)[:8]}"
+    atoms.calc = simulate.ResumableCalculator(calculator, folder / CALCULATED, about=about)
     if resume:
         common.console.print(f"[dim]{atoms.calc.known} structures were computed before[/dim]")
-    for name in WRITTEN:
-        (folder / name).unlink(missing_ok=True)  # nothing old stands beside what is new
-    title = f"{atoms.get_chemical_formula()}, with {atoms.calc.name}"
     if as_it_is:
         return atoms, folder, title
-    with common.console.status("Relaxing the crystal and its cell"), _kept(folder):
+    with common.console.status("Relaxing the crystal and its cell"), _kept(atoms.calc):
         relaxed = simulate.relax(atoms, fmax=RELAXED_FMAX, cell=True, optimizer="LBFGS")
     if not relaxed.converged:
         common.errors.print(f"[yellow]The crystal is not relaxed after {relaxed.steps} steps.[/yellow]")
@@ -402,15 +411,18 @@ def _claim(folder: Path, overwrite: bool, resume: bool) -> None:
     """See that the folder may be filled, or gone on with.
 
     Raises:
-        OutputError: it holds results, or an interrupted run, and neither flag is set.
+        ConfigError: both flags are set.
         DataError: there is nothing to resume.
+        OutputError: it holds results, or an interrupted run, and neither flag is set.
     """
     from .. import simulate
-    from ..errors import DataError, OutputError
 
-    begun = (folder / CALCULATED).exists()
+    begun, ended = ((folder / name).exists() for name in (CALCULATED, "results.json"))
+    if resume and overwrite:
+        raise ConfigError("--resume keeps what --overwrite replaces: give one of them.")
     if resume and not begun:
-        raise DataError(f"{folder} holds no run that could be resumed: it has no {CALCULATED}.")
+        why = "it has ended" if ended else f"it has no {CALCULATED}"
+        raise DataError(f"{folder} holds no run that could be resumed: {why}.")
     if begun and not (resume or overwrite):
         raise OutputError(
             f"{folder} holds an interrupted run: continue it with --resume, replace it with --overwrite, or choose "
@@ -420,15 +432,18 @@ def _claim(folder: Path, overwrite: bool, resume: bool) -> None:
 
 
 @contextmanager
-def _kept(folder: Path) -> Iterator[None]:
-    """On Ctrl-C, say what is in the folder, in which `_start` left nothing old, and how to go on."""
+def _kept(calculator: Any) -> Iterator[None]:
+    """When something ends a run early, close the calculator's file, say what is beside it, and how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
-        kept = ", ".join(str(folder / name) for name in WRITTEN if (folder / name).exists())
+    except (KeyboardInterrupt, GeoMolError) as error:
+        calculator.close()
+        files = [calculator.path.parent / name for name in WRITTEN]
+        kept = ", ".join(str(file) for file in files if file.exists())
+        what = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Not finished"
         common.errors.print(
-            f"Interrupted; written so far: {escape(kept or 'no results')}. What was computed is kept: go on with the "
-            "same command and --resume.",
+            f"{what}; written so far: {escape(kept or 'no results')}. What was computed is kept: go on with the same "
+            "command and --resume.",
             soft_wrap=True,
         )
         raise
@@ -439,14 +454,27 @@ def _unrelaxed(count: int, of: int) -> dict[str, str]:
     return {"positions not relaxed": f"at {count} of {of}"} if count else {}
 
 
-def _finish(folder: Path, atoms: Atoms, title: str, results: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Print the results as a table and write them, with model and settings; pictures, which may fail, come later."""
-    assert atoms.calc is not None
+def _finish(
+    folder: Path,
+    atoms: Atoms,
+    title: str,
+    results: dict[str, Any],
+    settings: dict[str, Any],
+    picture: Callable[[Path], object] | None = None,
+) -> None:
+    """Print the results as a table and write them, with model and settings, and a picture; then all is done."""
+    from ..simulate import ResumableCalculator
+
+    assert isinstance(atoms.calc, ResumableCalculator)
     results = {"model": atoms.calc.name, **results}
     shown = [(name, f"{value:.5g}" if isinstance(value, float) else str(value)) for name, value in results.items()]
     common.summary(title, [*shown, ("results", str(folder))])
-    written = {**results, "settings": {**getattr(atoms.calc, "identity", {}), **settings}}
+    written = {**results, "settings": {**atoms.calc.identity, **settings}}
     write_atomically(folder / "results.json", (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
+    if picture:
+        with _kept(atoms.calc):
+            picture(folder / "summary.png")
+    atoms.calc.close()
     (folder / CALCULATED).unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ from .phonons import Phonons, phonons
 from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
 from .relax import RelaxResult, relax
-from .resumable import ResumableCalculator
+from .resumable import ResumableCalculator, structure_key
 from .structures import interpret, load_structure
 from .supercells import is_endless
 from .together import relax_together
@@ -67,6 +67,7 @@ __all__ = [
     "see_crystal",
     "see_ends",
     "see_free",
+    "structure_key",
     "surface_energy",
     "trajectory_picture",
     "vacancy_energy",

@@ -1,24 +1,41 @@
 """Commands about crystals and paths, with a calculator whose answers are known."""
 
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import add_adsorbate, bulk, fcc100, molecule
 from ase.calculators.emt import EMT
-from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read, write
 
 from ase_geomol import simulate
 from ase_geomol.cli import common
+from ase_geomol.errors import OutputError
+
+
+class KnownEMT(EMT):
+    """It tells what decides its results, and counts what it computes."""
+
+    identity: ClassVar = {"models": ["emt"]}
+    name = "emt"
+    calls, stop_at = 0, 0
+
+    def calculate(self, *given):
+        KnownEMT.calls += 1
+        if KnownEMT.calls == KnownEMT.stop_at:
+            raise KeyboardInterrupt
+        super().calculate(*given)
 
 
 @pytest.fixture
 def copper(here, monkeypatch):
     """A file, and EMT instead of every potential."""
-    monkeypatch.setattr(common, "calculator", lambda *_, **__: EMT())
+    monkeypatch.setattr(common, "calculator", lambda *_, **__: KnownEMT())
+    monkeypatch.setattr(KnownEMT, "calls", 0)
+    monkeypatch.setattr(KnownEMT, "stop_at", 0)
     write("Cu.cif", bulk("Cu", cubic=True, a=3.62))
     return "Cu.cif"
 
@@ -140,48 +157,79 @@ def test_what_was_computed_before_ctrl_c_is_there_and_nothing_old(cli, here, cop
 
 
 @pytest.mark.parametrize(
-    "command", [("elastic", "--points", "2"), ("phonons", "--supercell", "2", "2", "2"), ("surface", "1", "1", "1")]
+    "words",
+    [
+        "eos Cu.cif --points 5",
+        "elastic Cu.cif --points 2",
+        "phonons Cu.cif --supercell 2 2 2",
+        "surface Cu.cif 1 1 1 --layers 3",
+        "neb first.xyz last.xyz --images 3 --fmax 0.1",
+    ],
 )
-def test_an_interrupted_command_goes_on(cli, here, copper, monkeypatch, command):
-    name, *options = command
-    command = (name, copper, *options)
-    assert cli(*command, "--out", "whole").exit_code == 0
-    calls = _calls(monkeypatch, stop_at=5)
-    stopped = cli(*command, "--out", "parts")
+def test_an_interrupted_command_goes_on(cli, here, copper, monkeypatch, words):
+    for name, place in (("first", 0.0), ("last", 0.5)):
+        slab = fcc100("Al", (2, 1, 3), vacuum=6)
+        add_adsorbate(slab, "Au", 1.7, "hollow", offset=(place, 0))
+        slab.set_constraint(FixAtoms(mask=slab.get_tags() > 1))
+        write(f"{name}.xyz", slab, format="extxyz")
+    assert cli(*words.split(), "--out", "whole").exit_code == 0
+    whole = KnownEMT.calls
+    KnownEMT.calls, KnownEMT.stop_at = 0, 6
+    stopped = cli(*words.split(), "--out", "parts")
     assert stopped.exit_code == 130
     assert "go on with the same command and --resume" in stopped.stderr
-    again = cli(*command, "--out", "parts")
+    again = cli(*words.split(), "--out", "parts")
     assert again.exit_code == 1
     assert "interrupted run: continue it with --resume" in again.stderr
-    monkeypatch.setattr(common, "calculator", lambda *_, **__: LennardJones())
-    other = cli(*command, "--out", "parts", "--resume")
-    assert other.exit_code == 1
-    assert "results of another calculator" in other.stderr
-    monkeypatch.setattr(common, "calculator", lambda *_, **__: EMT())
-    resumed = cli(*command, "--out", "parts", "--resume")
+    KnownEMT.calls = 10
+    resumed = cli(*words.split(), "--out", "parts", "--resume")
     assert resumed.exit_code == 0, resumed.output
-    assert "4 structures were computed before" in resumed.stdout
-    assert calls, "what was not computed before is computed"
+    assert "5 structures were computed before" in resumed.stdout
+    # the first one again, to see whether it can be; of a path some are looked up more than once
+    assert whole - 10 < KnownEMT.calls - 10 <= whole - 5 + 1
     parts, whole = (json.loads((here / name / "results.json").read_text()) for name in ("parts", "whole"))
     assert parts.keys() == whole.keys()
     for key, value in whole.items():
-        assert parts[key] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value)
-    assert cli(*command, "--out", "parts", "--resume").exit_code == 1, "there is nothing left to go on with"
+        assert parts[key] == (pytest.approx(value, rel=1e-6, abs=1e-6) if isinstance(value, float) else value)
+    ended = cli(*words.split(), "--out", "parts", "--resume")
+    assert ended.exit_code == 1
+    assert "no run that could be resumed: it has ended" in ended.stderr
 
 
-def _calls(monkeypatch, stop_at: int) -> list[int]:
-    """Atoms of each structure that is computed from now on; the first time that there are so many, Ctrl-C."""
-    calls: list[int] = []
-    calculate = EMT.calculate
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("eos Cu.cif --resume --overwrite", "--resume keeps what --overwrite replaces"),
+        ("eos Al.cif --resume", "holds other things than are asked for"),
+        ("elastic Cu.cif --resume", "holds other things than are asked for"),
+        ("eos Cu.cif --as-it-is", "holds an interrupted run"),
+        ("eos Cu.cif --resume --out elsewhere", "it has no calculated.jsonl"),
+    ],
+)
+def test_another_run_is_not_resumed(cli, here, copper, words, message):
+    write("Al.cif", bulk("Al", cubic=True))
+    KnownEMT.stop_at = 4
+    assert cli("eos", copper, "--out", "run").exit_code == 130
+    kept = (here / "run/calculated.jsonl").read_bytes()
+    refused = cli(*words.split()[:2], "--out", "run", *words.split()[2:])
+    assert refused.exit_code == 1
+    assert message in refused.stderr
+    assert (here / "run/calculated.jsonl").read_bytes() == kept
 
-    def counted(self, atoms=None, *given):
-        calls.append(len(atoms))
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-        calculate(self, atoms, *given)
 
-    monkeypatch.setattr(EMT, "calculate", counted)
-    return calls
+def test_a_picture_that_cannot_be_drawn_loses_nothing(cli, here, copper, monkeypatch):
+    def full(*_, **__):
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(simulate, "eos_picture", full)
+        failed = cli("eos", copper, "--points", "5", "--out", "run")
+    assert failed.exit_code == 1
+    assert "Not finished; written so far" in failed.stderr
+    calls = KnownEMT.calls
+    assert cli("eos", copper, "--points", "5", "--out", "run", "--resume").exit_code == 0
+    assert KnownEMT.calls == calls + 1
+    assert (here / "run/summary.png").exists()
 
 
 def test_a_pressure_is_for_constant_pressure(cli, here, copper):

@@ -130,16 +130,15 @@ def test_the_card_says_how_sure_the_weights_are(folder: Path, make_checkpoint) -
     form = RigidityForm(frames=1000, valid_frames=50, scale=0.1, regulariser=1e-6)
     potential.rigidity = Rigidity(torch.eye(size, dtype=torch.float64), form)
     checkpoint.save_checkpoint(trained, potential, metadata)
-    with pytest.raises(DataError, match=r"rigidity\.json cannot be read"):
+    with pytest.raises(DataError, match=r"rigidity\.json is missing: run geomol-train rigidity with --out"):
         release.release(trained, NOTES, folder / "evaluation")
-    about = {"frames": 1000, "valid_frames": 50, "measured_on": "test", "measured_frames": 4}
-    results = {"spearman_force_of_frames": 0.789}
-    for of, refused in (("abc", True), (fingerprint, False)):
-        content = {"fingerprint": of, **about, "results": results}
-        (folder / "evaluation/rigidity.json").write_text(json.dumps(content))
-        if refused:
-            with pytest.raises(DataError, match="is about other weights"):
-                release.release(trained, NOTES, folder / "evaluation")
+    measured = {"measured_on": "test", "measured_frames": 4, "results": {"spearman_force_of_frames": 0.789}}
+    right = {"fingerprint": fingerprint, **form.model_dump(), **measured}
+    for wrong in ({"fingerprint": "abc"}, {"scale": 0.2}):
+        (folder / "evaluation/rigidity.json").write_text(json.dumps({**right, **wrong}))
+        with pytest.raises(DataError, match="is about other weights"):
+            release.release(trained, NOTES, folder / "evaluation")
+    (folder / "evaluation/rigidity.json").write_text(json.dumps(right))
     path = release.release(trained, NOTES, folder / "evaluation")
     assert load_checkpoint(path).potential.rigidity is not None
     card = path.with_suffix(".md").read_text()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ase_geomol.checkpoint import Metadata, form_of
 from ase_geomol.errors import DataError
 from ase_geomol.potential import Potential
+from ase_geomol.rigidity import RigidityForm
 
 from .config import validated
 
@@ -59,6 +60,8 @@ class Certainty(BaseModel):
     fingerprint: str
     frames: int
     valid_frames: int
+    scale: float
+    regulariser: float
     measured_on: str
     measured_frames: int
     results: dict[str, float]
@@ -124,19 +127,21 @@ def label_counts(labels: Sequence[Path]) -> str:
     return "\n".join([*lines, "", "Split: {}. Rejected: {}.".format(*(text or "none" for text in listed))])
 
 
-def certainty(evaluation: Path, fingerprint: str, has_rigidity: bool) -> str:
-    """How far the standard deviations of weights with a rigidity can be trusted.
+def certainty(evaluation: Path, fingerprint: str, form: RigidityForm | None) -> str:
+    """How far the standard deviations of weights with a rigidity of this form can be trusted.
 
     Raises:
         ConfigError: ``rigidity.json`` lacks a field.
-        DataError: it is missing, cannot be read, or is of other weights.
+        DataError: it is missing, cannot be read, or is of other weights or another rigidity.
     """
-    if not has_rigidity:
+    if form is None:
         return "It does not say: these weights have no rigidity."
     path = evaluation / "rigidity.json"
+    if not path.exists():
+        raise DataError(f"{path} is missing: run geomol-train rigidity with --out {evaluation}.")
     measured = validated(Certainty, read_json(path), path)
-    if measured.fingerprint != fingerprint:
-        raise DataError(f"{path} is about other weights: run geomol-train rigidity on these.")
+    if measured.fingerprint != fingerprint or measured.model_dump(include=set(form.model_dump())) != form.model_dump():
+        raise DataError(f"{path} is about other weights: run geomol-train rigidity with --out {evaluation}.")
     rows = {name.replace("_", " "): f"{value:.3g}" for name, value in measured.results.items()}
     return (
         f"`energy_std` and `energies_std` come from a rigidity made of {measured.frames:,} training frames and "

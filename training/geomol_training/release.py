@@ -90,7 +90,8 @@ def release(
     _check_measured(measured, evaluation, loaded)
     parity = read_bytes(evaluation / "parity.png")
     counts, at_work = label_counts(labels), benchmark_results(results, loaded.fingerprint)
-    sure = certainty(evaluation, loaded.fingerprint, loaded.potential.rigidity is not None)
+    rigidity = loaded.potential.rigidity
+    sure = certainty(evaluation, loaded.fingerprint, None if rigidity is None else rigidity.form)
     errors = {f"test_{name}": round(value, 2) for name, value in measured.errors.items()}
     metadata = Metadata.model_validate({**loaded.metadata.model_dump(), "errors": errors})
     path = WEIGHTS / f"{metadata.name}.safetensors"
