@@ -96,14 +96,14 @@ class GeoMolCalculator(Calculator):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the results: two calculators with equal identities compute the same."""
-        rigidity = self._first().rigidity
+        """What decides energies, forces and stress: two calculators with equal identities compute the same. Deviations
+        by a rigidity are left out.
+        """
         return {
             "models": [member.metadata.name for member in self.checkpoints],
             "weights": [member.fingerprint for member in self.checkpoints],
             "dtype": self.dtype,
             "direct_forces": self.direct_forces,
-            **({} if rigidity is None else {"rigidity": rigidity.form.model_dump()}),
         }
 
     def calculate(

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, all_changes, all_properties
 
 from ..calculator import told_changes
 from ..errors import ConfigError, DataError, OutputError
@@ -34,6 +34,8 @@ class ResumableCalculator(Calculator):
 
     A structure is known by numbers, positions, cell, boundaries, tags, initial charges and magnetic moments, and by
     ``charge`` and ``spin`` in its ``info``; a calculator that reads more does not belong here.
+
+    It knows the properties that ASE has names for: no standard deviations, of which an identity says nothing.
 
     Args:
         calculator: any of ASE's.
@@ -59,7 +61,7 @@ class ResumableCalculator(Calculator):
     ) -> None:
         super().__init__()
         self.calculator, self.path = calculator, Path(path)
-        self.implemented_properties = list(calculator.implemented_properties)
+        self.implemented_properties = [name for name in calculator.implemented_properties if name in all_properties]
         self.ignored_changes = set(calculator.ignored_changes)
         self.identity = _identity(calculator, identity)
         head = json.dumps({"about": about, "identity": self.identity}) + "\n"

@@ -194,6 +194,7 @@ def test_a_result_that_cannot_be_kept(path):
 def test_potentials_of_this_package_tell_what_they_are(path, make_checkpoint):
     calculator = ResumableCalculator(GeoMolCalculator(make_checkpoint(seed=0)), path)
     assert calculator.identity["weights"]
+    assert set(calculator.implemented_properties) == {"energy", "free_energy", "energies", "forces", "stress"}
     calculator.close()
     with pytest.raises(DataError):
         ResumableCalculator(GeoMolCalculator(make_checkpoint(seed=1)), path)
