@@ -74,7 +74,6 @@ class ResumableCalculator(Calculator):
         except BaseException:
             os.close(self._lock)
             raise
-        self.looked_up: int = 0
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -99,9 +98,7 @@ class ResumableCalculator(Calculator):
         key = structure_key(self.atoms)
         line = self._earlier.get(key)
         results = {} if line is None else _results(line)
-        if set(properties) <= results.keys():
-            self.looked_up += 1
-        else:
+        if not set(properties) <= results.keys():
             line = self._computed(key, self.atoms, properties)
             self._file.write(line)
             results = _results(line)

@@ -54,14 +54,12 @@ class Manifest(BaseModel):
     counts: Counts
 
 
-class Certainty(BaseModel):
+class Certainty(RigidityForm):
     """What of ``rigidity.json`` goes into a card; ``fingerprint`` is of the weights that were measured."""
 
+    model_config = ConfigDict(extra="ignore")
+
     fingerprint: str
-    frames: int
-    valid_frames: int
-    scale: float
-    regulariser: float
     measured_on: str
     measured_frames: int
     results: dict[str, float]
