@@ -16,7 +16,7 @@ from .relax import RelaxResult, relax
 from .supercells import repeats
 
 NEAR = 0.05
-"""Å, by which depths below the two surfaces of a slab may differ."""
+"""Å, by which depths of atoms may differ that count as one plane."""
 JOULE_PER_SQUARE_METRE = units.J / units.m**2
 
 
@@ -83,7 +83,7 @@ def surface_energy(
 
     Args:
         atoms: the relaxed crystal, with a calculator. The indices refer to its cell as it is: see `conventional_cell`.
-        miller: indices of the surface.
+        miller: indices of the surface; a common factor says nothing and is taken out: (2, 2, 0) is (1, 1, 0).
         layers: repetitions of the cell along the surface's normal.
         vacuum: Å, at either side.
         fmax: eV/Å, to which positions are relaxed.
@@ -96,14 +96,10 @@ def surface_energy(
     see_crystal(atoms, "A surface energy")
     if not any(miller) or layers < 1 or not vacuum > 0:
         raise ConfigError(f"miller {miller}, layers ({layers}) or vacuum ({vacuum} Å) make no slab.")
-    try:
-        slab = surface(atoms, miller, layers, vacuum)
-    except Exception as error:  # ASE's own errors name no cause
-        raise InputError(f"ASE cannot cut the surface {miller}: {type(error).__name__}: {error}") from error
+    slab = _cut(atoms, miller, layers)
+    slab.center(vacuum=vacuum, axis=2)
     slab.pbc = (True, True, False)
     slab.calc = atoms.calc
-    if not _same_composition(slab, atoms):
-        raise GeoMolError(f"The slab {slab.get_chemical_formula()} is not of the bulk's composition.")
     bulk = len(slab) / len(atoms) * atoms.get_potential_energy()
     area = float(np.linalg.norm(np.cross(slab.cell[0], slab.cell[1])))
     relaxed = relax(slab, fmax=fmax, steps=steps, optimizer="LBFGS")
@@ -141,6 +137,22 @@ def vacancy_energy(
     relaxed = relax(whole, fmax=fmax, steps=steps, optimizer="LBFGS")
     reference = (count - 1) / len(atoms) * atoms.get_potential_energy()
     return float(relaxed.energies[-1] - reference), relaxed
+
+
+def _cut(atoms: Atoms, miller: tuple[int, int, int], layers: int) -> Atoms:
+    """A slab without vacuum, with all of the crystal's atoms that belong there."""
+    indices = np.array(miller) // np.gcd.reduce(miller)
+    normal = indices @ atoms.cell.reciprocal().array
+    raised = atoms.copy()  # atoms of one plane around the cell's wall would go to both ends of the slab
+    raised.positions += NEAR * normal / np.linalg.norm(normal)
+    try:
+        slab = surface(raised, indices, layers, periodic=True)
+    except Exception as error:  # ASE's own errors name no cause
+        raise InputError(f"ASE cannot cut the surface {miller}: {type(error).__name__}: {error}") from error
+    same_volume = np.isclose(slab.get_volume(), layers * atoms.get_volume(), rtol=1e-6)
+    if not (same_volume and _same_composition(slab, atoms)):
+        raise GeoMolError(f"The slab {slab.get_chemical_formula()} is not of the bulk's density and composition.")
+    return slab
 
 
 def _ends_differ(slab: Atoms) -> bool:

@@ -151,6 +151,30 @@ def test_surface_energy(copper):
     assert not result.unlike
 
 
+@pytest.mark.parametrize(
+    ("miller", "reduced"), [((2, 2, 2), (1, 1, 1)), ((0, -2, 2), (0, -1, 1)), ((3, 0, 0), (1, 0, 0))]
+)
+def test_a_common_factor_of_miller_indices_says_nothing(copper, miller, reduced):
+    found, expected = (surface_energy(copper, indices, layers=2, steps=1) for indices in (miller, reduced))
+    assert len(found.cut) == len(expected.cut) == 8
+    assert found.area == pytest.approx(expected.area)
+    assert found.unrelaxed == pytest.approx(expected.unrelaxed, rel=1e-9)
+
+
+@pytest.mark.parametrize("miller", [(1, 0, 0), (1, 1, 0), (1, -1, 1), (2, 1, 0)])
+@pytest.mark.parametrize("moved", [-1e-7, -1e-3, 1 - 1e-8])
+def test_atoms_of_one_plane_around_the_wall_stay_together(copper, miller, moved):
+    """Digits of a file leave some of them below the cell's wall and some above."""
+    digits = copper.copy()
+    digits.calc = EMT()
+    digits.positions[0] += moved * (digits.cell.sum(0) if moved > 0.5 else 1.0)
+    expected, found = (surface_energy(atoms, miller, layers=2, steps=1) for atoms in (copper, digits))
+    assert found.unrelaxed == pytest.approx(expected.unrelaxed, rel=1e-3)
+    assert not found.unlike
+    heights = [np.sort(result.cut.positions[:, 2]) for result in (expected, found)]
+    assert heights[0] == pytest.approx(heights[1], abs=2e-3)
+
+
 def test_the_ends_of_a_polar_slab_differ():
     salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
     salt.calc = LennardJones(sigma=2.4, epsilon=0.1)
