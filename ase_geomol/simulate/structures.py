@@ -17,6 +17,8 @@ from ase.io.formats import UnknownFileTypeError, extension2format
 from ..errors import InputError, MissingExtraError
 
 Kind = Literal["file", "g2", "smiles"]
+FULL = 0.99
+"""Occupancy from which a site counts as full: refinements leave some thousandths."""
 FRAGMENT_GAP = 2.5
 """Å between the boxes of a SMILES string's separate molecules, before they are relaxed together."""
 
@@ -41,7 +43,8 @@ def load_structure(text: str, index: int = -1, *, seed: int = 0) -> Atoms:
         seed: of the embedding.
 
     Raises:
-        InputError: the text is none of the three; a file cannot be read or has no such frame.
+        InputError: the text is none of the three; a file cannot be read, has no such frame, or has sites that are
+            shared by several elements or partly empty.
         MissingExtraError: a SMILES string without RDKit.
     """
     kind, text = interpret(text)
@@ -90,7 +93,22 @@ def _from_file(path: str, index: int) -> Atoms:
     except Exception as error:  # every one of ASE's readers has its own
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     assert isinstance(atoms, Atoms)
+    _see_ordered(atoms, path)
     return atoms
+
+
+def _see_ordered(atoms: Atoms, path: str) -> None:
+    """Refuse a disordered crystal, of which ASE keeps each site's main element as if it were whole."""
+    sites = atoms.info.get("occupancy")
+    for site, shares in sites.items() if isinstance(sites, dict) else ():
+        if not isinstance(shares, dict):  # a number of someone else's
+            continue
+        if len(shares) > 1 or any(isinstance(share, float | int) and share < FULL for share in shares.values()):
+            told = ", ".join(f"{symbol} {share}" for symbol, share in shares.items())
+            raise InputError(
+                f"{path} is a disordered crystal: its site {site} is occupied by {told}. A potential computes whole "
+                "atoms: give an ordered structure of it."
+            )
 
 
 def _from_g2(name: str) -> Atoms:

@@ -440,6 +440,45 @@ def test_not_a_structure(text):
         load_structure(text)
 
 
+CIF = """data_alloy
+_cell_length_a 3.8
+_cell_length_b 3.8
+_cell_length_c 3.8
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+ _atom_site_label
+ _atom_site_type_symbol
+ _atom_site_fract_x
+ _atom_site_fract_y
+ _atom_site_fract_z
+ _atom_site_occupancy
+ Cl1 Cl 0.5 0.5 0.5 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("sites", "told"),
+    [
+        (["Na1 Na 0 0 0 0.6(1)", "K1 K 0 0 0 0.4(1)"], "its site 1 is occupied by Na 0.6, K 0.4"),
+        (["Na1 Na 0 0 0 0.8"], "its site 1 is occupied by Na 0.8"),
+        (["Na1 Na 0 0 0 0.998(3)"], None),
+        (["Na1 Na 0 0 0 1"], None),
+        (["Na1 Na 0 0 0 ?"], None),
+    ],
+)
+def test_a_disordered_crystal_is_refused(tmp_path, sites, told):
+    path = tmp_path / "alloy.cif"
+    path.write_text(CIF + "".join(f" {site}\n" for site in sites))
+    if told is None:
+        assert str(load_structure(str(path)).symbols) == "ClNa"
+    else:
+        with pytest.raises(InputError, match=told):
+            load_structure(str(path))
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [("out.cif", True), ("out.xyz.gz", True), ("my.mol.extxyz", True), ("results", False), ("res.v2", False)],
