@@ -15,6 +15,7 @@ from ase.mep import NEB
 from ase.optimize import FIRE
 
 from ..errors import ConfigError, InputError
+from .relax import see_goal
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,10 @@ def minimum_energy_path(
             the start and after each.
 
     Raises:
-        ConfigError: no image.
+        ConfigError: no image, or ``fmax`` or ``steps`` not positive.
         InputError: the two structures differ in atoms, cell or fixed atoms, or in nothing.
     """
-    if images < 1:
-        raise ConfigError(f"images is {images}; there must be at least one between the ends.")
+    see_images(images, fmax, steps)
     see_ends(first, last)
     band = [first.copy() for _ in range(images + 1)] + [last.copy()]
     for image in band:
@@ -102,16 +102,28 @@ def minimum_energy_path(
     return MinimumEnergyPath(band, converged, taken, energies - energies[0], distances, end_force)
 
 
-def see_ends(first: Atoms, last: Atoms) -> None:
-    """Refuse two structures between which there is no path; raises :class:`InputError` as `minimum_energy_path`."""
+def see_images(images: int, fmax: float, steps: int) -> None:
+    """Refuse settings of `minimum_energy_path`; raises :class:`ConfigError`."""
+    if images < 1:
+        raise ConfigError(f"images is {images}; there must be at least one between the ends.")
+    see_goal(fmax, steps)
+
+
+def see_ends(first: Atoms, last: Atoms, apart: float = 1e-4) -> None:
+    """Refuse two structures between which there is no path: other ones, or the same but for moves below ``apart`` (Å).
+
+    Raises:
+        InputError: as `minimum_energy_path`.
+    """
     if not (np.array_equal(first.numbers, last.numbers) and np.array_equal(first.pbc, last.pbc)):
         raise InputError("Both ends of a path need the same atoms in the same order, and the same periodicity.")
     if not np.allclose(first.cell, last.cell, atol=1e-6):
         raise InputError("Both ends of a path need the same cell.")
-    if np.allclose(first.positions, last.positions, atol=1e-4):
-        raise InputError("Both ends of the path are the same structure.")
+    moves = _minimum(last, first)
+    if np.allclose(moves, 0, atol=apart):
+        raise InputError(f"Both ends of the path are the same structure: no atom moves by more than {apart:g} Å.")
     fixed = sorted({index for held in first.constraints if isinstance(held, FixAtoms) for index in held.index.tolist()})
-    if not np.allclose(_minimum(last, first)[fixed], 0, atol=1e-6):
+    if not np.allclose(moves[fixed], 0, atol=1e-6):
         raise InputError("Atoms that are fixed in the first structure stand elsewhere in the last one.")
 
 

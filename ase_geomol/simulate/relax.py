@@ -76,8 +76,7 @@ def relax(
     optimizer = optimizer or ("BFGS" if len(atoms) <= MOST_FOR_BFGS else "LBFGS")
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"optimizer is {optimizer!r}; it can be {', '.join(OPTIMIZERS)}.")
-    if not fmax > 0 or steps < 1:
-        raise ConfigError(f"fmax ({fmax}) and steps ({steps}) must be positive.")
+    see_goal(fmax, steps)
     if cell and not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise InputError("Only a structure with a cell, periodic in three directions, can relax its cell.")
     moving = atoms.copy()
@@ -101,6 +100,12 @@ def relax(
         if file is not None:
             file.close()
     return RelaxResult(moving, converged, np.array(energies), np.array(largest), optimizer)
+
+
+def see_goal(fmax: float, steps: int = 1) -> None:
+    """Refuse settings of a relaxation that are not positive; raises :class:`ConfigError`."""
+    if not fmax > 0 or steps < 1:
+        raise ConfigError(f"fmax ({fmax}) and steps ({steps}) must be positive.")
 
 
 def _check(energy: float, force: float, step: int) -> None:

@@ -338,6 +338,12 @@ def test_a_run_is_read_back_evenly(tmp_path, copper):
 ETHANOL = molecule("CH3CH2OH")
 
 
+def across_the_wall(atoms):
+    """The same crystal, with an atom given in the next cell."""
+    atoms.positions[0] += atoms.cell[1]
+    return atoms
+
+
 @pytest.mark.parametrize(
     ("work", "error", "sentence"),
     [
@@ -354,6 +360,8 @@ ETHANOL = molecule("CH3CH2OH")
         (lambda: surface_energy(bulk("Cu"), (0, 0, 0)), ConfigError, "make no slab"),
         (lambda: minimum_energy_path(ETHANOL, molecule("CH3OCH3")), InputError, "same atoms"),
         (lambda: minimum_energy_path(ETHANOL, ETHANOL), InputError, "same structure"),
+        (lambda: minimum_energy_path(ETHANOL, ETHANOL, fmax=0), ConfigError, "positive"),
+        (lambda: minimum_energy_path(bulk("Cu"), across_the_wall(bulk("Cu"))), InputError, "same structure"),
         (lambda: minimum_energy_path(ETHANOL, ETHANOL, images=0), ConfigError, "at least one"),
         (lambda: minimum_energy_path(bulk("Cu"), bulk("Cu", a=4.0)), InputError, "same cell"),
         (lambda: radial_distribution([ETHANOL]), InputError, "periodic in three directions"),
