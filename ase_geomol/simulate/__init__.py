@@ -1,14 +1,23 @@
 """Simulations as thin functions over ASE: they take Atoms with any calculator and give frozen results."""
 
+from .cells import see_crystal
 from .crystal_pictures import eos_picture, path_picture, phonon_picture, trajectory_picture
-from .defects import SurfaceEnergy, conventional_cell, surface_energy, vacancy_energy
-from .elasticity import Elasticity, elasticity
-from .eos import EquationOfState, equation_of_state, see_crystal
+from .defects import (
+    SurfaceEnergy,
+    conventional_cell,
+    miller_cell,
+    see_slab,
+    see_symmetry,
+    surface_energy,
+    vacancy_energy,
+)
+from .elasticity import Elasticity, elasticity, see_strains
+from .eos import EquationOfState, equation_of_state, see_volumes
 from .evaluation import Evaluation, evaluate, load_structures
 from .files import frame_text, names_structure_file, see_free, write_structure
 from .md import MDResult, MDSettings, degrees_of_freedom, draw_velocities, run_md
-from .neb import MinimumEnergyPath, minimum_energy_path, see_ends
-from .phonons import Phonons, phonons
+from .neb import MinimumEnergyPath, minimum_energy_path, see_ends, see_images
+from .phonons import Phonons, phonons, see_displacements
 from .pictures import md_picture, parity_picture, relax_picture
 from .record import Row, claim_folder, read_log
 from .relax import RelaxResult, relax
@@ -51,6 +60,7 @@ __all__ = [
     "load_structures",
     "md_picture",
     "mean_square_displacement",
+    "miller_cell",
     "minimum_energy_path",
     "names_structure_file",
     "parity_picture",
@@ -65,8 +75,14 @@ __all__ = [
     "relax_together",
     "run_md",
     "see_crystal",
+    "see_displacements",
     "see_ends",
     "see_free",
+    "see_images",
+    "see_slab",
+    "see_strains",
+    "see_symmetry",
+    "see_volumes",
     "structure_key",
     "surface_energy",
     "trajectory_picture",

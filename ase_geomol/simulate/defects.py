@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from ase import Atoms, units
 from ase.build import surface
 
 from ..errors import ConfigError, GeoMolError, InputError, MissingExtraError
-from .eos import see_crystal
-from .relax import RelaxResult, relax
+from .cells import see_crystal
+from .relax import RelaxResult, relax, see_goal
 from .supercells import repeats
 
 NEAR = 0.05
@@ -44,19 +45,21 @@ class SurfaceEnergy:
 def conventional_cell(atoms: Atoms, symprec: float = 1e-3) -> Atoms:
     """The crystal in the conventional cell of its symmetry (by spglib), which Miller indices refer to.
 
+    It is turned, and has numbers and positions only: neither info, tags, moments, charges, constraints nor calculator.
+
     Args:
         atoms: a crystal in any of its cells.
         symprec: Å, to find the symmetry.
 
     Raises:
+        ConfigError: symprec is not positive.
         InputError: no crystal, or one whose symmetry spglib does not find.
         MissingExtraError: spglib is not installed.
     """
     see_crystal(atoms, "A conventional cell")
-    try:
-        import spglib
-    except ImportError as error:
-        raise MissingExtraError("spglib", "materials", "Conventional cells") from error
+    see_symmetry(symprec)
+    import spglib
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its advice about its own errors
         cell: Any = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
@@ -65,6 +68,32 @@ def conventional_cell(atoms: Atoms, symprec: float = 1e-3) -> Atoms:
         raise InputError("spglib finds no symmetry of this crystal, and so no conventional cell.")
     cell, places, numbers = found
     return Atoms(numbers, cell=cell, scaled_positions=places, pbc=True)
+
+
+def miller_cell(atoms: Atoms, symprec: float = 1e-3) -> Atoms:
+    """The cell that Miller indices refer to, with the calculator.
+
+    It is the crystal's `conventional_cell`, but ``atoms`` themselves where they are as many: they are a conventional
+    cell then, perhaps in another setting. Raises as `conventional_cell`.
+    """
+    conventional = conventional_cell(atoms, symprec)
+    if len(conventional) == len(atoms):
+        return atoms
+    conventional.calc = atoms.calc
+    return conventional
+
+
+def see_symmetry(symprec: float) -> None:
+    """Refuse to look for a `conventional_cell`.
+
+    Raises:
+        ConfigError: symprec is not positive.
+        MissingExtraError: spglib is not installed.
+    """
+    if not symprec > 0:
+        raise ConfigError(f"symprec ({symprec} Å) must be positive.")
+    if find_spec("spglib") is None:
+        raise MissingExtraError("spglib", "materials", "Conventional cells")
 
 
 def surface_energy(
@@ -90,21 +119,27 @@ def surface_energy(
         steps: at most so many.
 
     Raises:
-        ConfigError: Miller indices of zero only, or layers or vacuum that are not positive.
+        ConfigError: Miller indices of zero only, or layers, vacuum, ``fmax`` or ``steps`` that are not positive.
         InputError: no crystal, or ASE cannot cut it so.
     """
     see_crystal(atoms, "A surface energy")
-    if not any(miller) or layers < 1 or not vacuum > 0:
-        raise ConfigError(f"miller {miller}, layers ({layers}) or vacuum ({vacuum} Å) make no slab.")
+    see_slab(miller, layers, vacuum, fmax, steps)
     slab = _cut(atoms, miller, layers)
     slab.center(vacuum=vacuum, axis=2)
     slab.pbc = (True, True, False)
     slab.calc = atoms.calc
     bulk = len(slab) / len(atoms) * atoms.get_potential_energy()
-    area = float(np.linalg.norm(np.cross(slab.cell[0], slab.cell[1])))
+    area = float(np.linalg.norm(np.cross(*slab.cell.array[:2])))
     relaxed = relax(slab, fmax=fmax, steps=steps, optimizer="LBFGS")
     first, last = ((energy - bulk) / (2 * area) / JOULE_PER_SQUARE_METRE for energy in relaxed.energies[[0, -1]])
     return SurfaceEnergy(float(last), float(first), slab, relaxed, area, _ends_differ(slab))
+
+
+def see_slab(miller: tuple[int, int, int], layers: int, vacuum: float, fmax: float, steps: int) -> None:
+    """Refuse settings of `surface_energy`; raises :class:`ConfigError`."""
+    if not any(miller) or layers < 1 or not vacuum > 0:
+        raise ConfigError(f"miller {miller}, layers ({layers}) or vacuum ({vacuum} Å) make no slab.")
+    see_goal(fmax, steps)
 
 
 def vacancy_energy(

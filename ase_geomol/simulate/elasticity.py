@@ -10,8 +10,8 @@ from ase import Atoms, units
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..errors import ConfigError
-from .eos import see_crystal
-from .relax import relax
+from .cells import see_crystal
+from .relax import relax, see_goal
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,11 @@ def elasticity(
         on_strain: called with the number of strains done and of all.
 
     Raises:
-        ConfigError: an odd number of points, or a strain outside 0 to 0.1.
+        ConfigError: an odd number of points, a strain outside 0 to 0.1, or ``fmax`` not positive.
         InputError: no crystal.
     """
     see_crystal(atoms, "Elasticity")
-    if points < 2 or points % 2 or not 0 < strain < 0.1:
-        raise ConfigError(f"points ({points}) must be even, strain ({strain}) between 0 and 0.1.")
+    see_strains(strain, points, fmax)
     sizes = np.linspace(-strain, strain, points + 1)
     sizes = sizes[sizes != 0]
     rows = np.empty((6, 6))
@@ -82,6 +81,14 @@ def elasticity(
                 on_strain(done, 6 * len(sizes))
         rows[component] = np.polyfit(sizes, np.array(stresses), 1)[0]
     return replace(averages(rows / units.GPa), unrelaxed=unrelaxed)
+
+
+def see_strains(strain: float, points: int, fmax: float | None) -> None:
+    """Refuse settings of `elasticity`; raises :class:`ConfigError`."""
+    if points < 2 or points % 2 or not 0 < strain < 0.1:
+        raise ConfigError(f"points ({points}) must be even, strain ({strain}) between 0 and 0.1.")
+    if fmax is not None:
+        see_goal(fmax)
 
 
 def averages(constants: np.ndarray) -> Elasticity:

@@ -10,7 +10,8 @@ from ase import Atoms, units
 from ase.eos import EquationOfState as Fit
 
 from ..errors import ConfigError, InputError
-from .relax import relax
+from .cells import rescaled, see_crystal
+from .relax import relax, see_goal
 
 EDGE = 0.2
 """Share of the range of volumes, at either end, in which a minimum is not believed."""
@@ -67,12 +68,11 @@ def equation_of_state(
         on_point: called with number, volume (Å³) and energy (eV) after each.
 
     Raises:
-        ConfigError: fewer than 5 points, or a strain outside 0 to 0.3.
+        ConfigError: fewer than 5 points, a strain outside 0 to 0.3, or ``fmax`` not positive.
         InputError: no crystal, or no minimum of the energy among these volumes.
     """
     see_crystal(atoms, "An equation of state")
-    if points < 5 or not 0 < strain < 0.3:
-        raise ConfigError(f"points ({points}) must be at least 5, strain ({strain}) between 0 and 0.3.")
+    see_volumes(strain, points, fmax)
     volumes, energies, unrelaxed = np.empty(points), np.empty(points), 0
     for number, factor in enumerate(np.linspace(1 - strain, 1 + strain, points)):
         scaled = rescaled(atoms, factor)
@@ -83,6 +83,14 @@ def equation_of_state(
         if on_point:
             on_point(number + 1, volumes[number], energies[number])
     return _fitted(atoms, volumes, energies, unrelaxed)
+
+
+def see_volumes(strain: float, points: int, fmax: float | None) -> None:
+    """Refuse settings of `equation_of_state`; raises :class:`ConfigError`."""
+    if points < 5 or not 0 < strain < 0.3:
+        raise ConfigError(f"points ({points}) must be at least 5, strain ({strain}) between 0 and 0.3.")
+    if fmax is not None:
+        see_goal(fmax)
 
 
 def _fitted(atoms: Atoms, volumes: np.ndarray, energies: np.ndarray, unrelaxed: int) -> EquationOfState:
@@ -97,30 +105,14 @@ def _fitted(atoms: Atoms, volumes: np.ndarray, energies: np.ndarray, unrelaxed: 
             f"The energy has no minimum well inside {volumes.min():.2f} to {volumes.max():.2f} Å³: "
             "relax the cell first, or take a larger strain."
         )
-    result = EquationOfState(
+    return EquationOfState(
         volumes=volumes,
         energies=energies,
         volume=float(volume),
         energy=float(energy),
         bulk_modulus=float(bulk_modulus / units.GPa),
         derivative=float(fit.eos_parameters[2]),
-        residual=0.0,
+        residual=float(np.abs(fit.func(volumes, *fit.eos_parameters) - energies).max()),
         atoms=rescaled(atoms, (volume / atoms.get_volume()) ** (1 / 3)),
         unrelaxed=unrelaxed,
     )
-    residual = float(np.abs(result.curve(volumes) - energies).max())
-    return EquationOfState(**{**vars(result), "residual": residual})
-
-
-def rescaled(atoms: Atoms, factor: float) -> Atoms:
-    """A copy with all lengths times ``factor``, with the same calculator."""
-    scaled = atoms.copy()
-    scaled.calc = atoms.calc
-    scaled.set_cell(atoms.cell.array * factor, scale_atoms=True)
-    return scaled
-
-
-def see_crystal(atoms: Atoms, what: str) -> None:
-    """Refuse what is not periodic in three directions; raises :class:`InputError`."""
-    if not (atoms.pbc.all() and atoms.cell.rank == 3):
-        raise InputError(f"{what} needs a structure with a cell, periodic in three directions.")

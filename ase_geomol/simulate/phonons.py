@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from ase import Atoms
 
 from ..errors import ConfigError, InputError, MissingExtraError, OutputError
-from .eos import see_crystal
+from .cells import see_crystal
 from .supercells import repeats
 
 SUPERCELL = 10.0
@@ -99,13 +100,12 @@ def phonons(
         on_force: called with the number of displaced supercells done and of all.
 
     Raises:
-        ConfigError: a displacement or repetitions that are not positive.
+        ConfigError: a displacement, repetitions or symprec that are not positive.
         InputError: no crystal.
         MissingExtraError: phonopy is not installed.
     """
     see_crystal(atoms, "Phonons")
-    if not displacement > 0 or (supercell is not None and min(supercell) < 1):
-        raise ConfigError(f"displacement ({displacement} Å) and supercell ({supercell}) must be positive.")
+    see_displacements(supercell, displacement, symprec)
     phonon = _phonopy(atoms, np.diag(supercell or repeats(atoms.cell, SUPERCELL)), symprec)
     phonon.generate_displacements(distance=displacement)
     displaced = [_atoms(cell) for cell in phonon.supercells_with_displacements]
@@ -122,6 +122,21 @@ def phonons(
     phonon.produce_force_constants()
     phonon.symmetrize_force_constants()
     return _solved(phonon, mesh, temperatures)
+
+
+def see_displacements(supercell: tuple[int, int, int] | None, displacement: float, symprec: float) -> None:
+    """Refuse settings of `phonons`, and to go on without phonopy.
+
+    Raises:
+        ConfigError: they are not positive.
+        MissingExtraError: phonopy is not installed.
+    """
+    if not displacement > 0 or not symprec > 0 or (supercell is not None and min(supercell) < 1):
+        raise ConfigError(
+            f"displacement ({displacement} Å), supercell ({supercell}) and symprec ({symprec} Å) must be positive."
+        )
+    if find_spec("phonopy") is None:
+        raise MissingExtraError("phonopy", "materials", "Phonons")
 
 
 def _solved(phonon: Any, mesh: float, temperatures: tuple[float, float, float]) -> Phonons:
@@ -182,11 +197,9 @@ def _points(run: str) -> list[str]:
 
 
 def _phonopy(atoms: Atoms, matrix: np.ndarray, symprec: float) -> Any:
-    try:
-        from phonopy import Phonopy
-        from phonopy.structure.atoms import PhonopyAtoms
-    except ImportError as error:
-        raise MissingExtraError("phonopy", "materials", "Phonons") from error
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
     cell = PhonopyAtoms(
         symbols=atoms.get_chemical_symbols(),
         cell=atoms.cell.array,
