@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from ase.calculators import calculator as ase_calculators
 
-from . import conformers, crystals, evaluate, md, models, predict, relax
+from . import conformers, crystals, evaluate, md, models, neb, predict, relax
 from .common import Group, console, examples
 
 __all__ = ["app", "main"]
@@ -50,7 +50,7 @@ app.command(epilog=crystals.PHONONS_EPILOG)(crystals.phonons)
 app.command(epilog=crystals.SURFACE_EPILOG, context_settings={"ignore_unknown_options": True})(  # negative indices
     crystals.surface
 )
-app.command(epilog=crystals.NEB_EPILOG)(crystals.neb)
+app.command(epilog=neb.EPILOG)(neb.neb)
 app.command(epilog=models.EPILOG)(models.models)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=predict.EPILOG)(predict.predict)

@@ -81,6 +81,9 @@ StructureArgument = Annotated[
         show_default=False,
     ),
 ]
+CrystalArgument = Annotated[
+    str, typer.Argument(metavar="STRUCTURE", help="A crystal, as a file that ASE reads.", show_default=False)
+]
 ModelOption = Annotated[
     list[str],
     typer.Option(

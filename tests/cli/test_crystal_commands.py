@@ -1,6 +1,7 @@
 """Commands about crystals and paths, with a calculator whose answers are known."""
 
 import json
+import sys
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from ase.io import read, write
 
 from ase_geomol import simulate
 from ase_geomol.cli import common
-from ase_geomol.errors import OutputError
+from ase_geomol.errors import InputError, OutputError
 
 
 class KnownEMT(EMT):
@@ -184,9 +185,10 @@ def test_an_interrupted_command_goes_on(cli, here, copper, monkeypatch, words):
     KnownEMT.calls = 10
     resumed = cli(*words.split(), "--out", "parts", "--resume")
     assert resumed.exit_code == 0, resumed.output
-    assert "5 structures were computed before" in resumed.stdout
-    # the first one again, to see whether it can be; of a path some are looked up more than once
-    assert whole - 10 < KnownEMT.calls - 10 <= whole - 5 + 1
+    seen = 2 if "neb" in words else 1  # structures that are computed again, to see whether they can be
+    assert f"{6 - seen} structures were computed before" in resumed.stdout
+    # of a path some are looked up more than once
+    assert whole - 10 < KnownEMT.calls - 10 <= whole - 5 + seen
     parts, whole = (json.loads((here / name / "results.json").read_text()) for name in ("parts", "whole"))
     assert parts.keys() == whole.keys()
     for key, value in whole.items():
@@ -230,6 +232,102 @@ def test_a_picture_that_cannot_be_drawn_loses_nothing(cli, here, copper, monkeyp
     assert cli("eos", copper, "--points", "5", "--out", "run", "--resume").exit_code == 0
     assert KnownEMT.calls == calls + 1
     assert (here / "run/summary.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("eos Cu.cif --points 4", "at least 5"),
+        ("eos Cu.cif --fmax -1", "must be positive"),
+        ("elastic Cu.cif --strain 0.5", "between 0 and 0.1"),
+        ("phonons Cu.cif --displacement 0", "must be positive"),
+        ("surface Cu.cif 0 0 0", "make no slab"),
+        ("surface Cu.cif 1 1 1 --steps 0", "must be positive"),
+        ("surface Cu.cif 1 1 1 --symprec 0", "must be positive"),
+        ("neb Cu.cif Cu.cif --images 0", "at least one"),
+    ],
+)
+def test_wrong_settings_leave_earlier_results(cli, here, copper, words, message):
+    (here / "run").mkdir()
+    (here / "run/results.json").write_text("precious")
+    refused = cli(*words.split(), "--out", "run", "--overwrite")
+    assert refused.exit_code == 1
+    assert message in refused.stderr
+    assert "--resume" not in refused.stderr
+    assert (here / "run/results.json").read_text() == "precious"
+    assert KnownEMT.calls == 0
+
+
+@pytest.mark.parametrize(("words", "package"), [("surface Cu.cif 1 1 1", "spglib"), ("phonons Cu.cif", "phonopy")])
+def test_an_extra_that_is_missing_is_noticed_first(cli, here, copper, monkeypatch, words, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    refused = cli(*words.split())
+    assert refused.exit_code == 1
+    assert f"needs {package}: install it with  pip install 'ase_geomol[materials]'" in refused.stderr
+    assert KnownEMT.calls == 0
+
+
+@pytest.mark.parametrize("name", ["phonopy.yaml", "bands.csv", "summary.png", "relaxed.extxyz"])
+def test_files_that_are_not_ours_stay(cli, here, copper, name):
+    (here / name).write_text("precious")
+    refused = cli("eos", copper, "--points", "5", "--out", ".")
+    assert refused.exit_code == 1
+    assert f"{name} exists already" in refused.stderr
+    assert (here / name).read_text() == "precious"
+    assert sorted(path.name for path in here.iterdir()) == sorted([copper, name])
+
+
+@pytest.mark.parametrize("words", ["eos run/relaxed.extxyz --as-it-is", "neb Cu.cif run/relaxed.extxyz"])
+def test_no_structure_is_replaced_by_its_results(cli, here, copper, words):
+    (here / "run").mkdir()
+    moved = read(copper)
+    moved.positions[0] += 0.1
+    write("run/relaxed.extxyz", moved)
+    kept = (here / "run/relaxed.extxyz").read_bytes()
+    refused = cli(*words.split(), "--out", "run", "--overwrite")
+    assert refused.exit_code == 1
+    assert "run/relaxed.extxyz would be replaced" in refused.stderr
+    assert (here / "run/relaxed.extxyz").read_bytes() == kept
+
+
+def test_a_last_structure_that_cannot_be_computed_leaves_earlier_results(cli, here, copper, monkeypatch):
+    class Careful(KnownEMT):
+        def calculate(self, atoms, *given):
+            if atoms.get_distance(0, 1) < 0.1:
+                raise InputError("atoms coincide")
+            super().calculate(atoms, *given)
+
+    monkeypatch.setattr(common, "calculator", lambda *_, **__: Careful())
+    last = read(copper)
+    last.positions[1] = last.positions[0]
+    write("last.extxyz", last)
+    (here / "run").mkdir()
+    (here / "run/results.json").write_text("precious")
+    refused = cli("neb", copper, "last.extxyz", "--out", "run", "--overwrite")
+    assert refused.exit_code == 1
+    assert "atoms coincide" in refused.stderr
+    assert (here / "run/results.json").read_text() == "precious"
+
+
+def test_ends_that_relax_to_one_minimum_are_no_path(cli, here, copper):
+    for name, place in (("first", 0.0), ("last", 0.1)):
+        atoms = bulk("Cu", cubic=True, a=3.6).repeat((2, 2, 1))
+        atoms.positions[0] += place
+        write(f"{name}.extxyz", atoms)
+    refused = cli("neb", "first.extxyz", "last.extxyz", "--fmax", "0.002")
+    assert refused.exit_code == 1
+    assert "no atom moves by more than 0.01 Å" in refused.stderr
+
+
+def test_what_only_comes_again_is_not_resumed(cli, here, copper):
+    write("wide.cif", bulk("Cu", cubic=True, a=3.75))
+    failed = cli("eos", "wide.cif", "--as-it-is", "--strain", "0.01", "--points", "5")
+    assert failed.exit_code == 1
+    assert "Not finished; written so far: wide-eos/equation_of_state.csv." in failed.stderr
+    assert "--resume" not in failed.stderr
+    wider = cli("eos", "wide.cif", "--as-it-is", "--strain", "0.1", "--points", "7", "--resume")
+    assert wider.exit_code == 0, wider.output
+    assert "structures were computed before" in wider.stdout
 
 
 def test_a_pressure_is_for_constant_pressure(cli, here, copper):
