@@ -17,6 +17,11 @@ def degrees(lmax: int) -> Tensor:
     return torch.repeat_interleave(torch.arange(lmax + 1), 2 * torch.arange(lmax + 1) + 1)
 
 
+def rows_above_zero(lmax: int) -> Tensor:
+    """Of each of the K - 1 coefficients of degree 1 and higher, its row in tables of the degrees 1 to ``lmax``."""
+    return degrees(lmax)[1:] - 1
+
+
 class DegreeLinear(nn.Module):
     """A linear map of channels for each degree; only degree 0 has a bias."""
 
@@ -46,22 +51,18 @@ class CoefficientNorm(nn.Module):
     def __init__(self, lmax: int, channels: int, floor: float = 1.0) -> None:
         super().__init__()
         self.lmax, self.floor = lmax, floor
-        self.degrees: Tensor
-        self.register_buffer("degrees", degrees(lmax)[1:], persistent=False)
+        self.rows: Tensor
+        self.register_buffer("rows", rows_above_zero(lmax), persistent=False)
         self.scalars = nn.LayerNorm(channels)
         self.weight = nn.Parameter(torch.ones(lmax, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (n, K, C)."""
         scale = math.sqrt(4 * math.pi) / (self.lmax + 1)
-        scalars = self.scalars(x[:, :1])
-        if self.lmax == 0:
-            return scalars * scale
-        rest = x[:, 1:]
-        of = self.degrees
-        share = (1 / (2 * of + 1) / self.lmax).to(x)
+        scalars, rest = self.scalars(x[:, :1]), x[:, 1:]
+        share = (1 / (2 * self.rows + 3) / self.lmax).to(x)
         mean_square = (rest.square().mean(-1) * share).sum(-1)[:, None, None]
-        rest = rest * torch.rsqrt(mean_square + self.floor) * self.weight.index_select(0, of - 1)
+        rest = rest * torch.rsqrt(mean_square + self.floor) * self.weight.index_select(0, self.rows)
         return torch.cat([scalars, rest], dim=1) * scale
 
 
@@ -71,14 +72,14 @@ class Gate(nn.Module):
     def __init__(self, lmax: int, channels: int) -> None:
         super().__init__()
         self.lmax = lmax
-        self.degrees: Tensor
-        self.register_buffer("degrees", degrees(lmax)[1:] - 1, persistent=False)
+        self.rows: Tensor
+        self.register_buffer("rows", rows_above_zero(lmax), persistent=False)
         self.linear = nn.Linear(channels, lmax * channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, K, C) to the same shape."""
         gates = torch.sigmoid(self.linear(x[:, 0])).unflatten(-1, (self.lmax, -1))
-        return torch.cat([functional.silu(x[:, :1]), x[:, 1:] * gates.index_select(1, self.degrees)], 1)
+        return torch.cat([functional.silu(x[:, :1]), x[:, 1:] * gates.index_select(1, self.rows)], 1)
 
 
 class SphereActivation(nn.Module):
@@ -160,6 +161,7 @@ def wigner(rotations: Tensor, lmax: int) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)
 def _three_j(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     from e3nn.o3 import wigner_3j
 

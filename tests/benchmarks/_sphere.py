@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from ase_geomol.models.est import ESTConfig
-from ase_geomol.models.est.edges import Edges
-from ase_geomol.models.est.messages.zonal import ZonalMessage
+from ase_geomol.models.est.messages.zonal import ZonalAttention
 from ase_geomol.models.est.update import SphericalExperts
 from ase_geomol.nn.degrees import wigner
-from ase_geomol.nn.sphere import Analysis, PointRule, Sphere, harmonics, point_rule, product
+from ase_geomol.nn.sphere import Analysis, PointRule, Sphere, point_rule, product
 
 
 class Variant(NamedTuple):
@@ -78,31 +77,29 @@ def layer_error(
 
 
 @torch.no_grad()
-def attend_at_points(message: ZonalMessage, queries: torch.Tensor, edges: Edges, rule: PointRule) -> torch.Tensor:
-    """Attention of queries (E, N, C) to keys at the points of a rule: what the zonal message does without its rotations
+def attend_at_points(
+    attention: ZonalAttention, queries: torch.Tensor, radial: torch.Tensor, direction: torch.Tensor, rule: PointRule
+) -> torch.Tensor:
+    """Attention of queries (E, N, C) to keys at the points of a rule: what zonal attention does without rotations
     about the edge in closed form. Returns (E, N, C).
     """
     points, weights = (torch.tensor(values).to(queries) for values in (rule.points, rule.weights))
-    heights = (edges.direction @ points.T).clamp(-1, 1).numpy()
-    lmax = message.sphere.lmax
+    heights = (direction @ points.T).clamp(-1, 1).numpy()
+    lmax = attention.sphere.lmax
     scales = np.sqrt((2 * np.arange(lmax + 1) + 1) / (4 * np.pi))
     zonal = torch.tensor(np.polynomial.legendre.legvander(heights, lmax) * scales).to(queries)
-    function = message.edge_norm(zonal @ message.edge_function.by_degree(edges.radial))
-    q, k, v = (
-        x.unflatten(-1, (message.heads, -1)).transpose(1, 2)
-        for x in (queries, *message.key_value(function).chunk(2, -1))
-    )
-    cosines = message.sphere.points @ points.T
-    logits = (q @ k.mT + message.orientation[:, None, None] * cosines) * q.shape[-1] ** -0.5 + weights.log()
-    mixed = (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
-    return mixed if message.projection is None else message.projection(mixed)
+    function = attention.edge_norm(zonal @ attention.edge_function.by_degree(radial))
+    q, k, v = map(attention.split, (queries, *attention.key_value(function).chunk(2, -1)))
+    cosines = attention.sphere.points @ points.T
+    logits = (q @ k.mT + attention.orientation[:, None, None] * cosines) * attention.scale + weights.log()
+    return attention.together(logits.softmax(-1) @ v)
 
 
 @torch.no_grad()
 def zonal_errors(
     norm: str, lmax: int, nodes: Sequence[int], rules: Sequence[PointRule], seeds: int = 4
 ) -> tuple[list[float], list[float]]:
-    """Relative errors of the zonal message with each number of nodes, and of keys at the points of each rule.
+    """Relative errors of zonal attention with each number of nodes, and of keys at the points of each rule.
 
     Against keys on a Gauss grid of 80 x 160 points; random weights and queries, 32 channels, 4 heads, logits without
     bounds; mean over seeds.
@@ -112,25 +109,17 @@ def zonal_errors(
         torch.manual_seed(seed)
         options = {"elements": (1,), "channels": 32, "lmax": lmax, "norm": norm, "bounded_attention": False}
         configs = [ESTConfig.model_validate({**options, "zonal_nodes": count}) for count in nodes]
-        messages = [ZonalMessage(config, Sphere(point_rule(config.points), lmax)).double() for config in configs]
-        first = messages[0]
+        attentions = [ZonalAttention(config, Sphere(point_rule(config.points), lmax)).double() for config in configs]
+        first = attentions[0]
         torch.nn.init.normal_(first.key_value.weight, std=first.key_value.in_features**-0.5)
-        for message in messages[1:]:
-            message.load_state_dict(first.state_dict())
+        for attention in attentions[1:]:
+            attention.load_state_dict(first.state_dict())
         direction = torch.nn.functional.normalize(torch.randn(4, 3, dtype=torch.float64), dim=1)
-        edges = Edges(
-            receiver=torch.arange(4),
-            sender=torch.arange(4),
-            n_atoms=4,
-            envelope=torch.ones(4),
-            direction=direction,
-            harmonics=harmonics(lmax, direction),
-            radial=torch.randn(4, configs[0].radial_channels, dtype=torch.float64),
-        )
+        radial = torch.randn(4, configs[0].radial_channels, dtype=torch.float64)
         queries = torch.randn(4, len(first.sphere.points), 32, dtype=torch.float64)
-        exact = attend_at_points(first, queries, edges, product(2 * 80 * 80))
-        found = [message._attend(queries, edges) for message in messages]
-        found += [attend_at_points(first, queries, edges, rule) for rule in rules]
+        exact = attend_at_points(first, queries, radial, direction, product(2 * 80 * 80))
+        found = [attention(queries, radial, direction) for attention in attentions]
+        found += [attend_at_points(first, queries, radial, direction, rule) for rule in rules]
         errors[seed] = [float((values - exact).norm() / exact.norm()) for values in found]
     mean = errors.mean(0).tolist()
     return mean[: len(nodes)], mean[len(nodes) :]

@@ -67,6 +67,15 @@ class TestPaper(TestZonal):
     rotation_tolerance = 0.15
 
 
+def test_exact_mode_turns_more_exactly_than_the_paper(make_potential, make_structure):
+    changes = []
+    for test in (TestZonal, TestPaper):
+        potential, atoms = make_potential(test.seed, "est", **test.options), make_structure("ethanol")
+        turned = Atoms(atoms.numbers, atoms.positions @ random_rotation().T)
+        changes.append(abs(evaluate(potential, turned)["energy"] - evaluate(potential, atoms)["energy"]))
+    assert changes[0] < 1e-2 * changes[1]
+
+
 @pytest.mark.parametrize("mirror_symmetric", [True, False])
 def test_mirror_images_differ_only_where_wanted(make_potential, make_structure, mirror_symmetric: bool):
     """Turns leave all as it is; a mirror image of a molecule without symmetry is another molecule, or is not."""
@@ -85,7 +94,9 @@ def test_mirror_images_differ_only_where_wanted(make_potential, make_structure, 
 
 
 @pytest.mark.parametrize("determinant", [1, -1])
-@pytest.mark.parametrize("test", [TestGata, TestSO2, TestGraphAttention, TestAttention], ids=lambda test: test.__name__)
+@pytest.mark.parametrize(
+    "test", [TestZonal, TestGata, TestSO2, TestGraphAttention, TestAttention], ids=lambda test: test.__name__
+)
 def test_direct_forces_turn_with_the_atoms(make_potential, make_structure, test: type[TestZonal], determinant: int):
     potential = make_potential(test.seed, "est", **test.options, direct_forces=True)
     atoms, rotation = make_structure("ethanol"), random_rotation(determinant)

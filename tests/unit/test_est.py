@@ -16,16 +16,17 @@ from torch.nn import functional
 
 from ase_geomol.graph import edge_vectors, from_atoms
 from ase_geomol.models.est import EST, ESTConfig
-from ase_geomol.models.est.attention import Lift, SphericalAttention
+from ase_geomol.models.est.attention import Lift, SphericalAttention, unit
 from ase_geomol.models.est.edges import DegreeFilter, Edges, RadialFunctions
 from ase_geomol.models.est.edges import make_edges as prepare_edges
 from ase_geomol.models.est.elements import periodic_place
 from ase_geomol.models.est.messages import MESSAGES
+from ase_geomol.models.est.messages.graph_attention import DepthwiseProduct
 from ase_geomol.models.est.messages.so2 import SO2Message, edge_frames
-from ase_geomol.models.est.messages.zonal import ZonalMessage, log_bessel
+from ase_geomol.models.est.messages.zonal import ZonalAttention, log_bessel
 from ase_geomol.models.est.network import Block
 from ase_geomol.models.est.update import SphericalExperts, Update
-from ase_geomol.nn import make_blocks
+from ase_geomol.nn import make_blocks, recompute
 from ase_geomol.nn.degrees import CoefficientNorm, InnerProducts, SphereActivation, wigner
 from ase_geomol.nn.sphere import Sphere, harmonics, point_rule, product
 
@@ -85,9 +86,12 @@ def test_modes_set_what_is_not_given():
         False,
     )
     assert (exact.so2_activation, paper.so2_activation) == ("gate", "sphere")
+    assert (exact.mirror_symmetric, paper.mirror_symmetric) == (True, False)
+    assert (exact.norm_floor, paper.norm_floor) == (1.0, 1e-5)
     assert make_config(mode="paper", points="lebedev-50").points == "lebedev-50"
     assert make_config(mode="paper", lmax=4).points == "fibonacci-90"
     assert ESTConfig.model_validate({"elements": (1,), "mode": "paper"}).heads == 1
+    assert make_config(mode="paper", lmax=4.0, channels="8") == make_config(mode="paper", lmax=4, channels=8)
     assert ESTConfig.model_validate(exact.model_dump()) == exact
 
 
@@ -102,6 +106,9 @@ def test_modes_set_what_is_not_given():
         ({"steerable_experts": 0, "spherical_experts": 0}, "must be an expert"),
         ({"mode": "fast"}, "exact"),
         ({"lmax": 13}, "12"),
+        ({"lmax": 2.5}, "lmax"),
+        ({"lmax": None}, "lmax"),
+        ({"expert_channels": 0}, "expert_channels"),
     ],
 )
 def test_wrong_configurations(options: dict, sentence: str):
@@ -175,7 +182,7 @@ def test_experts_are_one_wide_network_analysed_before_its_last_map():
     torch.nn.init.normal_(experts.first.bias)
     x, weights = torch.randn(2, 9, 8), torch.rand(2, 3)
     attended = experts.attention(*experts.lift(x).chunk(3, -1))
-    f = experts._norm(sphere.to_points(x) + attended)
+    f = unit(sphere.to_points(x) + attended, sphere.weights, experts.floor)
     total = attended + experts.last.bias
     for i in range(3):
         part = slice(5 * i, 5 * i + 5)
@@ -235,17 +242,17 @@ def test_exact_rules_beat_the_fibonacci_lattice():
 
 
 @pytest.mark.parametrize(("norm", "nodes"), [("coefficient", 32), ("point", 80)])
-def test_zonal_message_is_attention_over_the_whole_sphere(norm: str, nodes: int):
+def test_zonal_attention_is_attention_over_the_whole_sphere(norm: str, nodes: int):
     """The azimuth in closed form, against keys on a grid of 80 x 160 points; a norm at each point asks for more."""
     config = make_config(zonal_nodes=nodes, norm=norm, bounded_attention=False, points="icosahedral-32")
-    message = ZonalMessage(config, make_sphere(config))
-    for parameter in (message.orientation, *message.edge_norm.parameters()):
+    attention = ZonalAttention(config, make_sphere(config))
+    for parameter in (attention.orientation, *attention.edge_norm.parameters()):
         torch.nn.init.normal_(parameter)
     edges = make_edges(2, 2, config.radial_channels)
-    queries = torch.randn(2, 32, 8)
+    given = torch.randn(2, 32, 8), edges.radial, edges.direction
     with torch.no_grad():
-        found = message._attend(queries, edges)
-    assert torch.allclose(found, attend_at_points(message, queries, edges, product(2 * 80 * 80)), rtol=1e-6, atol=1e-8)
+        found = attention(*given)
+    assert torch.allclose(found, attend_at_points(attention, *given, product(2 * 80 * 80)), rtol=1e-6, atol=1e-8)
 
 
 def test_nodes_of_the_zonal_message_replace_many_points():
@@ -447,3 +454,28 @@ def test_places_in_the_periodic_system(symbol: str, period: int, group: int, she
     assert place[7:25].nonzero().flatten().tolist() == [group - 1]
     assert float(place[25]) == pytest.approx(shell)
     assert float(place[26]) == pytest.approx(covalent_radii[atomic_numbers[symbol]])
+
+
+def test_symbols_of_tensor_products_are_exact_in_double_precision():
+    """e3nn keeps them in the precision that is the default when they are made."""
+    torch.set_default_dtype(torch.float32)
+    product = DepthwiseProduct(2, 4, None).double()
+    torch.set_default_dtype(torch.float64)
+    harmonic, x = harmonics(2, functional.normalize(torch.randn(3, 3), dim=1)), torch.randn(3, 9, 4)
+    matrix = wigner(random_rotation()[None], 2)
+    plain = product(x, harmonic, torch.empty(3, 0))
+    turned = product(matrix @ x, (matrix @ harmonic[..., None])[..., 0], torch.empty(3, 0))
+    assert torch.allclose(turned, matrix @ plain, atol=1e-13)
+
+
+def test_zonal_message_in_parts(monkeypatch: pytest.MonkeyPatch):
+    """Large systems are computed part by part of the edges, when nothing is learned."""
+    config = make_config(points="icosahedral-32")
+    message = MESSAGES["zonal"](config, make_sphere(config)).eval()
+    edges, x = make_edges(11, 2, config.radial_channels), torch.randn(2, 9, 8, requires_grad=True)
+    whole = message(x, edges)[0]
+    monkeypatch.setattr(recompute, "PART", {"cpu": 2})
+    parts = message(x, edges)[0]
+    assert torch.allclose(parts, whole, atol=1e-13)
+    slopes = [torch.autograd.grad(heard.square().sum(), x)[0] for heard in (whole, parts)]
+    assert torch.allclose(*slopes, atol=1e-12)

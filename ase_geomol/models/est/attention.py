@@ -53,48 +53,72 @@ class Lift(nn.Module):
         return self.linear(self.norm(self.sphere.to_points(x)))
 
 
-class SphericalAttention(nn.Module):
-    """Attention whose sums over key points are integrals over the sphere.
+class PointHeads(nn.Module):
+    """What attention to directions learns for each head, and what it makes of queries, keys and mixed values.
 
-    ``o_a = sum_b w_b exp(l_ab) V_b / sum_b w_b exp(l_ab)`` with ``l_ab = (Q_a·K_b + lambda p_a·p_b) / sqrt(d)``: the
-    weights w of the rule stand inside the softmax, and lambda (one for each head) lets nearby directions see each
-    other (arXiv 2505.23086, eq. 13). Bounded logits are made of queries and keys of RMS 1 over the sphere, times a
-    temperature that cannot exceed the configured one: sharp attention is what the points do not resolve.
+    ``orientation`` lets nearby directions see each other (arXiv 2505.23086, eq. 13). Bounded logits are made of queries
+    and keys of RMS 1 over the sphere, times a temperature that cannot exceed the configured one: sharp attention is
+    what the points do not resolve. The orientation is learned without a bound.
     """
 
-    def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
+    def __init__(self, config: ESTConfig) -> None:
         super().__init__()
-        self.sphere, self.heads = sphere, config.heads
+        self.heads = config.heads
+        self.scale = (config.channels // config.heads) ** -0.5
         self.bound = config.temperature if config.bounded_attention else None
         self.orientation = nn.Parameter(torch.ones(config.heads))
         self.temperature = nn.Parameter(torch.zeros(config.heads)) if self.bound else None
         self.projection = PointLinear(config.channels, config.channels) if config.attention_projection else None
 
+    def split(self, x: Tensor) -> Tensor:
+        """(n, N, C) to (n, H, N, C/H)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def bounded(self, queries: Tensor, at: Tensor, keys: Tensor, at_keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys (n, H, N, C/H) at points of these weights; of bounded logits, over their RMS."""
+        if self.temperature is None:
+            return queries, keys
+        assert self.bound is not None
+        factor = (self.bound * torch.sigmoid(self.temperature))[:, None, None]
+        return unit(queries, at) * factor, unit(keys, at_keys)
+
+    def together(self, mixed: Tensor) -> Tensor:
+        """(n, H, N, C/H) to (n, N, C)."""
+        joined = mixed.transpose(1, 2).flatten(2)
+        return joined if self.projection is None else self.projection(joined)
+
+
+class SphericalAttention(PointHeads):
+    """Attention whose sums over key points are integrals over the sphere.
+
+    ``o_a = sum_b w_b exp(l_ab) V_b / sum_b w_b exp(l_ab)`` with ``l_ab = (Q_a·K_b + lambda p_a·p_b) / sqrt(d)``: the
+    weights w of the rule stand inside the softmax; lambda is the orientation.
+    """
+
+    def __init__(self, config: ESTConfig, sphere: Sphere) -> None:
+        super().__init__(config)
+        self.sphere = sphere
+
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Map three (n, N, C) to (n, N, C)."""
-        sphere, n_points = self.sphere, queries.shape[1]
-        scale = (queries.shape[-1] // self.heads) ** -0.5
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (queries, keys, values))
-        if self.temperature is not None:
-            assert self.bound is not None
-            q = unit(q, sphere.weights) * (self.bound * torch.sigmoid(self.temperature))[:, None, None]
-            k = unit(k, sphere.weights)
+        sphere = self.sphere
+        q, k = self.bounded(self.split(queries), sphere.weights, self.split(keys), sphere.weights)
+        v = self.split(values)
         cosines = sphere.points @ sphere.points.T
-        bias = scale * self.orientation[:, None, None] * cosines + sphere.weights.log()
+        bias = self.scale * self.orientation[:, None, None] * cosines + sphere.weights.log()
         weights = torch.softmax(
             torch.baddbmm(
-                bias.expand(len(q), -1, -1, -1).flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale
+                bias.expand(len(q), -1, -1, -1).flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).mT, alpha=self.scale
             ),
             -1,
         )
-        mixed = (weights @ v.flatten(0, 1)).view(len(q), self.heads, n_points, -1).transpose(1, 2).flatten(2)
-        return mixed if self.projection is None else self.projection(mixed)
+        return self.together((weights @ v.flatten(0, 1)).view_as(q))
 
 
-def unit(x: Tensor, weights: Tensor) -> Tensor:
-    """Divide (n, H, N, d) by its RMS over all N points (of these weights) and channels."""
+def unit(x: Tensor, weights: Tensor, floor: float | None = None) -> Tensor:
+    """Divide (…, N, d) by its RMS over all N points (of these weights) and channels."""
     mean_square = (x.square().mean(-1) * (weights / weights.sum())).sum(-1)
-    return x * torch.rsqrt(mean_square + FLOOR)[..., None, None]
+    return x * torch.rsqrt(mean_square + (FLOOR if floor is None else floor))[..., None, None]
 
 
 FLOOR = 1e-2

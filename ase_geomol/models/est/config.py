@@ -12,8 +12,10 @@ from ...nn.sphere import point_rule
 FeatureNorm = Literal["coefficient", "point"]
 SO2Activation = Literal["gate", "sphere"]
 Message = Literal["zonal", "graph_attention", "so2", "gata", "attention"]
-EXACT_RULES = {0: "icosahedral-12", 1: "icosahedral-32", 2: "icosahedral-132", 3: "lebedev-194", 4: "lebedev-194"}
+EXACT_RULES = {1: "icosahedral-32", 2: "icosahedral-132", 3: "lebedev-194", 4: "lebedev-194"}
 LARGEST_RULE = "lebedev-302"
+PAPER_FLOOR = 1e-5
+"""What norms have to keep them from dividing by zero, and no more."""
 
 
 class ESTConfig(BaseModel):
@@ -22,7 +24,7 @@ class ESTConfig(BaseModel):
     Attributes:
         elements: atomic numbers that the model knows.
         mode: "exact" (ours: as equivariant as its points allow) or "paper" (arXiv 2505.23086); it sets the defaults
-            of the eight options marked with *, each of which may be given by itself.
+            of the ten options marked with *, each of which may be given by itself.
         cutoff: Å.
         layers: number of blocks, each a message and an update.
         lmax: largest degree L of the features.
@@ -47,16 +49,17 @@ class ESTConfig(BaseModel):
         radial_channels: hidden width of the radial networks.
         envelope_power: 3 or higher; see `ase_geomol.nn.smooth_cutoff`.
         average_neighbors: what sums over neighbours are divided by the root of.
-        norm_floor: under the mean square of coefficients, see `ase_geomol.nn.CoefficientNorm`.
+        norm_floor: * under the mean square of coefficients, see `ase_geomol.nn.degrees.CoefficientNorm`.
         zonal_nodes: Gauss-Legendre nodes of the message "zonal".
         message_heads: heads of the attention among neighbours (all but zonal).
         mmax: largest order about the edge that the message "so2" keeps.
         so2_activation: * of "so2": "gate", which is exact, or "sphere" (paper), at the points of a frame that is turned
             with the edge: the energy then jumps a little where that frame does, which dynamics must not see.
-        mirror_symmetric: leave out of "so2" what tells mirror images apart; all other messages cannot.
+        mirror_symmetric: * leave out of "so2" what tells mirror images apart; all other messages cannot.
         attention_dropout: probability, in training, that a neighbour's share is dropped (all messages but zonal).
         path_dropout: probability, in training, that a structure skips a message or an update.
-        direct_forces: add a head that predicts forces without a gradient (not conservative).
+        direct_forces: add a head that predicts forces without a gradient (not conservative), a gated read-out of the
+            features of degree 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,7 +81,7 @@ class ESTConfig(BaseModel):
     message: Message = "zonal"
     steerable_experts: int = Field(default=1, ge=0)
     spherical_experts: int = Field(default=1, ge=0)
-    expert_channels: int = Field(default=0, ge=0)
+    expert_channels: int = Field(default=128, ge=1)
     kernels: int = Field(default=16, ge=2)
     radial_length: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     radial_channels: int = Field(default=32, ge=1)
@@ -100,9 +103,10 @@ class ESTConfig(BaseModel):
         """Put in what mode, degree and width imply; everything that is given stays."""
         if not isinstance(given, dict):
             return given
-        lmax, channels = given.get("lmax", 2), given.get("channels", 32)
-        if not isinstance(lmax, int) or not isinstance(channels, int):
-            return given
+        try:  # 2.0 and "2" are numbers, too
+            lmax, channels = int(given.get("lmax", 2)), int(given.get("channels", 32))
+        except (TypeError, ValueError):
+            return given  # what is wrong with them is said by their own checks
         implied: dict[str, Any] = {
             "points": EXACT_RULES.get(lmax, LARGEST_RULE),
             "expert_channels": 4 * channels,
@@ -117,6 +121,8 @@ class ESTConfig(BaseModel):
                 "scalar_bypass": False,
                 "inner_products": False,
                 "so2_activation": "sphere",
+                "mirror_symmetric": False,
+                "norm_floor": PAPER_FLOOR,
             }
         return implied | given
 

@@ -58,11 +58,8 @@ class Edges(NamedTuple):
         return values.index_select(0, self.sender)
 
     def gather(self, messages: Tensor) -> Tensor:
-        """Sum messages (E, …) over the edges of each receiver (n, …), each times its envelope."""
+        """Sum messages (E, …) over the edges of each receiver (n, …), each times its envelope; not in blocks."""
         weighted = messages * self.envelope.view(-1, *[1] * (messages.dim() - 1))
-        if self.blocks is not None:
-            slots = weighted.view(-1, self.blocks.senders, *weighted.shape[1:]).sum(1)
-            return self.blocks.take_atoms(slots)
         return segment_sum(weighted, self.receiver, self.n_atoms)
 
     def steer(self, filters: Tensor) -> Tensor:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ...nn.degrees import CoefficientNorm, GatedLinear, InnerProducts
 from ...nn.sphere import Sphere
-from .attention import Lift, PointLinear, SphericalAttention
+from .attention import Lift, PointLinear, SphericalAttention, unit
 from .config import ESTConfig
 
 
@@ -38,19 +36,14 @@ class SphericalExperts(nn.Module):
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Map (n, K, C) to its increment (n, K, C); experts weighted by (n, experts)."""
         attended = self.attention(*self.lift(x).chunk(3, -1))
-        f = self._norm(self.sphere.to_points(x) + attended)
+        f = self.sphere.to_points(x) + attended
+        f = unit(f, self.sphere.weights, self.floor) if self.point_norm is None else self.point_norm(f)
         hidden = functional.silu(self.first(f)) * weights.repeat_interleave(self.expert_channels, dim=1)[:, None]
         both = self.sphere.to_coefficients(torch.cat([attended, hidden], -1))
         increment = both[..., : x.shape[-1]] + self.last.on_coefficients(both[..., x.shape[-1] :])
         if self.bypass is None:
             return increment
         return torch.cat([self.bypass(x[:, :1]), increment[:, 1:]], dim=1)
-
-    def _norm(self, f: Tensor) -> Tensor:
-        if self.point_norm is not None:
-            return self.point_norm(f)
-        mean_square = (f.square().mean(-1) * (self.sphere.weights / (4 * math.pi))).sum(-1)
-        return f * torch.rsqrt(mean_square + self.floor)[:, None, None]
 
 
 class Update(nn.Module):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ....nn.degrees import DegreeLinear
+from ....nn import segment_sum
+from ....nn.degrees import DegreeLinear, rows_above_zero
 from ....nn.sphere import Sphere
 from ..config import ESTConfig
 from ..edges import Edges
@@ -36,6 +37,8 @@ class GataMessage(Message):
         self.right = DegreeLinear(lmax, channels, config.radial_channels, bias=False)
         self.mix = nn.Linear(config.radial_channels, config.radial_channels)
         self.dropout = nn.Dropout(config.attention_dropout)
+        self.rows: Tensor
+        self.register_buffer("rows", rows_above_zero(lmax), persistent=False)
 
     def renew(self, x: Tensor, edges: Edges) -> Edges:
         """Add what the features of both atoms have in common to the channels of the edges."""
@@ -53,11 +56,10 @@ class GataMessage(Message):
         filtered = (self.filter(t) * edges.of_senders(self.signal(h))).unflatten(-1, (parts, -1))
         filtered = filtered * (edges.envelope * self.share)[:, None, None]
         message = attended + filtered  # (E, 1 + 2L, C)
-        of = self.norm.degrees - 1
-        steered = message[:, 1 : 1 + self.lmax].index_select(1, of) * edges.harmonics[:, 1:, None]
-        carried = message[:, 1 + self.lmax :].index_select(1, of) * edges.of_senders(x[:, 1:])
+        steered = message[:, 1 : 1 + self.lmax].index_select(1, self.rows) * edges.harmonics[:, 1:, None]
+        carried = message[:, 1 + self.lmax :].index_select(1, self.rows) * edges.of_senders(x[:, 1:])
         arriving = torch.cat([message[:, :1], steered + carried], dim=1)
-        return arriving.new_zeros(x.shape).index_add_(0, edges.receiver, arriving)
+        return segment_sum(arriving, edges.receiver, edges.n_atoms)
 
     def _products(self, x: Tensor, edges: Edges) -> Tensor:
         """Inner products (E, R) of both atoms' features without what lies along the edge, over all degrees above 0."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -42,9 +45,24 @@ class DepthwiseProduct(nn.Module):
             internal_weights=radial is None,
         )
         self.product = product
+        self._keep_exact()
         self.weights = None if radial is None else nn.Linear(radial, channels * len(paths))
         self.mix = o3.Linear(middle, features)
         self.lmax, self.channels = lmax, channels
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DepthwiseProduct:
+        super()._apply(fn, recurse)
+        self._keep_exact()
+        return self
+
+    def _keep_exact(self) -> None:
+        """Write 3j symbols anew: e3nn's have the precision that was the default when they were made."""
+        from e3nn.o3 import wigner_3j
+
+        for name, symbols in self.product.named_buffers():
+            degrees = re.search(r"_w3j_(\d+)_(\d+)_(\d+)$", name)
+            if degrees is not None:
+                symbols.copy_(wigner_3j(*map(int, degrees.groups()), dtype=torch.float64))
 
     def forward(self, x: Tensor, harmonics: Tensor, radial: Tensor) -> Tensor:
         """Map (E, K, C) with harmonics (E, K) and radial functions (E, R) to (E, K, C)."""
