@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .eos import EquationOfState
@@ -34,7 +35,7 @@ def eos_picture(path: Path, result: EquationOfState, *, title: str) -> None:
 
 
 def phonon_picture(path: Path, result: Phonons, *, title: str) -> None:
-    """Draw bands, density of states and thermal properties; raises :class:`OutputError`."""
+    """Draw bands, states and, without imaginary modes, thermal properties; raises :class:`OutputError`."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.4), layout="constrained")
         bands, dos, thermal = figure.subplots(1, 3, width_ratios=(2.2, 0.7, 1.3))
@@ -48,15 +49,24 @@ def phonon_picture(path: Path, result: Phonons, *, title: str) -> None:
         dos.fill_betweenx(result.dos_frequencies, result.dos, color=BLUE, alpha=0.15, lw=0)
         dos.set(xlabel="States/THz", ylim=bands.get_ylim(), xlim=(0, None))
         dos.tick_params(labelleft=False)
-        thermal.plot(result.temperatures, result.heat_capacity, color=ORANGE, lw=1.2, label="$C_V$ (J/K/mol)")
-        thermal.plot(result.temperatures, result.entropy, color=BLUE, lw=1.2, label="S (J/K/mol)")
-        thermal.plot(result.temperatures, result.free_energy, color=GRAY, lw=1.2, label="F (kJ/mol)")
-        thermal.set(xlabel="Temperature (K)", xlim=(result.temperatures[0], result.temperatures[-1]))
-        thermal.legend()
-        if not result.stable:
+        if result.stable:
+            _draw_thermal(thermal, result)
+        else:
             bands.set_title(f"imaginary: {result.lowest:.2f} THz", color=ORANGE, fontweight="normal")
+            thermal.text(0.5, 0.5, "Heat capacity, free energy:\nnone: imaginary modes", ha="center", va="center")
+            thermal.set_axis_off()
         figure.suptitle(title, fontsize=11, fontweight="bold", parse_math=False)
         save(figure, path)
+
+
+def _draw_thermal(axes: Axes, result: Phonons) -> None:
+    axes.plot(result.temperatures, result.heat_capacity, color=ORANGE, lw=1.2, label="$C_V$ (J/K)")
+    axes.plot(result.temperatures, result.entropy, color=BLUE, lw=1.2, label="S (J/K)")
+    axes.plot(result.temperatures, result.free_energy, color=GRAY, lw=1.2, label="F (kJ)")
+    atoms = "1 atom" if result.primitive == 1 else f"{result.primitive} atoms"
+    axes.set(xlabel="Temperature (K)", ylabel=f"Per mol of primitive cells of {atoms}")
+    axes.set_xlim(result.temperatures[0], result.temperatures[-1])
+    axes.legend()
 
 
 def path_picture(path: Path, result: MinimumEnergyPath, *, title: str) -> None:

@@ -121,7 +121,7 @@ def phonons(
     phonon.forces = forces
     phonon.produce_force_constants()
     phonon.symmetrize_force_constants()
-    return _solved(phonon, mesh, temperatures)
+    return _solved(phonon, mesh, temperatures, symprec)
 
 
 def see_displacements(supercell: tuple[int, int, int] | None, displacement: float, symprec: float) -> None:
@@ -139,8 +139,8 @@ def see_displacements(supercell: tuple[int, int, int] | None, displacement: floa
         raise MissingExtraError("phonopy", "materials", "Phonons")
 
 
-def _solved(phonon: Any, mesh: float, temperatures: tuple[float, float, float]) -> Phonons:
-    paths, names = _paths(_atoms(phonon.primitive))
+def _solved(phonon: Any, mesh: float, temperatures: tuple[float, float, float], symprec: float) -> Phonons:
+    paths, names = _paths(_atoms(phonon.primitive), symprec)
     phonon.run_band_structure(paths)
     bands = phonon.band_structure
     distances, frequencies = np.concatenate(bands.distances), np.concatenate(bands.frequencies)
@@ -172,9 +172,10 @@ def _solved(phonon: Any, mesh: float, temperatures: tuple[float, float, float]) 
     )
 
 
-def _paths(primitive: Atoms) -> tuple[list[np.ndarray], list[tuple[str, str]]]:
-    """Segments of ASE's standard path for this lattice, and the names of their ends."""
-    path = primitive.cell.bandpath(npoints=0)
+def _paths(primitive: Atoms, symprec: float) -> tuple[list[np.ndarray], list[tuple[str, str]]]:
+    """Segments of ASE's standard path for this lattice, seen within ``symprec`` (Å), and the names of their ends."""
+    cell = primitive.cell  # ASE compares products of vectors, relative to the volume
+    path = cell.bandpath(npoints=0, eps=2 * symprec * cell.lengths().max() / cell.volume ** (2 / 3))
     segments, names = [], []
     for run in path.path.split(","):
         points = _points(run)
