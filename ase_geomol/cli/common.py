@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from math import isfinite
@@ -159,6 +160,16 @@ def structure(text: str) -> tuple[Atoms, str]:
     source = f"[dim](from {words}: {escape(plain)})[/dim]"
     console.print(f"[bold]{formula}[/bold], {len(atoms)} atoms {source}", soft_wrap=True)
     return atoms, name
+
+
+def see_apart(structures: Iterable[str], replaced: Iterable[Path]) -> None:
+    """Refuse to replace a structure's own file by results; raises :class:`OutputError`."""
+    from ..errors import OutputError
+
+    files = [path for path in replaced if path.exists()]
+    for text in filter(os.path.isfile, structures):
+        if any(path.samefile(text) for path in files):
+            raise OutputError(f"{text} would be replaced by results: choose another folder with --out.")
 
 
 def progress(*columns: str) -> Progress:

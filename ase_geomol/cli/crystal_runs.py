@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,9 +149,7 @@ def _see_folder(folder: Path, wanted: Wanted) -> None:
     present = [folder / name for name in (CALCULATED, *WRITTEN) if (folder / name).exists()]
     if wanted.resume and wanted.overwrite:
         raise ConfigError("--resume keeps what --overwrite replaces: give one of them.")
-    for text in filter(os.path.isfile, wanted.structures):
-        if any(path.samefile(text) for path in present):
-            raise OutputError(f"{text} would be replaced by results: choose another folder with --out.")
+    common.see_apart(wanted.structures, present)
     interrupted, ended = (folder / CALCULATED in present, folder / "results.json" in present)
     if wanted.resume and not interrupted:
         why = "it has ended" if ended else f"it has no {CALCULATED}"

@@ -71,6 +71,8 @@ def md(
     atoms, name = common.structure(structure)
     folder = out or Path(f"{name}-md")
     simulate.claim_folder(folder, resume=resume, overwrite=overwrite)
+    if not resume:
+        common.see_apart([structure], [folder / file for file in simulate.record.RUN_FILES])
     settings = simulate.MDSettings(
         ensemble=ensemble,  # type: ignore[arg-type]
         temperature=temperature,

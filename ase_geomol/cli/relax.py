@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from ..files import make_folder
 from . import common
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 EPILOG = common.examples(
     ("a molecule: ethanol as SMILES, benzene by its g2 name, or a file", "ase-geomol relax CCO"),
@@ -79,13 +82,31 @@ def relax(
         simulate.relax_picture(folder / "summary.png", result, atoms, title=title, fmax=fmax)
     if not result.converged:
         common.errors.print(f"[yellow]Not converged after {result.steps} steps.[/yellow]")
+    largest = "largest force, and gradient of the cell" if cell else "largest force"
     common.summary(
         "Relaxed" if result.converged else "Not converged",
         [
             ("model", atoms.calc.name),
             ("steps", f"{result.steps} ({result.optimizer}, {time.perf_counter() - begin:.1f} s)"),
             ("energy", f"{result.energies[-1]:.6f} eV ({result.energies[-1] - result.energies[0]:+.6f} eV)"),
-            ("largest force", f"{result.fmax[-1]:.5f} eV/Å (goal {fmax:g} eV/Å)"),
+            (largest, f"{result.fmax[-1]:.5f} eV/Å (goal {fmax:g} eV/Å)"),
+            *(_cell_rows(result.atoms) if cell else ()),
             ("results", str(folder or relaxed)),
         ],
     )
+
+
+def _cell_rows(atoms: Atoms) -> list[tuple[str, str]]:
+    import numpy as np
+    from ase import units
+
+    lengths, angles = atoms.cell.cellpar()[:3], atoms.cell.cellpar()[3:]
+    force = np.linalg.norm(atoms.get_forces(), axis=1).max()
+    stress = atoms.get_stress() / units.GPa
+    return [
+        ("largest force on an atom", f"{force:.5f} eV/Å"),
+        ("lengths of the cell", " ".join(f"{length:.4f}" for length in lengths) + " Å"),
+        ("angles of the cell", " ".join(f"{angle:.3f}" for angle in angles) + "°"),
+        ("volume", f"{atoms.get_volume():.3f} Å³"),
+        ("stress, xx yy zz yz xz xy", " ".join(f"{part:.3f}" for part in stress) + " GPa"),
+    ]

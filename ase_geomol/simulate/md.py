@@ -17,7 +17,17 @@ from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.verlet import VelocityVerlet
 
 from ..errors import ConfigError, GeoMolError, InputError
-from .record import Recorder, Row, Snapshot, claim_folder, columns, load_first_frame, load_snapshot, read_log
+from .record import (
+    Recorder,
+    Row,
+    Snapshot,
+    claim_folder,
+    clear_folder,
+    columns,
+    load_first_frame,
+    load_snapshot,
+    read_log,
+)
 from .watch import BondWatch, BrokenBond, Departure, check_alive, check_limit, find_departure
 
 
@@ -166,6 +176,8 @@ def run_md(
         claim_folder(folder, resume=resume, overwrite=overwrite)
         start = load_snapshot(folder, identity, atoms.numbers) if resume else None
     run = _Run(moving, settings, start, folder)
+    if folder is not None and overwrite and not resume:
+        clear_folder(folder)
     recorder = Recorder(folder, identity, start) if folder is not None else None
     begin = clock.perf_counter()
     first = run.step

@@ -18,6 +18,8 @@ from ..files import make_folder, write_atomically
 from .files import GrowingFile, frame_text
 
 TRAJECTORY, LOG, STATE = "trajectory.extxyz", "log.csv", "state.json"
+RUN_FILES = (TRAJECTORY, LOG, STATE, "final.extxyz", "summary.png", "structure.png")
+"""All that a run's folder may hold; the command line adds the last three when a run has ended."""
 SAVE_EVERY = 2.0
 """Seconds of wall time between two savings of the state."""
 
@@ -113,15 +115,30 @@ def load_first_frame(folder: Path) -> Atoms:
 
 
 def read_log(folder: Path) -> dict[str, np.ndarray]:
-    """Columns of a run's log by name, see `Row`."""
-    with open(folder / LOG, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return columns([{key: float(value) for key, value in row.items()} for row in rows])
+    """Columns of a run's log by name, see `Row`.
+
+    Raises:
+        DataError: it is missing, damaged or empty.
+    """
+    try:
+        with open(folder / LOG, newline="") as file:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{folder / LOG} cannot be read: {error}") from error
+    if not rows or "time_fs" not in rows[0]:
+        raise DataError(f"{folder / LOG} holds no steps of a run.")
+    return columns(rows)
 
 
 def columns(rows: list[Row]) -> dict[str, np.ndarray]:
     """Turn rows into columns."""
     return {key: np.array([row[key] for row in rows]) for key in rows[0]} if rows else {}
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what an earlier run left there, so that nothing old stands beside a new one."""
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 class Recorder:

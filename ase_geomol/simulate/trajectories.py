@@ -107,7 +107,7 @@ def read_run(folder: Path) -> tuple[list[Atoms], np.ndarray]:
     stride = -(-len(times) // MOST_FRAMES)
     try:
         frames = read(folder / TRAJECTORY, f"::{stride}", format="extxyz")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever ASE's reader meets in a damaged file
         raise DataError(f"{folder / TRAJECTORY} cannot be read: {error}") from error
     times = times[::stride][: len(frames)]
     even = np.isclose(np.diff(times), times[1] - times[0], rtol=1e-3) if len(times) > 1 else np.zeros(0, dtype=bool)

@@ -1,6 +1,7 @@
 """Commands about crystals and paths, with a calculator whose answers are known."""
 
 import json
+import re
 import sys
 from typing import ClassVar
 
@@ -348,6 +349,41 @@ def test_md_of_a_crystal_draws_its_structure(cli, here, copper):
     result = cli("md", copper, "--time", "40fs", "--timestep", "1fs", "--interval", "5", "--no-relax")
     assert result.exit_code == 0, result.output
     assert (here / "Cu-md" / "structure.png").stat().st_size > 5000
+
+
+def test_an_overwriting_run_leaves_nothing_old(cli, here, copper, monkeypatch):
+    words = ("md", copper, "--time", "40fs", "--timestep", "1fs", "--interval", "5", "--no-relax")
+    assert cli(*words).exit_code == 0
+    assert (here / "Cu-md/structure.png").exists()
+    KnownEMT.calls, KnownEMT.stop_at = 0, 12
+    assert cli(*words, "--overwrite").exit_code == 130
+    assert {path.name for path in (here / "Cu-md").iterdir()} == {"trajectory.extxyz", "log.csv", "state.json"}
+
+
+def test_a_run_does_not_replace_its_own_structure(cli, here, copper):
+    assert cli("md", copper, "--time", "10fs", "--no-relax").exit_code == 0
+    kept = (here / "Cu-md/final.extxyz").read_bytes()
+    refused = cli("md", "Cu-md/final.extxyz", "--time", "10fs", "--out", "Cu-md", "--overwrite")
+    assert refused.exit_code == 1
+    assert "final.extxyz would be replaced" in refused.stderr
+    assert (here / "Cu-md/final.extxyz").read_bytes() == kept
+
+
+def test_a_relaxed_cell_is_told(cli, here, copper):
+    told = " ".join(cli("relax", copper, "--cell", "--fmax", "0.001").stdout.split())
+    lengths = read(here / "Cu-relax/relaxed.extxyz").cell.lengths()
+    assert f"lengths of the cell {' '.join(f'{length:.4f}' for length in lengths)} Å" in told
+    assert "angles of the cell 90.000 90.000 90.000°" in told
+    assert f"volume {lengths.prod():.3f} Å³" in told
+    assert re.search(r"stress, xx yy zz yz xz xy( -?0\.00\d){6} GPa", told)
+    assert "largest force on an atom 0.00000 eV/Å" in told
+    assert "angles" not in cli("relax", copper, "--overwrite").stdout
+
+
+def test_crystals_are_files(cli):
+    for command in ("eos", "elastic", "phonons", "surface"):
+        assert "SMILES" not in cli(command, "--help").stdout
+    assert "SMILES" in cli("relax", "--help").stdout
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ase_geomol import ConfigError, DataError, InputError, OutputError
 from ase_geomol.simulate import (
     MDSettings,
     conventional_cell,
+    crystal_pictures,
     diffusion,
     elasticity,
     eos_picture,
@@ -29,6 +30,7 @@ from ase_geomol.simulate import (
     phonon_picture,
     phonons,
     radial_distribution,
+    read_log,
     read_run,
     relax,
     run_md,
@@ -73,6 +75,23 @@ def test_bulk_modulus_is_the_same_by_energies_and_by_stresses(copper):
     assert np.abs(c[:3, 3:]).max() < 1e-6
     assert by_stresses.asymmetry < 0.1
     assert by_stresses.stable
+
+
+def test_elastic_constants_of_a_hexagonal_crystal_turn_with_it():
+    """Shears of the basal plane are no others than those of its normal strains; beside the axis they are others."""
+    argon = bulk("Ar", "hcp", a=3.75, c=6.2)
+    argon.calc = LennardJones(sigma=3.4, epsilon=0.0104, rc=8.0, smooth=True)
+    argon = relax(argon, cell=True, fmax=1e-5).atoms
+    turned = argon.copy()
+    turned.set_cell(argon.cell.array[:, [2, 0, 1]])
+    turned.positions = argon.positions[:, [2, 0, 1]]  # x y z are now the earlier z x y
+    turned.calc = argon.calc
+    c, of_turned = (elasticity(atoms, points=2, fmax=1e-5).constants for atoms in (argon, turned))
+    assert c[5, 5] == pytest.approx((c[0, 0] - c[0, 1]) / 2, rel=0.01)
+    assert c[3, 3] == pytest.approx(c[4, 4], rel=0.01)
+    assert abs(c[3, 3] / c[5, 5] - 1) > 0.05
+    earlier = [2, 0, 1, 5, 3, 4]
+    assert of_turned == pytest.approx(c[np.ix_(earlier, earlier)], abs=1e-3 * c.max())
 
 
 def test_averages_of_an_isotropic_solid():
@@ -125,12 +144,33 @@ def test_long_waves_travel_at_the_speed_of_the_elastic_constants(copper, copper_
     assert speed == pytest.approx(expected, rel=0.03)
 
 
-def test_an_unstable_crystal_has_imaginary_phonons(tmp_path):
+def test_an_unstable_crystal_has_imaginary_phonons_and_no_heat_capacity(copper_phonons, tmp_path, monkeypatch):
     atoms = bulk("Cu", "sc", a=2.4)
     atoms.calc = EMT()
     result = phonons(atoms, supercell=(3, 3, 3), mesh=20.0)
     assert not result.stable
-    phonon_picture(tmp_path / "phonons.png", result, title="sc Cu")
+    drawn = []
+    monkeypatch.setattr(crystal_pictures, "save", lambda figure, path: drawn.append(figure.axes[2]))
+    for each in (copper_phonons, result):
+        phonon_picture(tmp_path / "phonons.png", each, title="Cu")
+    stable, unstable = drawn
+    assert len(stable.lines) == 3
+    assert stable.get_ylabel() == "Per mol of primitive cells of 1 atom"
+    assert not unstable.lines
+    assert "none: imaginary modes" in unstable.texts[0].get_text()
+
+
+def test_the_path_of_phonons_is_of_the_symmetry_that_is_asked_for():
+    atoms = bulk("Cu")
+    atoms.set_cell(atoms.cell.array * [1, 1, 1.001], scale_atoms=True)
+    atoms.calc = EMT()
+    names = {}
+    for symprec in (1e-2, 1e-5):
+        result = phonons(atoms, supercell=(2, 2, 2), mesh=5.0, symprec=symprec)
+        names[result.space_group] = {name for _, name in result.ticks}
+    assert names.keys() == {"Fm-3m (225)", "I4/mmm (139)"}
+    assert "L" in names["Fm-3m (225)"]
+    assert "L" not in names["I4/mmm (139)"]
 
 
 def test_surface_energy(copper):
@@ -331,8 +371,27 @@ def test_a_run_is_read_back_evenly(tmp_path, copper):
     assert times.tolist() == [0, 4, 8], "the last frame, after two steps more, is left out"
     assert len(frames) == 3
     (tmp_path / "trajectory.extxyz").unlink()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"trajectory\.extxyz cannot be read"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "cannot be read"),
+        ("", "holds no steps"),
+        ("step,time_fs\n", "holds no steps"),
+        ("step\n0\n", "holds no steps"),
+        ("step,time_fs\n0,zero\n", "cannot be read"),
+        ("step,time_fs\n0\n", "cannot be read"),
+    ],
+)
+def test_a_log_that_is_none_is_named(tmp_path, text, sentence):
+    if text is not None:
+        (tmp_path / "log.csv").write_text(text)
+    for reader in (read_log, read_run):
+        with pytest.raises(DataError, match=rf"log\.csv {sentence}"):
+            reader(tmp_path)
 
 
 ETHANOL = molecule("CH3CH2OH")
