@@ -87,7 +87,6 @@ def test_modes_set_what_is_not_given():
     )
     assert (exact.so2_activation, paper.so2_activation) == ("gate", "sphere")
     assert (exact.mirror_symmetric, paper.mirror_symmetric) == (True, False)
-    assert (exact.norm_floor, paper.norm_floor) == (1.0, 1e-5)
     assert make_config(mode="paper", points="lebedev-50").points == "lebedev-50"
     assert make_config(mode="paper", lmax=4).points == "fibonacci-90"
     assert ESTConfig.model_validate({"elements": (1,), "mode": "paper"}).heads == 1

@@ -14,8 +14,6 @@ SO2Activation = Literal["gate", "sphere"]
 Message = Literal["zonal", "graph_attention", "so2", "gata", "attention"]
 EXACT_RULES = {1: "icosahedral-32", 2: "icosahedral-132", 3: "lebedev-194", 4: "lebedev-194"}
 LARGEST_RULE = "lebedev-302"
-PAPER_FLOOR = 1e-5
-"""What norms have to keep them from dividing by zero, and no more."""
 
 
 class ESTConfig(BaseModel):
@@ -24,7 +22,9 @@ class ESTConfig(BaseModel):
     Attributes:
         elements: atomic numbers that the model knows.
         mode: "exact" (ours: as equivariant as its points allow) or "paper" (arXiv 2505.23086); it sets the defaults
-            of the ten options marked with *, each of which may be given by itself.
+            of the nine options marked with *, each of which may be given by itself. Ours in paper mode, too: the floor
+            of norms, a layer norm before the experts' gate, equal widths of all degrees, tensor products of even parity
+            in "graph_attention", logits of "so2" from its first convolution, and an envelope on every message.
         cutoff: Å.
         layers: number of blocks, each a message and an update.
         lmax: largest degree L of the features.
@@ -49,7 +49,9 @@ class ESTConfig(BaseModel):
         radial_channels: hidden width of the radial networks.
         envelope_power: 3 or higher; see `ase_geomol.nn.smooth_cutoff`.
         average_neighbors: what sums over neighbours are divided by the root of.
-        norm_floor: * under the mean square of coefficients, see `ase_geomol.nn.degrees.CoefficientNorm`.
+        norm_floor: under the mean square of coefficients, see `ase_geomol.nn.degrees.CoefficientNorm`. 1 in paper mode,
+            too: with the 1e-5 of the paper's sources vectors that symmetry forbids grow from rounding, and a perfect
+            crystal or methane has forces that are no gradient.
         zonal_nodes: Gauss-Legendre nodes of the message "zonal".
         message_heads: heads of the attention among neighbours (all but zonal).
         mmax: largest order about the edge that the message "so2" keeps.
@@ -122,7 +124,6 @@ class ESTConfig(BaseModel):
                 "inner_products": False,
                 "so2_activation": "sphere",
                 "mirror_symmetric": False,
-                "norm_floor": PAPER_FLOOR,
             }
         return implied | given
 
