@@ -14,6 +14,7 @@ from ase.io import read
 
 from ..errors import DataError, GeoMolError
 from ..files import write_atomically
+from .structures import see_ordered
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def load_structures(path: str, index: str = ":") -> list[Atoms]:
 
     Raises:
         DataError: the file cannot be read, or has no such structures.
+        InputError: a crystal is disordered.
     """
     if not os.path.isfile(path):
         raise DataError(f"There is no file '{path}'.")
@@ -78,7 +80,10 @@ def load_structures(path: str, index: str = ":") -> list[Atoms]:
         frames = read(path, index)
     except Exception as error:  # every one of ASE's readers has its own
         raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    return [frames] if isinstance(frames, Atoms) else list(frames)
+    found = [frames] if isinstance(frames, Atoms) else list(frames)
+    for atoms in found:
+        see_ordered(atoms, path)
+    return found
 
 
 def evaluate(

@@ -93,12 +93,12 @@ def _from_file(path: str, index: int) -> Atoms:
     except Exception as error:  # every one of ASE's readers has its own
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     assert isinstance(atoms, Atoms)
-    _see_ordered(atoms, path)
+    see_ordered(atoms, path)
     return atoms
 
 
-def _see_ordered(atoms: Atoms, path: str) -> None:
-    """Refuse a disordered crystal, of which ASE keeps each site's main element as if it were whole."""
+def see_ordered(atoms: Atoms, path: str) -> None:
+    """Refuse (:class:`InputError`) a disordered crystal, of which ASE keeps each site's main element as if it were whole."""
     sites = atoms.info.get("occupancy")
     for site, shares in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(shares, dict):  # a number of someone else's

@@ -51,6 +51,7 @@ SETTINGS = {
 }
 ELEMENTS = set(RECIPE.elements or ())
 ZUO = ("Li", "Mo", "Si", "Ge")
+OURS, TEACHERS = "ours, DFT", "teacher, DFT"
 ENERGY, FORCES, STRESS = "energy meV/atom", "forces meV/Å", "stress meV/Å³"
 
 
@@ -69,6 +70,10 @@ def run(smoke: bool, model: str, peers: Peers) -> Answer:
         f"{what} MAE to the teacher, all held-out labels": _mean(labels, f"{what} MAE", counted)
         for what, counted in ((ENERGY, "frames"), (FORCES, "atoms"), (STRESS, "with stress"))
     }
+    for row in rows:
+        if row["frames of"].startswith("MPtrj") and row["compared"] in (OURS, TEACHERS) and not row["error"]:
+            for what in (ENERGY, FORCES, STRESS):
+                summary[f"{what} MAE, {row['frames of']}: {row['compared']}"] = row[f"{what} MAE"]
     summary["sets that ended with an error (goal: 0)"] = sum(bool(row["error"]) for row in rows)
     return Answer(rows, summary, computed([*ours, *theirs]))
 
@@ -156,9 +161,9 @@ def _compared(ours: Row, theirs: Row, frames: list[Atoms]) -> list[Row]:
     if ours["name"].startswith("labels"):
         return [_errors(ours["name"], "ours, teacher", frames, ours["answers"], labels, fit=False)]
     fit = not ours["name"].startswith("MPtrj")
-    pairs = [("ours, DFT", ours["answers"], labels, fit)]
+    pairs = [(OURS, ours["answers"], labels, fit)]
     if theirs:
-        pairs.append(("teacher, DFT", theirs["answers"], labels, fit))
+        pairs.append((TEACHERS, theirs["answers"], labels, fit))
         pairs.append(("ours, teacher", ours["answers"], theirs["answers"], False))
     return [_errors(ours["name"], title, frames, found, true, fit) for title, found, true, fit in pairs]
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ase_geomol.graph import edge_vectors, from_atoms
 from ase_geomol.models.est import EST, ESTConfig
-from ase_geomol.models.est.attention import Lift, SphericalAttention, unit
+from ase_geomol.models.est.attention import Lift, SphericalAttention
 from ase_geomol.models.est.edges import DegreeFilter, Edges, RadialFunctions
 from ase_geomol.models.est.edges import make_edges as prepare_edges
 from ase_geomol.models.est.elements import periodic_place
@@ -181,7 +181,7 @@ def test_experts_are_one_wide_network_analysed_before_its_last_map():
     torch.nn.init.normal_(experts.first.bias)
     x, weights = torch.randn(2, 9, 8), torch.rand(2, 3)
     attended = experts.attention(*experts.lift(x).chunk(3, -1))
-    f = unit(sphere.to_points(x) + attended, sphere.weights, experts.floor)
+    f = experts.normed(sphere.to_points(x) + attended)
     total = attended + experts.last.bias
     for i in range(3):
         part = slice(5 * i, 5 * i + 5)

@@ -18,6 +18,7 @@ from ase_geomol.simulate import (
     draw_velocities,
     evaluate,
     load_structure,
+    load_structures,
     md_picture,
     names_structure_file,
     read_log,
@@ -472,11 +473,13 @@ loop_
 def test_a_disordered_crystal_is_refused(tmp_path, sites, told):
     path = tmp_path / "alloy.cif"
     path.write_text(CIF + "".join(f" {site}\n" for site in sites))
-    if told is None:
-        assert str(load_structure(str(path)).symbols) == "ClNa"
-    else:
-        with pytest.raises(InputError, match=told):
-            load_structure(str(path))
+    for load in (load_structure, load_structures):
+        if told is None:
+            found = load(str(path))
+            assert str((found if isinstance(found, Atoms) else found[0]).symbols) == "ClNa"
+        else:
+            with pytest.raises(InputError, match=told):
+                load(str(path))
 
 
 @pytest.mark.parametrize(

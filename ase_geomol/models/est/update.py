@@ -36,14 +36,17 @@ class SphericalExperts(nn.Module):
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Map (n, K, C) to its increment (n, K, C); experts weighted by (n, experts)."""
         attended = self.attention(*self.lift(x).chunk(3, -1))
-        f = self.sphere.to_points(x) + attended
-        f = unit(f, self.sphere.weights, self.floor) if self.point_norm is None else self.point_norm(f)
+        f = self.normed(self.sphere.to_points(x) + attended)
         hidden = functional.silu(self.first(f)) * weights.repeat_interleave(self.expert_channels, dim=1)[:, None]
         both = self.sphere.to_coefficients(torch.cat([attended, hidden], -1))
         increment = both[..., : x.shape[-1]] + self.last.on_coefficients(both[..., x.shape[-1] :])
         if self.bypass is None:
             return increment
         return torch.cat([self.bypass(x[:, :1]), increment[:, 1:]], dim=1)
+
+    def normed(self, f: Tensor) -> Tensor:
+        """Values (n, N, C) over their RMS on the sphere, or, in paper mode, a layer norm at each point."""
+        return unit(f, self.sphere.weights, self.floor) if self.point_norm is None else self.point_norm(f)
 
 
 class Update(nn.Module):
