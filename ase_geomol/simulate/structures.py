@@ -98,7 +98,7 @@ def _from_file(path: str, index: int) -> Atoms:
 
 
 def see_ordered(atoms: Atoms, path: str) -> None:
-    """Refuse (:class:`InputError`) a disordered crystal, of which ASE keeps each site's main element as if it were whole."""
+    """Refuse (:class:`InputError`) a disordered crystal: ASE keeps each site's main element as if it were whole."""
     sites = atoms.info.get("occupancy")
     for site, shares in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(shares, dict):  # a number of someone else's
