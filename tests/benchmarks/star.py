@@ -5,9 +5,10 @@ et al. 2023). One layer, a classifier on features pooled over the atoms; trainin
 graphs (Adam at 1e-4, at most 100 epochs, ten seeds, three for a hundred spokes). Accuracy in percent by three
 read-outs: "coefficients" of degree L and lower with an exact rule, where theory allows 50 % for n > L; "grid values"
 inside the layer, which hold higher degrees; "lattice": coefficients with the paper's Fibonacci points, whose errors
-depend on the frame. What the last one gains over the first is an error of sampling, no expressiveness. "Difference" is
-the relative one of the pooled features before training; where it is below 1e-12, there is nothing to learn, and
-accuracy is 50 % without a training. Rows are kept as they are computed.
+depend on the frame: what it gains over the first would be an error of sampling, no expressiveness. "Difference" is the
+relative one of the pooled features before training; where it is below 1e-12, there is nothing to learn, and accuracy is
+50 % without a training. These trainings are short and slow: they find differences from about 0.1, so that 50 % alone does
+not say that nothing is there. Rows are kept as they are computed.
 """
 
 from __future__ import annotations
