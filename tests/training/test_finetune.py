@@ -22,6 +22,7 @@ from geomol_training.fit import fit
 from geomol_training.frames import joined, load_frames
 from geomol_training.keeper import read_state
 from geomol_training.low_rank import LowRank, freeze, learned_numbers
+from geomol_training.readers import Keys
 from geomol_training.recipe import FineTuning, Loss, Recipe
 from geomol_training.references import change_of_references, shifted
 from geomol_training.schedule import Standing, out_of_patience
@@ -212,6 +213,18 @@ def test_head_freezes_all_but_the_read_out(start):
 
 
 # --- replay
+
+
+def test_forces_of_another_name_are_missed(start, other_theory, xyz, structures, tmp_path):
+    """Among the new frames, and among those to replay, which have the names of our own labels."""
+    with pytest.raises(DataError, match=r"to learn has forces, looked for as 'push', .*data.forces_key"):
+        tuned(start, other_theory, tmp_path / "1", keys=Keys(forces="push"))
+    frames = [atoms.copy() for atoms in structures]
+    for atoms, source in zip(frames, structures, strict=True):
+        atoms.calc, atoms.arrays["push"] = SinglePointCalculator(atoms, energy=0.0), source.get_forces()
+    write(tmp_path / "old.extxyz", frames)
+    with pytest.raises(DataError, match="to replay has forces, looked for as 'forces', and the loss counts them: set"):
+        tuned(start, other_theory, tmp_path / "2", replay=str(tmp_path / "old.extxyz"))
 
 
 def test_replay_makes_up_its_share_of_every_pass():

@@ -533,6 +533,41 @@ def test_unknown_elements(make_recipe, tmp_path):
         fit(recipe, tmp_path, console=quiet())
 
 
+@pytest.mark.parametrize("part", ["train", "valid"])
+@pytest.mark.parametrize(
+    ("loss", "label"), [({}, "forces"), ({"stress": 1.0}, "stress"), ({"energies": 1.0}, "energies")]
+)
+def test_a_label_that_the_loss_counts_and_no_frame_has(make_recipe, structures, tmp_path, part, loss, label):
+    """In both parts: what is not learned does not choose the best weights either."""
+    for name in ("train", "valid"):
+        frames = [atoms.copy() for atoms in structures[:5]]
+        for atoms, source in zip(frames, structures, strict=False):
+            given = {"energy": source.get_potential_energy(), "forces": source.get_forces()}
+            atoms.cell = [9, 9, 9]
+            atoms.calc = SinglePointCalculator(atoms, **given, stress=np.zeros(6), energies=np.zeros(len(atoms)))
+            if name == part:
+                del atoms.calc.results[label]
+        write(tmp_path / f"{name}.extxyz", frames)
+    data = {name: f"{tmp_path}/{name}.extxyz" for name in ("train", "valid")}
+    use = {"train": "learn", "valid": "validate"}[part]
+    with pytest.raises(DataError, match=f"None of the 5 frames to {use} has {label}, looked for as '{label}'"):
+        fit(make_recipe(data=data, loss=loss), tmp_path / "run", console=quiet())
+    without = make_recipe(data=data, loss={**loss, label: 0.0}, training={"max_steps": 1})
+    assert fit(without, tmp_path / "without", console=quiet()).step == 1
+
+
+def test_how_many_frames_lack_a_label_is_said(make_recipe, structures, tmp_path):
+    frames = [atoms.copy() for atoms in structures]
+    for atoms, source in zip(frames, structures, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=source.get_potential_energy(), forces=source.get_forces())
+    del frames[0].calc.results["forces"]
+    write(tmp_path / "frames.extxyz", frames)
+    told = quiet()
+    fit(make_recipe(data={"train": f"{tmp_path}/frames.extxyz"}, training={"max_steps": 1}), tmp_path, console=told)
+    assert "1 of the frames to learn have no forces." in told.file.getvalue()
+    assert "to validate have no" not in told.file.getvalue()
+
+
 @pytest.mark.parametrize("part", ["valid", "split"])
 def test_elements_that_are_not_learned(make_recipe, structures, tmp_path, part):
     frames: dict[str, list] = {"train": [], "valid": []}

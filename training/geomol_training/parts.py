@@ -70,17 +70,44 @@ def read_parts(recipe: Recipe, out: Path, known: dict[str, str], console: Consol
     )
     if replay is not None:
         console.print(f"{len(replay)} frames to replay.", highlight=False)
+    for name, frames in (("learn", train), ("validate", valid), ("replay", replay)):
+        if frames is not None:
+            _check_labels(name, frames, recipe, Keys() if name == "replay" else keys_of(recipe), console)
     return Parts(train, valid, test, keys, replay)
 
 
 def read_training_frames(recipe: Recipe, out: Path, console: Console) -> Frames:
     """The frames to learn alone, as `read_parts` finds them."""
     loaded = _load(recipe.data.train, recipe, recipe.elements, out, None, console)
+    train = loaded.frames
     if recipe.data.valid is None:
-        return _divided(recipe, loaded, out)[0]
-    if recipe.training.train_frames is None:
-        return loaded.frames  # which may be mapped from a disk, and stay there
-    return loaded.frames.take(_chosen(len(loaded.frames), recipe))
+        train = _divided(recipe, loaded, out)[0]
+    elif recipe.training.train_frames is not None:  # else they may be mapped from a disk, and stay there
+        train = train.take(_chosen(len(train), recipe))
+    _check_labels("learn", train, recipe, keys_of(recipe), console)
+    return train
+
+
+def _check_labels(name: str, frames: Frames, recipe: Recipe, keys: Keys, console: Console) -> None:
+    """Refuse frames of which none has a label that the loss counts; say so where only some have it."""
+    if recipe.target is not None or recipe.relaxation is not None:
+        return
+    loss = recipe.loss
+    for label, weight, key, has in (
+        ("forces", max(loss.forces, loss.direct_forces), keys.forces, frames.has_forces),
+        ("stress", loss.stress, keys.stress, frames.has_stress),
+        ("energies", loss.energies, keys.energies, frames.has_energies),
+    ):
+        count = int(has.sum())
+        if weight > 0 and count == 0:
+            fixed = label == "energies" or name == "replay"
+            named = "" if fixed else f"give their name (data.{label}_key, --{label}-key), or "
+            raise DataError(
+                f"None of the {len(frames)} frames to {name} has {label}, looked for as '{key}', and the loss counts "
+                f"them: {named}set their weight in the loss to 0."
+            )
+        if weight > 0 and count < len(frames):
+            console.print(f"{len(frames) - count} of the frames to {name} have no {label}.", highlight=False)
 
 
 def _divided(recipe: Recipe, loaded: Loaded, out: Path) -> tuple[Frames, Frames, Frames | None]:

@@ -47,8 +47,6 @@ class PotentialTask(Task):
             )
         physics = self.physics
         if physics.reference_energies == "fit" and self.weights.energies > 0:
-            if not train.has_energies.any():
-                raise DataError("loss.energies is not 0, but no structure has energies of its atoms.")
             references = mean_shares(train, seen.repulsion)
         elif physics.reference_energies == "fit":
             references = fit_references(train, seen.repulsion)
