@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
-from ase.io import write
+from ase.io import read, write
 from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.frames import Frames, load_frames, save_frames
 from geomol_training.readers import Keys, read_ase, read_rows
+from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.sources import find_files
 
 from ase_geomol.errors import DataError
@@ -212,6 +214,21 @@ def test_bad_rows(reason, tmp_path):
     frames, skipped, _ = load(str(path), Keys(), limits, bad_rows="skip")
     assert len(frames) == 2
     assert skipped == {reason: 1}
+
+
+def test_an_energy_of_another_name(tmp_path):
+    """It is not said to be a bad row first: what was looked for, what there is, and how to name it."""
+    path = tmp_path / "rows.extxyz"
+    path.write_text(GOOD.replace("energy", "REF_energy"))
+    words = r"row 0: no energy \(looked for 'energy' among molecule, REF_energy\)\. If it has another name, give that: "
+    with pytest.raises(DataError, match=rf"{words}data\.energy_key .*--energy-key, or leave such rows out"):
+        frames_of(path)
+    write(tmp_path / "rows.traj", read(StringIO(GOOD), format="extxyz"))
+    with pytest.raises(DataError, match="looked for 'toten' among energy, forces, molecule"):
+        load(str(tmp_path / "rows.traj"), Keys(energy="toten"), Limits())
+    write_aselmdb(tmp_path / "rows.aselmdb", read_rows(tmp_path / "rows.traj", Keys()))
+    with pytest.raises(DataError, match="looked for 'toten' among energy, "):
+        load(str(tmp_path / "rows.aselmdb"), Keys(energy="toten"), Limits())
 
 
 def test_periodic_atoms_on_top_of_each_other(tmp_path):

@@ -19,6 +19,8 @@ from ase_geomol.neighbors import neighbor_pairs
 from .frames import Row
 
 ELEMENTS = range(1, 119)
+NO_ENERGY = "no energy"
+NAME_ENERGY = "If it has another name, give that: data.energy_key (of a property target.name) in a recipe, --energy-key"
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ class Inspector:
                 continue
             reason, detail = found
             if self.bad_rows == "raise":
+                mend = NAME_ENERGY if reason == NO_ENERGY else "Correct it"
                 raise DataError(
-                    f"{file}, row {index}: {reason} ({detail}). Correct it, or leave such rows out with bad_rows: skip "
+                    f"{file}, row {index}: {reason} ({detail}). {mend}, or leave such rows out with bad_rows: skip "
                     "in the recipe of a training, --skip-bad in an evaluation."
                 )
             self.skipped[reason] += 1
@@ -81,7 +84,7 @@ def problem(row: Row, limits: Limits) -> tuple[str, str] | None:
     if len(row.numbers) == 0:
         return "no atoms", "the structure is empty"
     if row.energy is None and limits.labelled:
-        return "no energy", "no label to learn"
+        return NO_ENERGY, row.sought or "no label to learn"
     return (
         _wrong_shape(row)
         or _not_finite(row)

@@ -37,7 +37,8 @@ class Row(NamedTuple):
     molecule), ``split`` the part that the file assigns, ``name`` the structure itself, ``trajectory`` the run that it
     is a frame of. ``tags`` (N,) are ASE's, ``fixed`` (N,) tells atoms that may not move, and ``relaxed`` (N, 3) is
     where a relaxation takes the atoms, if the file tells; the energy is then that of the end. ``damage`` says why a
-    reader could not read the row, of which there is nothing else then.
+    reader could not read the row, of which there is nothing else then; ``sought``, where there is no energy, its name
+    and those that the file has.
     """
 
     numbers: np.ndarray
@@ -59,6 +60,7 @@ class Row(NamedTuple):
     energies: np.ndarray | None = None
     damage: str = ""
     trajectory: str = ""
+    sought: str = ""
 
 
 def damaged_row(why: str) -> Row:

@@ -109,7 +109,14 @@ def make_row(
         trajectory=str(info.get("trajectory", "")),
         tags=arrays.get("tags"),
         energies=None if energies is None else np.asarray(energies, dtype=float),
+        sought="" if energy is not None else _sought(keys.energy, {**results, **info}),
     )
+
+
+def _sought(name: str, there: Iterable[str]) -> str:
+    """In words, what was looked for in vain, and what there is instead."""
+    names = ", ".join(other for other in there if other not in ("Lattice", "Properties", "pbc"))
+    return f"looked for '{name}' among {names or 'nothing'}"
 
 
 def _stress(values: Any, cell: np.ndarray) -> np.ndarray | None:

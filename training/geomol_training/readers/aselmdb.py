@@ -56,10 +56,9 @@ def _row(fields: dict[str, Any], keys: Keys) -> Row:
     numbers = _array(fields["numbers"]).astype(np.int64)
     formula = formula_of(chemical_symbols[number] for number in numbers)
     arrays = {name: _array(fields[name]) for name in ("tags",) if fields.get(name) is not None}
-    results = {
-        name: _array(fields[name]) if name != keys.energy else fields[name]
-        for name in (keys.energy, keys.forces, keys.energies, keys.stress)
-        if fields.get(name) is not None
+    results = {name: fields[name] for name in ("energy", keys.energy) if fields.get(name) is not None}
+    results |= {
+        name: _array(fields[name]) for name in (keys.forces, keys.energies, keys.stress) if fields.get(name) is not None
     }
     if "y_relaxed" in info and keys.energy == "energy":  # of IS2RE and IS2RS: the energy of the end is the label
         results[keys.energy] = info["y_relaxed"]
