@@ -23,7 +23,7 @@ from geomol_training.display import Display
 from geomol_training.evaluate import predict_frames
 from geomol_training.fit import fit
 from geomol_training.frames import load_frames
-from geomol_training.keeper import read_state, write_state
+from geomol_training.keeper import Keeper, Run, read_state, write_state
 from geomol_training.memory import keep_freed_memory
 from geomol_training.objective import Fitting
 from geomol_training.recipe import Loss
@@ -31,7 +31,7 @@ from geomol_training.result import read_results
 from geomol_training.tasks import PotentialTask
 from rich.console import Console
 
-from ase_geomol.checkpoint import load_checkpoint
+from ase_geomol.checkpoint import Metadata, load_checkpoint
 from ase_geomol.errors import CheckpointError, ConfigError, DataError, OutputError
 from ase_geomol.graph import from_atoms
 from ase_geomol.nn import recompute as checkpointing
@@ -290,6 +290,16 @@ def test_one_training_at_a_time_in_a_folder(make_recipe, tmp_path):
     assert not list((tmp_path / "run").iterdir())
     with alone_in(tmp_path / "run"):
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["in-use"]
+
+
+def test_a_second_ctrl_c_alone_ends_a_run_at_once(tmp_path):
+    """A request to terminate comes twice where a cluster sends it to torchrun and to all that it started."""
+    kept = Keeper(Run(tmp_path, Metadata(name="tiny", theory="EMT", training_data="none"), {}))
+    for _ in range(2):
+        kept._on_signal(signal.SIGTERM, None)
+    assert kept.stopped_by == "terminated"
+    with pytest.raises(KeyboardInterrupt):
+        kept._on_signal(signal.SIGINT, None)
 
 
 def test_second_interrupt_loses_nothing(make_recipe, tmp_path, monkeypatch):

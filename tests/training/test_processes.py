@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -139,18 +140,16 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(at_first_weights):
 
 
 COMMAND = ("-m", "geomol_training.cli")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def torchrun(*arguments: str, program: tuple[str, ...] = COMMAND) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *program, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=environment,
-    )
+    command = [*TORCHRUN, *program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=one_thread())
 
 
 def test_torchrun(recipe, two, tmp_path):
@@ -167,6 +166,25 @@ def test_torchrun(recipe, two, tmp_path):
     again = torchrun("fit", str(path), "--out", str(out), "--resume")
     assert again.returncode == 0, again.stderr
     assert "nothing was left to do" in again.stdout
+
+
+@needs_signals
+def test_torchrun_that_is_asked_to_terminate(make_recipe, tmp_path):
+    """As a cluster does where time is over, and each of its processes, too: all is saved, and goes on."""
+    path, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    path.write_text(make_recipe(training={"max_steps": 100_000}).model_dump_json(exclude_none=True))
+    command = [*TORCHRUN, *COMMAND, "fit", str(path), "--out", str(out), "--time-budget", "60s"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread()) as run:
+        while not (out / "model.safetensors").exists():
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.send_signal(signal.SIGTERM)
+        told, errors = run.communicate(timeout=60)
+    assert "terminated" in told, errors
+    assert "Process 1 ends" not in errors
+    state = read_state(out / "last.pt", "identity")
+    assert state["stopped_by"] == "terminated"
+    assert f"{state['standing']['step']} steps" in told
 
 
 KILLED_AT_THE_FIRST_CHECKPOINT = """

@@ -100,9 +100,10 @@ class Keeper(lightning.Callback):
             pass  # not in the main thread: whoever runs it there takes care of signals
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped_by:
+        if self.stopped_by and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.stopped_by = "interrupted" if number == signal.SIGINT else "terminated"
+        # Whoever asks a whole group of processes to terminate asks twice: torchrun passes it on.
+        self.stopped_by = self.stopped_by or ("interrupted" if number == signal.SIGINT else "terminated")
 
     def on_train_batch_end(
         self,

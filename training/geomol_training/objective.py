@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 from typing import Any
 
 import lightning
@@ -76,6 +77,11 @@ class Fitting(lightning.LightningModule):
     def named_errors(self) -> dict[str, float]:
         """The last validation errors as the exported weights tell them."""
         return {f"validation_{name}": value for name, value in self.errors.items()}
+
+    def on_train_start(self) -> None:
+        """The first process alone decides what a request to terminate means; Lightning would let all follow it."""
+        if self.trainer.global_rank > 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     # --- steps
 
