@@ -276,6 +276,42 @@ def test_a_run_pauses_when_its_own_time_is_over(make_recipe, tmp_path):
         fit(recipe, tmp_path / "none", stop_after=0, console=quiet())
 
 
+@pytest.mark.parametrize("how", ["interrupted", "terminated", "paused"])
+def test_a_stop_does_not_change_which_weights_are_kept(make_recipe, tmp_path, monkeypatch, how):
+    """Between two validations it ends without one more."""
+    step, measure, validated = Fitting.training_step, Fitting.on_validation_epoch_end, []
+
+    def stopped(self, *given):
+        if self.standing.step == 11 and not validated[1:]:
+            kept = next(callback for callback in self.trainer.callbacks if isinstance(callback, Keeper))
+            if how == "paused":
+                kept._stop_at = 0.0
+            else:
+                kept._on_signal(signal.SIGINT if how == "interrupted" else signal.SIGTERM, None)
+        return step(self, *given)
+
+    whole = fit(make_recipe(), tmp_path / "whole", console=quiet())
+    with monkeypatch.context() as patched:
+        patched.setattr(Fitting, "training_step", stopped)
+        patched.setattr(
+            Fitting, "on_validation_epoch_end", lambda self: validated.append(self.standing.step) or measure(self)
+        )
+        first = fit(make_recipe(), tmp_path / "stopped", console=quiet())
+        assert (first.stopped_by, first.step, validated) == (how, 12, [8])
+        assert state_of(tmp_path / "stopped")["standing"]["step"] == 12
+        last = fit(make_recipe(), tmp_path / "stopped", resume=True, console=quiet())
+    assert validated == [8, 16, 20]
+    assert load_checkpoint(last.model).fingerprint == load_checkpoint(whole.model).fingerprint
+    assert same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "stopped"))
+
+
+def test_a_pause_leaves_time_for_a_regular_validation(make_recipe, tmp_path, monkeypatch):
+    """One that takes 10 s: the run pauses at the step before it, and not ten seconds before that."""
+    monkeypatch.setattr(Keeper, "_reserve", lambda *_: 10.0 if (tmp_path / "model.safetensors").exists() else 0.0)
+    result = fit(make_recipe(), tmp_path, stop_after=10.0, console=quiet())
+    assert (result.stopped_by, result.step) == ("paused", 15)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other locks")
 def test_one_training_at_a_time_in_a_folder(make_recipe, tmp_path):
     program = "import sys; from pathlib import Path; from geomol_training.alone import alone_in\n"

@@ -16,7 +16,7 @@ from .conformers.flow_recipe import FlowRecipe
 from .display import Display, errors_table
 from .evaluate import predict_frames
 from .frames import Frames, joined
-from .keeper import MODEL, Keeper, Run
+from .keeper import MODEL, STOPPED, Keeper, Run
 from .low_rank import learned_numbers
 from .objective import Fitting
 from .packed import packed_identity
@@ -26,7 +26,6 @@ from .recipe import Recipe
 from .references import shifted
 from .runs import (
     NOTHING_LEFT,
-    STOPPED,
     Fitted,
     Times,
     check_end,

@@ -23,6 +23,8 @@ from .schedule import note_score, out_of_patience
 
 PAUSED = "paused"
 """What ended a run whose own time was over, while its training goes on later."""
+STOPPED = ("interrupted", "terminated", PAUSED)
+"""What ends a run, and not its training."""
 LAST = "last.pt"
 MODEL = "model.safetensors"
 
@@ -89,6 +91,7 @@ class Keeper(lightning.Callback):
         self._atoms: int | None = None
         self._validation_began = 0.0
         self._validation_seconds: float | None = None
+        self._save_seconds = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Catch Ctrl-C and termination; Lightning puts the former handlers back at the end."""
@@ -113,7 +116,7 @@ class Keeper(lightning.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Stop where steps or time are over (a last validation follows)."""
+        """Stop where steps or time are over (a last validation follows), or where someone wants it (none does)."""
         if not batch.last:
             return
         fitting = _fitting(pl_module)
@@ -127,9 +130,19 @@ class Keeper(lightning.Callback):
             self.stopped_by = self.stopped_by or "all steps done"
         if extent.seconds is not None and standing.elapsed + self._reserve(fitting) >= extent.seconds:
             self.stopped_by = self.stopped_by or "time budget used"
-        if time.monotonic() + self._reserve(fitting) >= self._stop_at:
+        if time.monotonic() + self._reserve_of_pause(fitting) >= self._stop_at:
             self.stopped_by = self.stopped_by or PAUSED
         trainer.should_stop = bool(self.stopped_by)
+        fitting.unmeasured = self.stopped_by in STOPPED and not self._is_measured(fitting, standing.step + 1)
+
+    def _is_measured(self, fitting: Fitting, step: int) -> bool:
+        """Whether a validation follows a step at which someone stops the run: a regular one, or the very first."""
+        return step % fitting.recipe.training.validate_every == 0 or not (self.run.out / MODEL).exists()
+
+    def _reserve_of_pause(self, fitting: Fitting) -> float:
+        """Seconds for the checkpoint, and for the validation that the next step may bring."""
+        validation = self._reserve(fitting) if self._is_measured(fitting, fitting.standing.step + 2) else 0.0
+        return 1.2 * self._save_seconds + validation
 
     def _reserve(self, fitting: Fitting) -> float:
         """Seconds for one more validation: somewhat more than the last one took, before it half of what training on
@@ -157,11 +170,11 @@ class Keeper(lightning.Callback):
         self._validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Export better weights; write a checkpoint when the training ends."""
+        """Export better weights."""
         fitting = _fitting(pl_module)
         self._validation_seconds = time.monotonic() - self._validation_began
         regular = fitting.standing.step % fitting.recipe.training.validate_every == 0
-        counts = regular or self.stopped_by != PAUSED  # a pause must not change which weights are kept in the end
+        counts = regular or self.stopped_by not in STOPPED  # a stop must not change which weights are kept in the end
         better = counts and note_score(fitting.standing, fitting.score, fitting.recipe.schedule, regular=regular)
         if better or not (self.run.out / MODEL).exists():
             # First, so that a resumed run has the best weights even where a kill comes before they are exported.
@@ -170,16 +183,20 @@ class Keeper(lightning.Callback):
         if self.stopped_by in ("", PAUSED) and out_of_patience(fitting.standing, fitting.recipe.training.patience):
             self.stopped_by = "no better validation"
             trainer.should_stop = True
-        if trainer.should_stop:
-            self.save(fitting)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the last checkpoint."""
+        self.save(_fitting(pl_module))
 
     def save(self, fitting: Fitting, not_exported: dict[str, float] | None = None) -> None:
         """Write the resumable checkpoint; ``not_exported`` are the errors of its mean weights where they come next."""
+        began = time.monotonic()
         more = {"identity": self.run.identity, "stopped_by": self.stopped_by, "not_exported": not_exported}
         state = fitting.saved() | more
         write_state(self.run.out / LAST, state)
         self.elapsed = state["standing"]["elapsed"]
         self._written = time.monotonic()
+        self._save_seconds = self._written - began
 
     def restore(self, fitting: Fitting, state: dict[str, Any]) -> None:
         """Continue from what `save` wrote; best weights that a kill kept from being exported are exported now."""

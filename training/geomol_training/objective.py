@@ -43,6 +43,9 @@ class Fitting(lightning.LightningModule):
         standing: where it stands.
         rank: of changes of linear maps, where only such are learned.
         validate_first: begin with a validation, so that the weights at hand are the first to be the best.
+
+    Attributes:
+        unmeasured: where the run stops, leave out the last validation.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Fitting(lightning.LightningModule):
         self.valid = valid
         self.errors: dict[str, float] = {}
         self.score = math.inf
+        self.unmeasured = False
         self.recent: dict[str, float] = {}
         self._parts: list[Part] = []
         self._saved_optimiser: dict[str, Any] | None = None
@@ -183,6 +187,8 @@ class Fitting(lightning.LightningModule):
         self._update_average()
         strategy = self.trainer.strategy
         self.trainer.should_stop = strategy.reduce_boolean_decision(self.trainer.should_stop, all=False)
+        if self.trainer.should_stop and strategy.reduce_boolean_decision(self.unmeasured, all=False):
+            self.trainer.limit_val_batches = 0
         if self.standing.step % LOG_EVERY == 0:
             steps = len(self._losses) / self.recipe.training.parts
             self.recent["loss"] = float(strategy.reduce(torch.stack(self._losses).sum() / steps, reduce_op="sum"))

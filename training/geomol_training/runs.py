@@ -13,7 +13,7 @@ from ase_geomol.files import make_folder, write_atomically
 
 from .batches import Plan
 from .display import Display
-from .keeper import LAST, MODEL, PAUSED, Keeper, read_state
+from .keeper import LAST, MODEL, STOPPED, Keeper, read_state
 from .loop import Supply, train
 from .objective import Fitting
 from .processes import Crew
@@ -21,7 +21,6 @@ from .result import RESULT, write_result
 from .schedule import Extent, out_of_patience
 from .sections import TrainingRecipe
 
-STOPPED = ("interrupted", "terminated", PAUSED)
 NOTHING_LEFT = "nothing was left to do"
 
 

@@ -189,9 +189,8 @@ def finetune(
 
 def _say_goodbye(stopped_by: str) -> None:
     """Say how a training that is not at its end goes on, and end with a status that tells it."""
-    from ..keeper import PAUSED
+    from ..keeper import PAUSED, STOPPED
     from ..processes import launched
-    from ..runs import STOPPED
 
     if stopped_by in STOPPED:
         Console().print("Run the same command with --resume to go on.")
