@@ -242,6 +242,27 @@ def test_replay_makes_up_its_share_of_every_pass():
     assert len(np.concatenate(few.epoch(0))) == 60
 
 
+def test_frames_to_replay_are_those_to_train(start, other_theory, structures, tmp_path):
+    """All of them where none has a split; but not those of another one."""
+    frames = [atoms.copy() for atoms in structures]
+    for atoms, source in zip(frames, structures, strict=True):
+        atoms.calc, atoms.info["split"] = source.calc, "test"
+    write(tmp_path / "tested.extxyz", frames)
+    with pytest.raises(DataError, match="No frame has the split 'train', but some have 'test'"):
+        tuned(start, other_theory, tmp_path / "1", replay=str(tmp_path / "tested.extxyz"))
+    for atoms in frames:
+        del atoms.info["split"]
+    write(tmp_path / "unnamed.extxyz", frames)
+    found = tuned(start, other_theory, tmp_path / "2", replay=str(tmp_path / "unnamed.extxyz"), max_steps=1)
+    assert found.frames["replay"] == len(frames)
+
+
+def test_elements_that_the_weights_know_may_be_validated_and_tested(start, other_theory, xyz, tmp_path):
+    """The new frames have no oxygen."""
+    found = tuned(start, other_theory, tmp_path, valid=str(xyz), test=str(xyz), max_steps=1)
+    assert found.errors["test_energy_MAE_meV"] > 0
+
+
 def test_replayed_energies_move_with_the_references(start):
     frames = frames_of(start.parent)
     both = joined(frames, shifted(frames, {1: 2.0, 6: -1.0}))

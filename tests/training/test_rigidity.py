@@ -122,7 +122,11 @@ def test_command(trained, xyz, structures, tmp_path, monkeypatch):
     weights.write_bytes(trained.read_bytes())
     write("others.extxyz", [a for a in structures if a.info["split"] == "valid"])
     write("far.extxyz", [labelled(bulk("C", "diamond", a=3.57))])
-    words = ["rigidity", str(weights), str(xyz), "--valid", "others.extxyz", "--test", "others.extxyz"]
+    held_out = [a.copy() for a in structures if a.info["split"] == "valid"]
+    for atoms, source in zip(held_out, (a for a in structures if a.info["split"] == "valid"), strict=True):
+        atoms.calc, atoms.info["split"] = source.calc, "test"
+    write("held_out.extxyz", held_out)
+    words = ["rigidity", str(weights), str(xyz), "--valid", "others.extxyz", "--test", "held_out.extxyz"]
     words += ["--outside", "far.extxyz", "--max-frames", "10"]
     result = CliRunner(env={"COLUMNS": "160"}).invoke(app, words)
     assert result.exit_code == 0, result.output
@@ -161,6 +165,8 @@ def test_bad_input(trained, xyz, structures, tmp_path):
     write(tmp_path / "valid.extxyz", [a for a in structures if a.info["split"] == "valid"])
     with pytest.raises(DataError, match="no frames to train: no frame has the split 'train'"):
         add_rigidity(trained, str(tmp_path / "valid.extxyz"), tmp_path)
+    with pytest.raises(DataError, match="No frame has the split 'test', but some have 'valid': give data that have it"):
+        add_rigidity(trained, str(xyz), tmp_path, test=str(tmp_path / "valid.extxyz"))
     write(tmp_path / "copper.extxyz", labelled(bulk("Cu")))
     with pytest.raises(DataError, match="unknown element"):
         add_rigidity(trained, str(tmp_path / "copper.extxyz"), tmp_path, valid=str(xyz))

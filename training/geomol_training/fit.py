@@ -108,7 +108,7 @@ def _fit(recipe: Recipe, out: Path, times: Times, resume: bool, crew: Crew, cons
     parts = read_parts(recipe, out, {} if state is None else state["identity"]["data"], console)
     task = task_of(recipe)
     metadata = metadata_of(recipe, parts)
-    check_alike(parts, metadata)
+    check_alike(recipe, parts, metadata)
     predictor, sizes = prepare(recipe, task, parts, state, start, out, crew.workers, console)
     change = refit_references(recipe, task, predictor, parts, console) if start is not None else None
     change = change if state is None else state["identity"].get("change")

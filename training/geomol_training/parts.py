@@ -201,15 +201,20 @@ def metadata_of(recipe: Recipe, parts: Parts) -> Metadata:
     )
 
 
-def check_alike(parts: Parts, metadata: Metadata) -> None:
-    """Refuse frames to validate or to test that are not of the kind that is learned."""
+def check_alike(recipe: Recipe, parts: Parts, metadata: Metadata) -> None:
+    """Refuse frames to validate or to test that are not of the kind that is learned, or known from the start."""
+    known = set(parts.train.elements)
+    if parts.replay is not None:
+        known.update(parts.replay.elements)
+    if recipe.model.start is not None:
+        known.update(recipe.elements or ())
     for name, frames in (("validation", parts.valid), ("test", parts.test)):
         if frames is not None:
-            _check_part(name, frames, parts.train, metadata)
+            _check_part(name, frames, known, metadata)
 
 
-def _check_part(name: str, frames: Frames, train: Frames, metadata: Metadata) -> None:
-    missing = sorted(set(frames.elements) - set(train.elements))
+def _check_part(name: str, frames: Frames, known: set[int], metadata: Metadata) -> None:
+    missing = sorted(set(frames.elements) - known)
     if missing:
         raise DataError(
             f"The {name} frames have the atomic numbers {missing}, which no training frame has: divide the data in "

@@ -101,7 +101,18 @@ def _count(size: float, total: int) -> int:
 
 
 def of_part(frames: Frames, part: str, *, otherwise_all: bool = False) -> Frames:
-    """The frames whose split is ``part``; where there are none, none or all."""
-    names = np.array([ALIASES.get(str(name), "") for name in frames.split_names])
-    chosen = np.flatnonzero(names[frames.split] == part)
-    return frames if otherwise_all and not len(chosen) else frames.take(chosen)
+    """The frames whose split is ``part``; if asked for, all where no frame has a split.
+
+    Raises:
+        DataError: all were asked for, and frames have other splits only.
+    """
+    names = np.array([ALIASES.get(str(name), "") for name in frames.split_names])[frames.split]
+    chosen = np.flatnonzero(names == part)
+    if otherwise_all and not len(chosen):
+        if names.any():
+            raise DataError(
+                f"No frame has the split '{part}', but some have '{names[names != ''][0]}': give data that have it, or "
+                "none of train, valid and test."
+            )
+        return frames
+    return frames.take(chosen)
