@@ -103,6 +103,11 @@ metadata: {theory: EMT, training_data: some}
         ("batch_edges: 100, ", "", "training: give one of batch_edges, batch_atoms and batch_frames"),
         ("metadata: {theory: EMT, training_data: some}", "", "metadata: Field required"),
         ("name: tiny", "name: tiny\nloss: {energy: 0, forces: 0}", "loss: every weight is zero"),
+        (
+            "name: tiny",
+            "name: tiny\nrelaxation: {energy: 0, displacement: [1, 0]}",
+            "relaxation: energy and the last weight of displacement are zero",
+        ),
         ("name: tiny", "name: tiny\nloss: {kind: l3}", "loss.kind: Input should be 'l1', 'l2' or 'huber'"),
         ("name: tiny", "name: tiny\nloss: {direct_forces: 1}", "with model.config.direct_forces"),
         ("name: tiny", "name: tiny\noptimiser: {betas: [1.5, 0.9]}", "optimiser.betas.0: Input should be less than 1"),

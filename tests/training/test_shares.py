@@ -11,6 +11,7 @@ from ase.io import write
 from geomol_training.batches import make_batch, survey
 from geomol_training.checks import Limits
 from geomol_training.data import load
+from geomol_training.evaluate import predict_frames
 from geomol_training.loss import total_loss
 from geomol_training.packed import open_packed, preprocess
 from geomol_training.readers import Keys, read_rows
@@ -103,3 +104,16 @@ def test_references_are_the_means_of_elements(frames):
     potential = task.make(build_model("est", config))
     task.fit_units(potential, frames, survey(frames, 4.0))
     assert float(potential.reference_energies[29]) == pytest.approx(means[29], abs=0.2)  # but for repulsion
+
+
+def test_they_choose_the_best_weights(frames):
+    """A training with energies of atoms alone has a score."""
+    config = {"elements": (28, 29), "layers": 1, "channels": 8, "cutoff": 4.0}
+    task = PotentialTask(Loss(energy=0.0, forces=0.0, energies=2.0))
+    predicted = predict_frames(task.make(build_model("est", config)), frames, task)
+    assert predicted.energies is not None
+    known = np.repeat(frames.has_energies, frames.n_atoms)
+    apart = np.abs(predicted.energies - frames.energies)[known].mean()
+    found = task.errors(frames, predicted)
+    assert found["atom_energies_MAE_meV"] == pytest.approx(1e3 * apart)
+    assert task.score(found) == pytest.approx(2.0 * apart)

@@ -20,12 +20,14 @@ class Predicted(NamedTuple):
         forces: (N, 3) eV/Å, gradients of the energy.
         stress: (F, 3, 3) eV/Å³.
         direct_forces: (N, 3) eV/Å, of the direct head.
+        energies: (N,) eV, the atoms' shares of the energy.
     """
 
     energy: np.ndarray
     forces: np.ndarray | None = None
     stress: np.ndarray | None = None
     direct_forces: np.ndarray | None = None
+    energies: np.ndarray | None = None
 
 
 class Part(NamedTuple):
@@ -46,6 +48,7 @@ def gather(frames: Frames, parts: Sequence[Part]) -> Predicted:
         _placed(np.zeros_like(frames.forces), atoms, [part.predicted.forces for part in parts]),
         _placed(np.zeros_like(frames.stress), indices, [part.predicted.stress for part in parts]),
         _placed(np.zeros_like(frames.forces), atoms, [part.predicted.direct_forces for part in parts]),
+        _placed(np.zeros_like(frames.energies), atoms, [part.predicted.energies for part in parts]),
     )
 
 

@@ -139,8 +139,8 @@ class Relaxation(Section):
 
     @model_validator(mode="after")
     def _something(self) -> Relaxation:
-        if self.energy == 0 and max(self.displacement) == 0:
-            raise ValueError("every weight is zero: nothing would be learned")
+        if self.energy == 0 and self.displacement[1] == 0:
+            raise ValueError("energy and the last weight of displacement are zero: nothing would be learned in the end")
         return self
 
 

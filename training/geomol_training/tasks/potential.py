@@ -78,6 +78,8 @@ class PotentialTask(Task):
         """Energies, and what else the loss asks for."""
         prediction = self._predict(predictor, batch)
         values = {name: getattr(prediction, name) for name in Predicted._fields}
+        if self.weights.energies == 0:
+            del values["energies"]
         return Predicted(**{k: v.detach().cpu().numpy() for k, v in values.items() if v is not None})
 
     def _predict(self, predictor: Predictor, batch: Batch) -> Prediction:
@@ -87,8 +89,8 @@ class PotentialTask(Task):
         return predictor(graph, forces=self.weights.forces > 0, stress=stress)
 
     def pairs(self, frames: Frames, predicted: Predicted, index: np.ndarray) -> Pairs:
-        """Energies of whole frames in meV and per atom in meV/atom, force components in meV/Å (also of the direct
-        head), stress components in meV/Å³; a quantity that was not predicted is left out.
+        """Energies of whole frames in meV and per atom in meV/atom, shares of single atoms in meV, force components in
+        meV/Å (also of the direct head), stress components in meV/Å³; a quantity that was not predicted is left out.
         """
         atoms = self._compared(frames, index)
         stressed = index[frames.has_stress[index]]
@@ -97,6 +99,9 @@ class PotentialTask(Task):
             ("energy", "meV", MILLI): (predicted.energy[index], frames.energy[index]),
             ("energy", "meV_per_atom", MILLI): (predicted.energy[index] / n_atoms, frames.energy[index] / n_atoms),
         }
+        if predicted.energies is not None:
+            shared = frames.atoms_of(index[frames.has_energies[index]])
+            pairs["atom_energies", "meV", MILLI] = predicted.energies[shared], frames.energies[shared]
         if predicted.forces is not None:
             pairs["forces", "meV_per_A", MILLI] = predicted.forces[atoms], frames.forces[atoms]
         if predicted.direct_forces is not None:
@@ -135,6 +140,7 @@ class PotentialTask(Task):
         weights = self.weights
         parts = (
             (weights.energy, "energy_MAE_meV_per_atom"),
+            (weights.energies, "atom_energies_MAE_meV"),
             (weights.forces, "forces_MAE_meV_per_A"),
             (weights.direct_forces, "direct_forces_MAE_meV_per_A"),
             (weights.stress, "stress_MAE_meV_per_A3"),
