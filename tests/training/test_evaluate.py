@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -13,11 +14,13 @@ from geomol_training import evaluate as evaluation
 from geomol_training.checks import Limits
 from geomol_training.cli import app
 from geomol_training.data import load
+from geomol_training.display import errors_table
 from geomol_training.evaluate import compared, evaluate, plot_parity, predict_frames
 from geomol_training.frames import Row
 from geomol_training.readers import Keys
 from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.tasks import task_of_weights
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ase_geomol.checkpoint import Metadata, load_checkpoint, save_checkpoint
@@ -209,6 +212,14 @@ def test_predictions_that_are_not_finite_are_no_result(checkpoint, xyz, tmp_path
     with pytest.raises(GeoMolError, match="A prediction is not finite"):
         evaluate(tmp_path / "broken.safetensors", str(xyz), tmp_path / "out")
     assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
+
+
+def test_the_cosine_of_forces_is_in_the_table():
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(errors_table("errors", {"all": {"forces_cosine": 0.98765, "EFwT_percent": 12.34}, "one": {}}))
+    words = console.export_text()
+    assert "cosine" in words
+    assert "12.3 │  0.988" in words
 
 
 @pytest.mark.parametrize(("energy", "structure"), [(True, False), (False, True), (True, True)])

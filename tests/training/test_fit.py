@@ -414,6 +414,19 @@ def test_time_for_the_first_validation_is_reserved(make_recipe, tmp_path, monkey
     assert 0.1 * result.step < 2.5  # 0.1 s for 6 atoms of a step, 112 to validate
 
 
+def test_a_time_budget_is_used_once(make_recipe, tmp_path, monkeypatch):
+    """A validation that would take 30 s ends the run long before; resumed, it does not train until then again."""
+    recipe = make_recipe(training={"max_steps": 1000})
+    with monkeypatch.context() as patched:
+        patched.setattr(Keeper, "_reserve", lambda self, fitting: 30.0 if fitting.standing.step == 11 else 0.0)
+        first = fit(recipe, tmp_path, time_budget=30.0, console=quiet())
+    assert (first.step, first.stopped_by) == (12, "time budget used")
+    again = fit(recipe, tmp_path, time_budget=30.0, resume=True, console=quiet())
+    assert (again.step, again.stopped_by) == (12, "nothing was left to do")
+    longer = recipe.model_copy(update={"training": recipe.training.model_copy(update={"max_steps": 14})})
+    assert fit(longer, tmp_path, time_budget=60.0, resume=True, console=quiet()).step == 14
+
+
 def test_a_first_step_that_compiles_says_nothing_of_a_validation(make_recipe, tmp_path, monkeypatch):
     """Of 6 of 112 atoms it takes 0.5 s, which would be 4.7 s for a validation."""
     step, slept = Fitting.training_step, []

@@ -165,7 +165,7 @@ def results_table(title: str, results: dict[str, float]) -> Table:
 
 
 def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
-    """A table of MAE / RMSE with a row for each name in ``rows``."""
+    """A table of MAE / RMSE, cosines and percentages with a row for each name in ``rows``."""
     names = [name for row in rows.values() for name in row if "_MAE_" in name]
     quantities = list(dict.fromkeys(names))
     table = Table(title=escape(title))
@@ -181,6 +181,9 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     for name in shares:
         what, _, note = name.partition("_percent")
         table.add_column(f"{what}\n{note.replace('_', ' ').strip()}\n%", justify="right")
+    cosines = list(dict.fromkeys(name for row in rows.values() for name in row if name.endswith("_cosine")))
+    for name in cosines:
+        table.add_column(name.replace("_", "\n"), justify="right")
     for title_of_row, row in rows.items():
         cells = [f"{row['frames']:.0f}"] if "frames" in row else []
         for name in quantities:
@@ -189,6 +192,7 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
             else:
                 cells.append("-")
         cells += [f"{row[name]:.1f}" if name in row else "-" for name in shares]
+        cells += [f"{row[name]:.3f}" if name in row else "-" for name in cosines]
         table.add_row(escape(title_of_row), *cells)
     return table
 

@@ -25,6 +25,7 @@ PAUSED = "paused"
 """What ended a run whose own time was over, while its training goes on later."""
 STOPPED = ("interrupted", "terminated", PAUSED)
 """What ends a run, and not its training."""
+TIME_USED = "time budget used"
 LAST = "last.pt"
 MODEL = "model.safetensors"
 
@@ -78,6 +79,7 @@ class Keeper(lightning.Callback):
         run: what it keeps.
         stopped_by: what ended this run, empty while it goes on.
         ended_before: what ended the run before.
+        budget_before: s that it had over all runs; 0: no limit, or it did not come to its end.
         elapsed: s over all runs, at the last checkpoint.
     """
 
@@ -85,7 +87,7 @@ class Keeper(lightning.Callback):
         self.run = run
         self._stop_at = stop_at
         self.stopped_by = self.ended_before = ""
-        self.elapsed = 0.0
+        self.elapsed = self.budget_before = 0.0
         self._written = time.monotonic()
         self._after_first_step = 0.0
         self._atoms: int | None = None
@@ -129,7 +131,7 @@ class Keeper(lightning.Callback):
         if extent.steps is not None and standing.step + 1 >= extent.steps:
             self.stopped_by = self.stopped_by or "all steps done"
         if extent.seconds is not None and standing.elapsed + self._reserve(fitting) >= extent.seconds:
-            self.stopped_by = self.stopped_by or "time budget used"
+            self.stopped_by = self.stopped_by or TIME_USED
         if time.monotonic() + self._reserve_of_pause(fitting) >= self._stop_at:
             self.stopped_by = self.stopped_by or PAUSED
         trainer.should_stop = bool(self.stopped_by)
@@ -186,13 +188,16 @@ class Keeper(lightning.Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the last checkpoint."""
-        self.save(_fitting(pl_module))
+        self.save(_fitting(pl_module), ended=True)
 
-    def save(self, fitting: Fitting, not_exported: dict[str, float] | None = None) -> None:
-        """Write the resumable checkpoint; ``not_exported`` are the errors of its mean weights where they come next."""
+    def save(self, fitting: Fitting, not_exported: dict[str, float] | None = None, *, ended: bool = False) -> None:
+        """Write the resumable checkpoint; ``not_exported`` are the errors of its mean weights where they come next.
+
+        ``ended`` says that nothing comes behind it, no validation either.
+        """
         began = time.monotonic()
         more = {"identity": self.run.identity, "stopped_by": self.stopped_by, "not_exported": not_exported}
-        state = fitting.saved() | more
+        state = fitting.saved() | more | {"time_budget": fitting.extent.seconds if ended else None}
         write_state(self.run.out / LAST, state)
         self.elapsed = state["standing"]["elapsed"]
         self._written = time.monotonic()
@@ -203,6 +208,7 @@ class Keeper(lightning.Callback):
         fitting.restore(state)
         self.elapsed = state["standing"]["elapsed"]
         self.ended_before, errors = state.get("stopped_by", ""), state.get("not_exported")  # older ones lack them
+        self.budget_before = state.get("time_budget") or 0.0
         if errors is not None:
             self._export(fitting, errors)
         if not (self.run.out / MODEL).exists():

@@ -13,7 +13,7 @@ from ase_geomol.files import make_folder, write_atomically
 
 from .batches import Plan
 from .display import Display
-from .keeper import LAST, MODEL, STOPPED, Keeper, read_state
+from .keeper import LAST, MODEL, STOPPED, TIME_USED, Keeper, read_state
 from .loop import Supply, train
 from .objective import Fitting
 from .processes import Crew
@@ -137,6 +137,8 @@ def run_to_end(
     if state is not None:
         keeper.restore(fitting, state)
     unfinished = fitting.extent.progress(standing.step, standing.elapsed) < 1
+    if keeper.ended_before == TIME_USED:  # before its last second, to leave time for a validation
+        unfinished &= fitting.extent.seconds is None or fitting.extent.seconds > keeper.budget_before
     unfinished &= not out_of_patience(standing, fitting.recipe.training.patience)
     if unfinished:
         (out / RESULT).unlink(missing_ok=True)  # of a shorter training that goes on
