@@ -3,11 +3,10 @@
 Points on a sphere break the symmetry of rotations a little, and a cluster in vacuum is turned by what they break. A
 cluster of 13 atoms (cuboctahedral copper; for a network that does not know copper, ethanol) moves for 10 ps at constant
 energy (velocity Verlet, 0.5 fs, double precision), with the same weights on exact rules and on Fibonacci lattices. It
-starts at its minimum, without momentum or angular momentum, with velocities of 600 K: half of that turns into potential
-energy, so that the run is at about 300 K. "Angular momentum": its largest size on the way, over that of one degree of
-freedom in equipartition at 300 K, the root of ``kT I`` with the mean moment of inertia I. A potential with all
-symmetries leaves only rounding. "Drift": of the total energy, which all points conserve, since forces are gradients.
-Rows are kept as they are computed.
+starts at its minimum, without momentum or angular momentum, with velocities of 600 K: some of that turns into potential
+energy. "Angular momentum": its largest size on the way, over that of one degree of freedom in equipartition at 300 K,
+the root of ``kT I`` with the mean moment of inertia I. A potential with all symmetries leaves only rounding. "Drift":
+of the total energy, which all points conserve, since forces are gradients. Rows are kept as they are computed.
 """
 
 from __future__ import annotations
