@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import geomol_training
@@ -37,6 +39,19 @@ def test_every_recipe_says_what_it_would_do(path, tmp_path, monkeypatch):
     for words in ("data to train", "learns", "parameters", "MB for weights", "batches", "ends"):
         assert words in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_for_molecule3d_trains_what_its_comment_says():
+    path = RECIPES / "pcqm4mv2_gap.yaml"
+    header = path.read_text().split("\nname: ")[0].replace("# ", "").replace("\\\n", "")
+    (command,) = (line for line in header.splitlines() if "molecule3d-gap" in line)
+    words = shlex.split(command)
+    recipe = load_recipe(path, [word for flag, word in pairwise(words) if flag == "--set"])
+    config = recipe.model.config
+    assert (config["layers"], config["channels"], config["ffn_channels"], config["heads"]) == (12, 768, 768, 48)
+    assert (recipe.optimiser.lr, recipe.schedule.warmup_steps, recipe.training.max_steps) == (3e-4, 60_000, 10**6)
+    assert "PCQM4Mv2" not in recipe.metadata.training_data + recipe.description
+    assert "MMFF94s" not in recipe.metadata.theory
 
 
 def test_a_dry_run_says_what_would_run(tmp_path, xyz):
