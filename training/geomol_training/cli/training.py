@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ase_geomol.errors import ConfigError
 
-from .common import Changes, packages, parse_duration
+from .common import Changes, EnergyKey, ForcesKey, Labels, SkipBad, StressKey, packages, parse_duration
 
 GOES_ON = 75
 """Exit status of a run that paused; sysexits.h: temporary failure, try again."""
@@ -106,7 +106,10 @@ def finetune(
     test: Annotated[str | None, typer.Option(help="A file whose errors before and after go on the card.")] = None,
     replay: Annotated[
         str | None,
-        typer.Option(help="Structures labelled with the theory of CHECKPOINT, to learn beside the new ones."),
+        typer.Option(
+            help="Structures labelled with the theory of CHECKPOINT, to learn beside the new ones. Their labels are "
+            "energy, forces and stress (of rMD17 the revised ones), whatever names those of DATA have."
+        ),
     ] = None,
     replay_share: Annotated[float, typer.Option(help="Of all frames that are learned from.")] = 0.25,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; default: that of the method.")] = None,
@@ -122,11 +125,11 @@ def finetune(
     energy_weight: Annotated[float, typer.Option(min=0, help="Of energies (eV/atom) in the loss.")] = 5.0,
     forces_weight: Annotated[float, typer.Option(min=0, help="Of forces (eV/Å).")] = 1.0,
     stress_weight: Annotated[float, typer.Option(min=0, help="Of stresses (eV/Å³); 50 is a good one.")] = 0.0,
-    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
-    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
-    stress_key: Annotated[str, typer.Option(help="Name of the stress (eV/Å³).")] = "stress",
-    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
-    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    labels: Labels = "revised",
+    skip_bad: SkipBad = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of frames and of the batches.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; default: runs/finetune- and the data's name.")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ase_geomol.cli.common import progress
 
-from .common import packages, stoppable
+from .common import EnergyKey, ForcesKey, Labels, SkipBad, StressKey, packages, stoppable
 
 
 def evaluate(
@@ -24,11 +24,11 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of the results, in which several data have one each; default: evaluation/ and PATH."),
     ] = None,
-    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
-    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
-    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
-    stress_key: Annotated[str, typer.Option(help="Name of the stress (eV/Å³).")] = "stress",
-    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    labels: Labels = "revised",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    skip_bad: SkipBad = False,
     max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
     free_atoms: Annotated[bool, typer.Option(help="Compare forces of free atoms only, as OC20 does.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
@@ -200,10 +200,10 @@ def rigidity(
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Take so many random training frames.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of that choice.")] = 0,
-    labels: Annotated[str, typer.Option(help="Labels of an rMD17 file: revised or original.")] = "revised",
-    energy_key: Annotated[str, typer.Option(help="Name of the energy (eV) in the data.")] = "energy",
-    forces_key: Annotated[str, typer.Option(help="Name of the forces (eV/Å).")] = "forces",
-    skip_bad: Annotated[bool, typer.Option(help="Leave bad rows out instead of stopping.")] = False,
+    labels: Labels = "revised",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    skip_bad: SkipBad = False,
     max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
 ) -> None:
