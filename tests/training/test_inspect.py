@@ -105,8 +105,18 @@ def test_frames_that_repeat_others():
 def test_outliers_are_named():
     rows = [row_of_atoms(atoms, Keys()) for atoms in structures(count=30)]
     rows[17] = rows[17]._replace(forces=1e3 * rows[17].forces, group="other")
+    rows = [row._replace(trajectory="ab"[number > 10], name=f"n{number}") for number, row in enumerate(rows)]
     found = inspect(pack(rows))
-    assert any("unusual largest force, such as frame 17 " in sentence for sentence in found.warnings)
+    assert any("unusual largest force, such as frame 6 of b (called n17) " in sentence for sentence in found.warnings)
+
+
+def test_outliers_are_found_in_their_file(tmp_path: Path):
+    frames = structures(count=30)
+    frames[17].calc.results["forces"] *= 1e3
+    for name, part in (("a", frames[:12]), ("b", frames[12:])):
+        write(tmp_path / f"{name}.extxyz", part)
+    told = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["inspect", str(tmp_path)]).output
+    assert f"unusual largest force, such as frame 5 of {tmp_path / 'b.extxyz'} (counted" in told
 
 
 def test_charges_and_cells():

@@ -197,20 +197,32 @@ def test_all_files_of_a_folder_have_tables_or_none(tmp_path: Path):
 
 def as_data(run: list[Atoms], sid: int):
     """An object of torch-geometric with the fields of the published files."""
+    return _as_data(
+        run[0],
+        y_init=run[0].get_potential_energy() - REFERENCE,
+        y_relaxed=run[-1].get_potential_energy() - REFERENCE,
+        pos_relaxed=torch.tensor(run[-1].positions, dtype=torch.float32),
+        sid=sid,
+    )
+
+
+def as_frame(atoms: Atoms, sid: int, fid: int):
+    """The same with the fields of S2EF."""
+    force = torch.tensor(atoms.get_forces(apply_constraint=False), dtype=torch.float32)
+    return _as_data(atoms, y=atoms.get_potential_energy() - REFERENCE, force=force, sid=sid, fid=fid)
+
+
+def _as_data(atoms: Atoms, **more):
     from torch_geometric.data import Data
 
-    first, last = run[0], run[-1]
     return Data(
-        pos=torch.tensor(first.positions, dtype=torch.float32),
-        cell=torch.tensor(first.cell.array, dtype=torch.float32).view(1, 3, 3),
-        atomic_numbers=torch.tensor(first.numbers, dtype=torch.float32),
-        natoms=len(first),
-        tags=torch.tensor(first.get_tags()),
-        fixed=torch.tensor(fixed_of(first), dtype=torch.float32),
-        y_init=first.get_potential_energy() - REFERENCE,
-        y_relaxed=last.get_potential_energy() - REFERENCE,
-        pos_relaxed=torch.tensor(last.positions, dtype=torch.float32),
-        sid=sid,
+        pos=torch.tensor(atoms.positions, dtype=torch.float32),
+        cell=torch.tensor(atoms.cell.array, dtype=torch.float32).view(1, 3, 3),
+        atomic_numbers=torch.tensor(atoms.numbers, dtype=torch.float32),
+        natoms=len(atoms),
+        tags=torch.tensor(atoms.get_tags()),
+        fixed=torch.tensor(fixed_of(atoms), dtype=torch.float32),
+        **more,
     )
 
 
@@ -240,6 +252,23 @@ def test_is2re(runs, tmp_path: Path):
     check_relaxations(load(str(tmp_path / "data.aselmdb"), Keys(), Limits()).frames, runs)
     with pytest.raises(OutputError, match="exists"):
         write_aselmdb(tmp_path / "data.aselmdb", rows)
+
+
+def test_s2ef_in_databases(runs, tmp_path: Path):
+    """LMDB of torch-geometric's objects, as S2EF was used, and what `convert` makes of it."""
+    pytest.importorskip("torch_geometric")
+    write_lmdb(tmp_path / "data.lmdb", [as_frame(a, 7 + i, j) for i, run in enumerate(runs) for j, a in enumerate(run)])
+    write_aselmdb(tmp_path / "data.aselmdb", read_rows(tmp_path / "data.lmdb", Keys()))
+    structures = [atoms for run in runs for atoms in run]
+    for name in ("data.lmdb", "data.aselmdb"):
+        frames = load(str(tmp_path / name), Keys(), Limits()).frames
+        check(frames, structures, [a.get_potential_energy() - REFERENCE for a in structures])
+        assert frames.has_forces.all()
+        assert not frames.has_relaxed.any()
+        forces = np.concatenate([a.get_forces(apply_constraint=False) for a in structures])
+        np.testing.assert_allclose(frames.forces, forces, atol=1e-5)
+        assert frames.name[:2].tolist() == ["7_0", "7_1"]
+        assert len(set(frames.group)) == len(set(frames.trajectory)) == len(runs)
 
 
 def test_the_first_generation_of_objects(tmp_path: Path):

@@ -115,10 +115,17 @@ def _outliers(frames: Frames, left: np.ndarray, lengths: np.ndarray) -> list[str
         if len(far) and len(far) < len(frames) / 4:
             worst = far[np.argsort(-np.abs(values[far] - middle))][:SHOWN]
             found.append(
-                f"{len(far)} frames have an unusual {what}, such as frame {', '.join(map(str, worst))} (of all that "
-                "were read, counted from 0): look at them, or leave them out with data.max_force."
+                f"{len(far)} frames have an unusual {what}, such as {', '.join(_place(frames, f) for f in worst)} "
+                "(counted from 0, without bad rows): look at them, or leave them out with data.max_force."
             )
     return found
+
+
+def _place(frames: Frames, frame: int) -> str:
+    """Where a frame is found: its number in its file or trajectory, and its name, if it has one."""
+    trajectory, name = frames.trajectory_names[frames.trajectory[frame]], frames.name[frame]
+    number = int((frames.trajectory[:frame] == frames.trajectory[frame]).sum())
+    return f"frame {number}" + (f" of {trajectory}" if trajectory else "") + (f" (called {name})" if name else "")
 
 
 def _duplicates(frames: Frames) -> list[str]:
