@@ -579,6 +579,17 @@ def test_threads_are_as_before_afterwards(make_recipe, tmp_path, monkeypatch):
     assert given == [2, 2, 1, 4]
 
 
+def test_the_number_of_workers_is_said_where_it_matters(make_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("geomol_training.fit._fit", lambda *_: None)
+    for workers, cuda, told in ((0, False, ""), (2, False, "2 workers make"), (0, True, "0 workers make")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        console = quiet()
+        fit(make_recipe(), tmp_path, workers=workers, console=console)
+        assert console.file.getvalue().startswith(told)
+        assert bool(console.file.getvalue()) is bool(told)
+
+
 def test_nothing_ends_it(make_recipe, tmp_path):
     with pytest.raises(ConfigError, match="Nothing ends this training"):
         fit(make_recipe(data={"train": "absent"}, training={"max_steps": None}), tmp_path, console=quiet())

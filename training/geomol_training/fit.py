@@ -87,13 +87,16 @@ def fit(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or max(1, before // on_this_machine(processes)))
     try:
+        console = console or Console()
         crew = Crew(processes, room_for_workers(processes) if workers is None else workers)
+        if crew.workers or torch.cuda.is_available():
+            console.print(f"{crew.workers} workers make the batches of each process.", highlight=False)
         with workers_watched(), alone_in(out):
             if isinstance(recipe, FlowRecipe):
                 from .conformers.fit import fit_flow  # needs RDKit
 
-                return fit_flow(recipe, out, times, resume, crew, console or Console())
-            return _fit(recipe, out, times, resume, crew, console or Console())
+                return fit_flow(recipe, out, times, resume, crew, console)
+            return _fit(recipe, out, times, resume, crew, console)
     finally:
         torch.set_num_threads(before)
 
