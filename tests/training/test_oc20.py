@@ -524,6 +524,19 @@ def ends(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("spins", "told"), [((2, 4), True), ((1, 3), False), ((2, 1), False)])
+def test_packed_data_tell_whether_spins_fit(spins, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """355 electrons want an even multiplicity; an atom alone, whose spin does not fit, does not count."""
+    copper, slab = Atoms("Cu"), relaxations(1)[0]._replace(charge=1)
+    copper.calc = SinglePointCalculator(copper, energy=0.0)
+    for number, row in enumerate((row_of_atoms(copper, Keys()), *(slab._replace(spin=spin) for spin in spins))):
+        write_aselmdb(tmp_path / f"{number}.aselmdb", [row])
+    frames, _ = preprocess(f"{tmp_path}/*.aselmdb", tmp_path / "packed")
+    assert load(f"{tmp_path}/*.aselmdb", Keys(), Limits()).frames.spins_told is told
+    monkeypatch.setattr("geomol_training.frames.spins_fit", lambda _: pytest.fail("all atoms were read"))
+    assert frames.spins_told is told
+
+
 def test_elements_of_packed_data_are_known_without_a_look_at_all_atoms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_aselmdb(tmp_path / "a.aselmdb", relaxations(2))
     preprocess(str(tmp_path / "a.aselmdb"), tmp_path / "packed")

@@ -155,6 +155,15 @@ class Frames:
         """Atomic numbers that occur, ascending."""
         return tuple(int(number) for number in np.flatnonzero(np.bincount(self.numbers)))
 
+    @cached_property
+    def spins_told(self) -> bool:
+        """Whether every multiplicity fits its number of electrons; else the data left it at the default.
+
+        Free atoms, which have spins of their own, count where there is nothing else only.
+        """
+        fits, many = spins_fit(self), self.n_atoms > 1
+        return bool(fits[many].all() if many.any() else fits.all())
+
     def atoms_of(self, index: np.ndarray) -> np.ndarray:
         """Positions, in the per-atom arrays, of all atoms of the structures ``index``, one after the other."""
         counts = self.counts(index)
@@ -170,6 +179,12 @@ class Frames:
             else:
                 taken[name] = values if name.endswith("_names") else values[atoms if name in OF_ATOMS else index]
         return completed(taken)
+
+
+def spins_fit(frames: Frames) -> np.ndarray:
+    """Whether the multiplicity (F,) of each structure fits its number of electrons."""
+    electrons = np.add.reduceat(frames.numbers, frames.offsets[:-1]) - frames.charge
+    return (electrons - frames.spin) % 2 == 1
 
 
 def told_arrays(frames: Frames) -> dict[str, np.ndarray]:

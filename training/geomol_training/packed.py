@@ -26,7 +26,7 @@ from ase_geomol.files import make_folder, write_atomically
 
 from .alone import alone_in
 from .checks import Inspector, Limits, describe_skipped
-from .frames import CODED, OF_ATOMS, TOLD, Frames, completed, load_frames, pack, save_frames
+from .frames import CODED, OF_ATOMS, TOLD, Frames, completed, load_frames, pack, save_frames, spins_fit
 from .pool import in_processes
 from .readers import Keys, parts_of, read_rows
 from .sources import find_files, fingerprint
@@ -173,6 +173,14 @@ class _Whole:
     charges: set[int] = field(default_factory=set)
     spins: set[int] = field(default_factory=set)
     periodic: bool = False
+    several_atoms: bool = False
+    spins_of_several: bool = True
+    spins_of_all: bool = True
+
+    @property
+    def spins_told(self) -> bool:
+        """As `Frames.spins_told`."""
+        return self.spins_of_several if self.several_atoms else self.spins_of_all
 
     def add(self, part: Frames) -> None:
         """Count one more shard in."""
@@ -183,6 +191,11 @@ class _Whole:
         self.charges.update(np.unique(part.charge).tolist())
         self.spins.update(np.unique(part.spin).tolist())
         self.periodic |= bool(part.pbc.any())
+        if len(part):
+            fits, several = spins_fit(part), part.n_atoms > 1
+            self.several_atoms |= bool(several.any())
+            self.spins_of_several &= bool(fits[several].all())
+            self.spins_of_all &= bool(fits.all())
         for kind, codes in self.names.items():
             for name in getattr(part, f"{kind}_names"):
                 codes.setdefault(str(name), len(codes))
@@ -211,6 +224,7 @@ def _join(shards: list[Path], out: Path, identity: str, keys: Keys, limits: Limi
         "charges": sorted(whole.charges),
         "spins": sorted(whole.spins),
         "periodic": whole.periodic,
+        "spins_told": whole.spins_told,
         "skipped": dict(skipped),
     }
     write_atomically(out / CONTENT, json.dumps(content, indent=1).encode())
@@ -274,6 +288,8 @@ def open_packed(folder: Path) -> tuple[Frames, Counter[str]]:
             raise ValueError("its arrays are not as long as it says")
         frames, skipped = completed(arrays), Counter(content["skipped"])
         frames.__dict__["elements"] = tuple(content["elements"])  # a look at each atom would read the whole set
+        if "spins_told" in content:  # older ones lack it
+            frames.__dict__["spins_told"] = content["spins_told"]
     except Exception as error:  # numpy has many ways to say that a file is damaged
         raise DataError(f"The packed data {folder} is damaged: preprocess again ({error}).") from error
     return frames, skipped

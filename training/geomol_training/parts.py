@@ -196,7 +196,7 @@ def metadata_of(recipe: Recipe, parts: Parts) -> Metadata:
         training_data=data,
         licence=recipe.metadata.licence,
         charges=(int(charges[0]),),
-        spins=(int(spins[0]),) if _spins_are_told(train, many) else (),
+        spins=(int(spins[0]),) if train.spins_told else (),
         forces="direct" if recipe.loss.direct_forces > 0 and recipe.loss.forces == 0 else "gradient",
     )
 
@@ -224,9 +224,3 @@ def _check_part(name: str, frames: Frames, known: set[int], metadata: Metadata) 
     spins = sorted(set(frames.spin[frames.n_atoms > 1].tolist()) - set(metadata.spins or frames.spin.tolist()))
     if charges or spins:
         raise DataError(f"The {name} frames have charges {charges} and spins {spins} that no training frame has.")
-
-
-def _spins_are_told(train: Frames, many: np.ndarray) -> bool:
-    """Whether every multiplicity fits its number of electrons; else the data left it at the default."""
-    electrons = np.add.reduceat(train.numbers, train.offsets[:-1]) - train.charge
-    return bool(((electrons - train.spin)[many] % 2 == 1).all())
