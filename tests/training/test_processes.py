@@ -152,12 +152,31 @@ def torchrun(*arguments: str, program: tuple[str, ...] = COMMAND) -> subprocess.
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=one_thread())
 
 
+EACH_WRITES_ITS_WEIGHTS = """
+import os
+from pathlib import Path
+import torch
+from geomol_training import cli, objective
+
+def write_weights(self):
+    weights = [part.state_dict() for part in (self.predictor, self.averaged)]
+    torch.save(weights, Path(__file__).with_name(os.environ["RANK"] + ".pt"))
+
+objective.Fitting.on_train_end = write_weights
+cli.main()
+"""
+
+
 def test_torchrun(recipe, two, tmp_path):
-    """Processes that torchrun started learn the same; one of them writes, and a finished run ends well."""
-    path, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    """Processes that torchrun started learn the same, bit by bit; one of them writes, and a finished run ends well."""
+    path, out, program = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "program.py"
     path.write_text(recipe.model_dump_json(exclude_none=True))
-    done = torchrun("fit", str(path), "--out", str(out))
+    program.write_text(EACH_WRITES_ITS_WEIGHTS)
+    done = torchrun("fit", str(path), "--out", str(out), program=(str(program),))
     assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
     assert done.stdout.count("all steps done") == 1
     found = read_state(out / "last.pt", "identity")
     wanted = read_state(two.model.with_name("last.pt"), "identity")
