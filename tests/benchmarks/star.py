@@ -2,13 +2,14 @@
 
 Two graphs: an atom with n spokes in a plane, and the same turned by 2 pi / (n + m), with a random m from 1 to n (Joshi
 et al. 2023). One layer, a classifier on features pooled over the atoms; training, validation and test are these two
-graphs (Adam at 1e-4, at most 100 epochs, ten seeds, three for a hundred spokes). Accuracy in percent by three
-read-outs: "coefficients" of degree L and lower with an exact rule, where theory allows 50 % for n > L; "grid values"
-inside the layer, which hold higher degrees; "lattice": coefficients with the paper's Fibonacci points, whose errors
-depend on the frame: what it gains over the first would be an error of sampling, no expressiveness. "Difference" is the
-relative one of the pooled features before training; where it is below 1e-12, there is nothing to learn, and accuracy is
-50 % without a training. These trainings are short and slow: they find differences from about 0.1, so that 50 % alone does
-not say that nothing is there. Rows are kept as they are computed.
+graphs (Adam at 1e-4, at most 100 epochs, ten seeds, three for a hundred spokes). Accuracy in percent by three read-
+outs: "coefficients" of degree L and lower with an exact rule, where theory allows 50 % for n > L; "grid values" inside
+the layer, which hold higher degrees; "lattice": coefficients with the paper's Fibonacci points, whose errors depend on
+the frame: what it gains over the first would be an error of sampling, no expressiveness. "Difference" is the relative
+one of the pooled features before training; where it is below 1e-10, there is nothing but rounding, and accuracy is 50 %
+without a training. These trainings are short and slow: they find differences from about 0.1, so that 50 % alone does
+not say that nothing is there. A hundred spokes at degree 10 are left out: their differences are 1e-5 and less, and to
+find nothing takes three hours. Rows are kept as they are computed.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from ase_geomol.models.est import EST, ESTConfig
 from ase_geomol.models.est.edges import make_edges
 from ase_geomol.models.est.update import SphericalExperts
 
+LEFT_OUT = (10, 100)
 FOLDS, SEEDS, FEW_SEEDS, EPOCHS, CHANNELS = (2, 3, 5, 10, 100), 10, 3, 100, 8
 EXACT = {1: "icosahedral-32", 2: "icosahedral-72", 3: "lebedev-110", 5: "lebedev-194", 10: "lebedev-302"}
 """The exact rule of each degree."""
-NOTHING = 1e-12
+NOTHING = 1e-10
 ACCURACY = "of both graphs by the same weights"
 SETTINGS = {
     "accuracy": ACCURACY,
@@ -52,7 +54,7 @@ class Star(NamedTuple):
 
 def run(smoke: bool) -> Answer:
     """One row for each degree and fold."""
-    pairs = [(lmax, fold) for lmax in EXACT for fold in FOLDS]
+    pairs = [(lmax, fold) for lmax in EXACT for fold in FOLDS if (lmax, fold) != LEFT_OUT]
     work = {f"degree-{lmax}-fold-{fold}": (lmax, fold) for lmax, fold in (pairs[1:2] if smoke else pairs)}
     with work_folder("star", SETTINGS, smoke) as folder:
         found = each(work, partial(_row, smoke=smoke), folder)
