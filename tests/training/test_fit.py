@@ -110,7 +110,13 @@ def test_killed_run_goes_on_from_its_last_checkpoint(make_recipe, tmp_path, monk
 def test_computing_again_changes_nothing(make_recipe, tmp_path, monkeypatch, architecture, dropout):
     """Only the memory: blocks are run once more for the derivatives, with the same dropout."""
     calls, plain = [], checkpointing.checkpoint
-    monkeypatch.setattr(checkpointing, "checkpoint", lambda *a, **k: calls.append(1) or plain(*a, **k))
+
+    def counted(function, *given, **options):
+        if isinstance(function, torch.nn.Module):  # EST forgets parts of its messages in any case
+            calls.append(1)
+        return plain(function, *given, **options)
+
+    monkeypatch.setattr(checkpointing, "checkpoint", counted)
     states = []
     for recompute in (False, True):
         recipe = make_recipe(training={"max_steps": 5, "precision": "float64", "recompute": recompute})

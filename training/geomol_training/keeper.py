@@ -197,7 +197,8 @@ class Keeper(lightning.Callback):
         """
         began = time.monotonic()
         more = {"identity": self.run.identity, "stopped_by": self.stopped_by, "not_exported": not_exported}
-        state = fitting.saved() | more | {"time_budget": fitting.extent.seconds if ended else None}
+        more["time_budget"] = fitting.extent.seconds if ended else None
+        state = fitting.saved() | more
         write_state(self.run.out / LAST, state)
         self.elapsed = state["standing"]["elapsed"]
         self._written = time.monotonic()
