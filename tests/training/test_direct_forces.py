@@ -118,12 +118,15 @@ def test_a_fine_tuning_learns_as_they_were_learned(trained, slabs, tmp_path):
 
 
 def test_a_rigidity_is_compared_with_errors_of_these_forces(trained, slabs, tmp_path):
+    held_out = [atoms.copy() for atoms in slabs[:3]]
+    for atoms, source in zip(held_out, slabs, strict=False):
+        atoms.calc, atoms.info = source.calc, {"split": "valid"}
     write(tmp_path / "train.extxyz", slabs[3:])
-    write(tmp_path / "test.extxyz", slabs[:3])
+    write(tmp_path / "valid.extxyz", held_out)
     out = tmp_path / "rigid.safetensors"
-    add_rigidity(trained.model, f"{tmp_path}/train.extxyz", tmp_path, save_as=out, valid=f"{tmp_path}/test.extxyz")
+    add_rigidity(trained.model, f"{tmp_path}/train.extxyz", tmp_path, save_as=out, valid=f"{tmp_path}/valid.extxyz")
     potential = load_checkpoint(out).potential
-    frames = load(f"{tmp_path}/test.extxyz", Keys(), Limits()).frames
+    frames = load(f"{tmp_path}/valid.extxyz", Keys(), Limits()).frames
     direct = deviations(potential, frames, lambda *_: None, direct_forces=True).atoms[:, 1]
     gradient = deviations(potential, frames, lambda *_: None).atoms[:, 1]
     assert direct.mean() < gradient.mean()
