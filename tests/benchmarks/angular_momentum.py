@@ -44,6 +44,7 @@ LEFT_OUT = (
     "lebedev-194",
     "fibonacci-132, quadrature",
     "fibonacci-132, least squares",
+    "fibonacci-256, quadrature",
     "fibonacci-256, least squares",
     "e3nn",
 )
