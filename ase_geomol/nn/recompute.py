@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 PART = {"cpu": 2**8, "cuda": 2**14}
-"""Atoms that are computed at once. On processors the system takes blocks of memory above 32 MB back after each use, and
-gives them page by page: at thousands of atoms that takes longer than the arithmetic."""
+"""Atoms, or edges, that are computed at once. On processors the system takes blocks of memory above 32 MB back after each
+use, and gives them page by page: at thousands of atoms that takes longer than the arithmetic."""
 FEW_PARTS = 4
 """Up to so many are computed as one."""
 
 
 def part_size(rows: int, device: torch.device) -> int:
-    """How many of so many atoms are computed at once."""
+    """How many of so many atoms, or edges, are computed at once."""
     size = PART.get(device.type, PART["cpu"])
     return rows if rows <= FEW_PARTS * size else size
 

@@ -2,14 +2,14 @@
 
 Two graphs: an atom with n spokes in a plane, and the same turned by 2 pi / (n + m), with a random m from 1 to n (Joshi
 et al. 2023). One layer, a classifier on features pooled over the atoms; training, validation and test are these two
-graphs (Adam at 1e-4, at most 100 epochs, ten seeds, three for a hundred spokes). Accuracy in percent by three read-
-outs: "coefficients" of degree L and lower with an exact rule, where theory allows 50 % for n > L; "grid values" inside
-the layer, which hold higher degrees; "lattice": coefficients with the paper's Fibonacci points, whose errors depend on
-the frame: what it gains over the first would be an error of sampling, no expressiveness. "Difference" is the relative
-one of the pooled features before training; where it is below 1e-10, there is nothing but rounding, and accuracy is 50 %
-without a training. These trainings are short and slow: they find differences from about 0.1, so that 50 % alone does
-not say that nothing is there. A hundred spokes at degree 10 are left out: their differences are 1e-5 and less, and to
-find nothing takes three hours. Rows are kept as they are computed.
+graphs (Adam at 1e-4, at most 100 epochs, ten seeds, three for a hundred spokes). Accuracy in percent by three
+read-outs: "coefficients" of degree L and lower with an exact rule, where theory allows 50 % for n > L; "grid values"
+inside the layer, which hold higher degrees; "lattice": coefficients with the paper's Fibonacci points, whose errors
+depend on the frame: what it gains over the first would be an error of sampling, no expressiveness. "Difference" is the
+relative one of the pooled features before training; where it is below 1e-10, there is nothing but rounding, and
+accuracy is 50 % without a training. These trainings are short and slow: they find differences from about 0.1, so that
+50 % alone does not say that nothing is there. A hundred spokes at degree 10 are left out: they would take hours. Rows
+are kept as they are computed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ FOLDS, SEEDS, FEW_SEEDS, EPOCHS, CHANNELS = (2, 3, 5, 10, 100), 10, 3, 100, 8
 EXACT = {1: "icosahedral-32", 2: "icosahedral-72", 3: "lebedev-110", 5: "lebedev-194", 10: "lebedev-302"}
 """The exact rule of each degree."""
 NOTHING = 1e-10
+"""Relative differences below this are rounding."""
 ACCURACY = "of both graphs by the same weights"
 SETTINGS = {
     "accuracy": ACCURACY,
     "seeds": SEEDS,
     "seeds of 100 spokes": FEW_SEEDS,
     "epochs": EPOCHS,
+    "no difference below": NOTHING,
     "channels": CHANNELS,
     "points": EXACT,
 }

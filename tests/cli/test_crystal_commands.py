@@ -382,7 +382,9 @@ def test_a_relaxed_cell_is_told(cli, here, copper):
 
 def test_crystals_are_files(cli):
     for command in ("eos", "elastic", "phonons", "surface"):
-        assert "SMILES" not in cli(command, "--help").stdout
+        told = cli(command, "--help")
+        assert told.exit_code == 0
+        assert "SMILES" not in told.stdout
     assert "SMILES" in cli("relax", "--help").stdout
 
 

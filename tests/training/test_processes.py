@@ -189,7 +189,7 @@ def test_torchrun(recipe, two, tmp_path):
 
 @needs_signals
 def test_torchrun_that_is_asked_to_terminate(make_recipe, tmp_path):
-    """As a cluster does where time is over, and each of its processes, too: all is saved, and goes on."""
+    """As a cluster does where time is over: all is saved, and goes on."""
     path, out = tmp_path / "recipe.yaml", tmp_path / "run"
     path.write_text(make_recipe(training={"max_steps": 100_000}).model_dump_json(exclude_none=True))
     command = [*TORCHRUN, *COMMAND, "fit", str(path), "--out", str(out), "--time-budget", "60s"]

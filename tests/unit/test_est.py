@@ -107,6 +107,7 @@ def test_modes_set_what_is_not_given():
         ({"lmax": 13}, "12"),
         ({"lmax": 2.5}, "lmax"),
         ({"lmax": None}, "lmax"),
+        ({"channels": math.inf}, "channels"),
         ({"expert_channels": 0}, "expert_channels"),
     ],
 )
@@ -474,7 +475,10 @@ def test_zonal_message_in_parts(monkeypatch: pytest.MonkeyPatch):
     edges, x = make_edges(11, 2, config.radial_channels), torch.randn(2, 9, 8, requires_grad=True)
     whole = message(x, edges)[0]
     monkeypatch.setattr(recompute, "PART", {"cpu": 2})
+    sizes, told = [], message._told
+    monkeypatch.setattr(message, "_told", lambda both, *rest: sizes.append(len(both)) or told(both, *rest))
     parts = message(x, edges)[0]
+    assert sizes == [2, 2, 2, 2, 2, 1]
     assert torch.allclose(parts, whole, atol=1e-13)
     slopes = [torch.autograd.grad(heard.square().sum(), x)[0] for heard in (whole, parts)]
     assert torch.allclose(*slopes, atol=1e-12)

@@ -107,7 +107,7 @@ class ESTConfig(BaseModel):
             return given
         try:  # 2.0 and "2" are numbers, too
             lmax, channels = int(given.get("lmax", 2)), int(given.get("channels", 32))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return given  # what is wrong with them is said by their own checks
         implied: dict[str, Any] = {
             "points": EXACT_RULES.get(lmax, LARGEST_RULE),

@@ -58,7 +58,8 @@ class Edges(NamedTuple):
         return values.index_select(0, self.sender)
 
     def gather(self, messages: Tensor) -> Tensor:
-        """Sum messages (E, …) over the edges of each receiver (n, …), each times its envelope; not in blocks."""
+        """Sum messages (E, …) over the edges of each receiver (n, …), each times its envelope."""
+        assert self.blocks is None
         weighted = messages * self.envelope.view(-1, *[1] * (messages.dim() - 1))
         return segment_sum(weighted, self.receiver, self.n_atoms)
 
