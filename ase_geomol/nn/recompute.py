@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 PART = {"cpu": 2**8, "cuda": 2**14}
-"""Atoms, or edges, that are computed at once. On processors the system takes blocks of memory above 32 MB back after each
-use, and gives them page by page: at thousands of atoms that takes longer than the arithmetic."""
+"""Atoms, or edges, that are computed at once. On processors the system takes blocks of memory above 32 MB back after
+each use, and gives them page by page: at thousands of atoms that takes longer than the arithmetic."""
 FEW_PARTS = 4
 """Up to so many are computed as one."""
 
