@@ -126,8 +126,8 @@ class Sphere(ExactConstants):
     ``Yᵀ W`` where the rule is exact to degree ``2 lmax``. Quadrature with other rules is here to be measured.
 
     Even and odd degrees are not kept apart, which at pairs of opposite points halves the products: the icosahedral
-    rules of 72 and 132 points have no such pairs but the 12 vertices. On others it would make the transforms 1.5 to 1.9
-    times as fast, which are an eighth of an update's time (`tests/benchmarks/layers.py`).
+    rules of 72 and 132 points have no such pairs but the 12 vertices. On others it would make the transforms 1.1 to 1.2
+    times as fast, which are a sixth of an update's time (`tests/benchmarks/layers.py`).
 
     Attributes:
         points: (N, 3) unit vectors.
