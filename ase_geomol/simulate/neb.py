@@ -120,7 +120,7 @@ def see_ends(first: Atoms, last: Atoms, apart: float = 1e-4) -> None:
     if not np.allclose(first.cell, last.cell, atol=1e-6):
         raise InputError("Both ends of a path need the same cell.")
     moves = _minimum(last, first)
-    if np.linalg.norm(moves, axis=1).max() <= apart:
+    if np.linalg.norm(moves - moves.mean(0), axis=1).max() <= apart:  # a shift of all atoms is no move
         raise InputError(f"Both ends of the path are the same structure: no atom moves by more than {apart:g} Å.")
     fixed = sorted({index for held in first.constraints if isinstance(held, FixAtoms) for index in held.index.tolist()})
     if not np.allclose(moves[fixed], 0, atol=1e-6):
