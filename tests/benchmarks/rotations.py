@@ -159,13 +159,11 @@ def _rows(case: Case, found: list[Row]) -> Iterator[Row]:
         }
         layers = {n: of_layers.get(n) for n in range(1, LAYERS + 1)}
         yield {**row, "change": OVER_SPREAD, **{_column(n): of and of[name] for n, of in layers.items()}}
-        yield {**row, "change": AS_IT_IS, **{_column(n): of and _as_it_is(of, name) for n, of in layers.items()}}
-
-
-def _as_it_is(of: Row, points: str) -> float | None:
-    """The change itself; None where the row was kept before spreads of all points were."""
-    spread = of.get(_spread(points))
-    return None if spread is None else of[points] * spread
+        yield {
+            **row,
+            "change": AS_IT_IS,
+            **{_column(n): of and of[name] * of[_spread(name)] for n, of in layers.items()},
+        }
 
 
 def _spread(points: str) -> str:

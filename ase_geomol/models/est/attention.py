@@ -115,11 +115,11 @@ class SphericalAttention(PointHeads):
         return self.together((weights @ v.flatten(0, 1)).view_as(q))
 
 
-def unit(x: Tensor, weights: Tensor, floor: float | None = None) -> Tensor:
-    """Divide (…, N, d) by its RMS over all N points (of these weights) and channels."""
-    mean_square = (x.square().mean(-1) * (weights / weights.sum())).sum(-1)
-    return x * torch.rsqrt(mean_square + (FLOOR if floor is None else floor))[..., None, None]
-
-
 FLOOR = 1e-2
 """Under the mean square of queries and keys: where they vanish, attention is even."""
+
+
+def unit(x: Tensor, weights: Tensor, floor: float = FLOOR) -> Tensor:
+    """Divide (…, N, d) by its RMS over all N points (of these weights) and channels."""
+    mean_square = (x.square().mean(-1) * (weights / weights.sum())).sum(-1)
+    return x * torch.rsqrt(mean_square + floor)[..., None, None]
