@@ -31,7 +31,7 @@ from geomol_training.tasks import task_of
 RECIPES = Path(__file__).parents[2] / "training/recipes/oc20"
 NETWORKS = {"EST (S2EF)": "s2ef_small", "GeoMFormer (IS2RE)": "is2re_small"}
 STRUCTURES, WORKERS, GOAL = 50, 2, 5
-BATCHES, STEPS = 300, 9
+BATCHES, STEPS = 3000, 9
 SETTINGS = {"structures": "Cu(111) with O, 81 atoms, periodic", "batches": "200 atoms"}
 BATCH_ATOMS = 200
 

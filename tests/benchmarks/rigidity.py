@@ -47,6 +47,8 @@ UNUSUAL = (
     "O=C=C=C=O",
 )
 KINDS = INSIDE, RATTLED, BONDS = "held out", "rattled", "unusual bonds"
+SPEARMAN_GOAL, TIMES_GOAL = 0.5, 3
+"""Of deviations with errors of forces; of deviations outside over those inside."""
 SETTINGS = {
     **forces.SETTINGS,
     "rattled by Å": 0.2,
@@ -143,12 +145,13 @@ def _summary(rows: list[Row], subjects: int) -> dict[str, float | None]:
         found = agreement(inside, calibrated_on=False)
         summary["energy error / std, RMS, held out (right: 1)"] = found["energy_error_over_std_RMS"]
         for name, what in (("energy", "energies"), ("force_of_frames", "frames"), ("force_of_atoms", "atoms")):
-            summary[f"Spearman, {what}, held out"] = found.get(f"spearman_{name}")
+            goal = "" if name == "energy" else f" (goal: at least {SPEARMAN_GOAL})"
+            summary[f"Spearman, {what}, held out{goal}"] = found.get(f"spearman_{name}")
         for kind in (RATTLED, BONDS):
             other = together[kind]
             if other is not None:
                 times = float(np.median(other.largest) / np.median(inside.largest))
-                summary[f"largest std, {kind}, times inside"] = times
+                summary[f"largest std, {kind}, times inside (goal: at least {TIMES_GOAL})"] = times
     everything = _together(rows, KINDS)
     if everything is not None:
         found = agreement(everything, calibrated_on=False)

@@ -151,6 +151,8 @@ def _recipe(case: Case, folder: Path, steps: int, count: int) -> Recipe | FlowRe
         "training.validate_every": steps,
         "training.valid_frames": valid,
     }
+    if isinstance(recipe, Recipe) and recipe.elements:  # no fewer, no more than the structures have
+        changes["model.config.elements"] = sorted({int(number) for atoms in kinds for number in atoms.numbers})
     return load_recipe(path, tuple(f"{name}={value}" for name, value in changes.items()))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
+import pickle
 import signal
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -425,12 +427,28 @@ def own(batches: Iterable[T]) -> Iterator[T]:
 
 
 class _Loader(DataLoader):
-    """Prepares a training's stream before it forks workers, which know then what is known here."""
+    """Prepares a training's stream before it forks workers, which know then what is known here.
+
+    Workers send each batch as one array: a file handle for each of its tensors takes longer than to make them.
+    """
 
     def __iter__(self) -> Iterator[AnyBatch]:
         if isinstance(self.dataset, Prepared):
             self.dataset.prepare(self.num_workers)
-        return super().__iter__()
+        return map(pickle.loads, super().__iter__()) if self.num_workers else super().__iter__()
+
+
+class _Pickler(pickle.Pickler):
+    """Tensors as numpy's arrays, which take a tenth of the time."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
+
+
+def _sent(batch: AnyBatch) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=5).dump(batch)
+    return buffer.getvalue()
 
 
 def loader(batches: IterableDataset, workers: int) -> DataLoader:
@@ -440,6 +458,7 @@ def loader(batches: IterableDataset, workers: int) -> DataLoader:
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
+        collate_fn=_sent if workers else None,
         multiprocessing_context="fork" if workers else None,  # frames are shared, not sent
         worker_init_fn=_begin_worker,
     )
