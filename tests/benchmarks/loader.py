@@ -4,7 +4,7 @@ Structures have the size of OC20's, 81 atoms that repeat themselves, and are in 
 neighbours anew, as in every training. "by 2 workers" is what two processes make for a third one that does nothing else,
 starting them included. A step is forward, loss, its gradient and the optimiser, of the networks in the small recipes;
 those in the recipes of the papers' sizes take longer. Where batches are made more slowly than a network learns, it
-waits. It takes about two minutes: Ctrl-C leaves nothing.
+waits. It takes about a minute: Ctrl-C leaves nothing.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def test_workers_leak_nothing(frames):
         if number == 1200 - AHEAD - 1:  # while the worker lives
             for process, (files, resident) in before.items():
                 files_then, resident_then = state(process)
-                assert files_then <= files + 200, "those of batches that wait"
+                assert files_then <= files + 2
                 assert resident_then - resident < 8 * 2**20
     assert number == 1200
     files, _ = state("self")
