@@ -123,7 +123,8 @@ class Provider(ABC):
 
         Each structure carries in ``info``: ``smiles``, ``seed``, ``index`` (its k), ``charge``, ``spin``
         (multiplicity), ``provider``, ``model_version`` and ``bonds`` (M, 3), rows of two atoms and an order code; in
-        ``arrays``: ``formal_charge`` (N,). With ``relax`` it carries its energy and forces, and
+        ``arrays``: ``formal_charge`` (N,); initial charges and magnetic moments are those of ions and radicals, so
+        that other calculators than this package's know them. With ``relax`` it carries its energy and forces, and
         ``info["converged"]``; with ``rank`` also ``relative_energy`` (eV) and ``boltzmann_weight`` at 298.15 K.
 
         Args:

@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.data import atomic_masses, chemical_symbols
 
 from ..errors import InputError, MissingExtraError
+from .volumes import bond_volume
 
 try:
     from rdkit import Chem, rdBase
@@ -35,6 +36,8 @@ ORDER_CODES = {
     Chem.BondType.DATIVE: 5,
 }
 """The last column of ``atoms.info["bonds"]``."""
+TURNS = {Chem.ChiralType.CHI_TETRAHEDRAL_CCW: 1, Chem.ChiralType.CHI_TETRAHEDRAL_CW: -1}
+"""Sign of the volume that the bonds of a stereocentre span in their order, by RDKit's tag."""
 _ORDERS = {code: order for order, code in ORDER_CODES.items()}
 
 Request: TypeAlias = "str | Chem.Mol | Atoms | Molecule"
@@ -50,8 +53,9 @@ class Molecule:
         numbers: (N,) atomic numbers.
         bonds: (M, 3) first atom, second atom, order: 1, 2, 3, 4 for aromatic, 5 for dative.
         formal_charges: (N,).
+        unpaired: (N,) unpaired electrons, all parallel.
         charge: of the whole.
-        multiplicity: 2S+1, with all unpaired electrons parallel.
+        multiplicity: 2S+1.
     """
 
     smiles: str
@@ -59,6 +63,7 @@ class Molecule:
     numbers: np.ndarray = field(init=False)
     bonds: np.ndarray = field(init=False)
     formal_charges: np.ndarray = field(init=False)
+    unpaired: np.ndarray = field(init=False)
     charge: int = field(init=False)
     multiplicity: int = field(init=False)
 
@@ -66,10 +71,10 @@ class Molecule:
         atoms = list(self.mol.GetAtoms())
         numbers = np.array([atom.GetAtomicNum() for atom in atoms])
         charges = np.array([atom.GetFormalCharge() for atom in atoms])
-        unpaired = sum(atom.GetNumRadicalElectrons() for atom in atoms)
+        unpaired = np.array([atom.GetNumRadicalElectrons() for atom in atoms])
         electrons = int(numbers.sum() - charges.sum())
-        if (electrons - unpaired) % 2:  # RDKit does not count the electrons of a metal
-            unpaired = electrons % 2
+        if (electrons - unpaired.sum()) % 2:  # RDKit does not count the electrons of a metal
+            unpaired = np.where(np.arange(len(atoms)) == numbers.argmax(), electrons % 2, 0)
         bonds = [
             (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), ORDER_CODES[bond.GetBondType()])
             for bond in self.mol.GetBonds()
@@ -77,8 +82,9 @@ class Molecule:
         object.__setattr__(self, "numbers", numbers)
         object.__setattr__(self, "bonds", np.array(bonds, dtype=int).reshape(-1, 3))
         object.__setattr__(self, "formal_charges", charges)
+        object.__setattr__(self, "unpaired", unpaired)
         object.__setattr__(self, "charge", int(charges.sum()))
-        object.__setattr__(self, "multiplicity", unpaired + 1)
+        object.__setattr__(self, "multiplicity", int(unpaired.sum()) + 1)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -89,7 +95,11 @@ class Molecule:
         return Atoms(self.numbers).get_chemical_formula()
 
     def atoms(self, positions: np.ndarray, info: Mapping[str, Any]) -> Atoms:
-        """Atoms at ``positions`` (N, 3) in Å, with charge, multiplicity and bonds, and ``info`` added."""
+        """Atoms at ``positions`` (N, 3) in Å, with charge, multiplicity and bonds, and ``info`` added.
+
+        Where there are any, formal charges are the initial charges too, and unpaired electrons the initial magnetic
+        moments: most of ASE's calculators know from these how many electrons there are.
+        """
         atoms = Atoms(self.numbers, positions)
         isotopes = [atom.GetIdx() for atom in self.mol.GetAtoms() if atom.GetIsotope()]
         if isotopes:
@@ -97,6 +107,10 @@ class Molecule:
             masses[isotopes] = [self.mol.GetAtomWithIdx(index).GetMass() for index in isotopes]
             atoms.arrays["masses"] = masses
         atoms.set_array("formal_charge", self.formal_charges, int)
+        if self.formal_charges.any():
+            atoms.set_initial_charges(self.formal_charges)
+        if self.unpaired.any():
+            atoms.set_initial_magnetic_moments(self.unpaired)
         about = {"smiles": self.smiles, "charge": self.charge, "spin": self.multiplicity, "bonds": self.bonds.copy()}
         atoms.info.update({**about, **info})
         return atoms
@@ -186,7 +200,17 @@ def _from_atoms(atoms: Atoms) -> Chem.Mol:
     conformer.SetPositions(np.ascontiguousarray(atoms.positions))
     mol.AddConformer(conformer)
     Chem.AssignStereochemistryFrom3D(mol)
+    _read_by_all_bonds(mol, atoms.positions)
     return mol
+
+
+def _read_by_all_bonds(mol: Chem.Mol, positions: np.ndarray) -> None:
+    """Turn stereocentres that RDKit reads wrongly off positions (N, 3), since it looks at three of four bonds."""
+    for atom in mol.GetAtoms():
+        turn = TURNS.get(atom.GetChiralTag(), 0)
+        arms = positions[[bond.GetOtherAtomIdx(atom.GetIdx()) for bond in atom.GetBonds()]] - positions[atom.GetIdx()]
+        if turn and len(arms) == 4 and turn * bond_volume(arms) < 0:
+            atom.InvertChirality()
 
 
 def _normalised(mol: Chem.Mol, name: str) -> Chem.Mol:

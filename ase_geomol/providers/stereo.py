@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from rdkit import Chem
 
-from .molecules import Molecule
+from .molecules import TURNS, Molecule
+from .volumes import bond_volume
 
 FLAT = 0.1
-"""Least volume that three bonds of unit length span at a stereocentre, and least cosine of a double bond's torsion."""
-_TURNS = {Chem.ChiralType.CHI_TETRAHEDRAL_CCW: 1, Chem.ChiralType.CHI_TETRAHEDRAL_CW: -1}
+"""Least volume that bonds of unit length span at a stereocentre (`bond_volume`; of a tetrahedron 0.77, of bridgeheads
+in the smallest rings 0.37), and least cosine of a double bond's torsion."""
 _CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
 _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 
@@ -17,9 +18,9 @@ _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 def stereo_errors(molecule: Molecule, positions: np.ndarray) -> list[str]:
     """Name each stereocentre and double bond that is not as the molecule specifies it.
 
-    A centre has the sign of the volume that its first three bonds span, which RDKit's tag gives relative to the order
-    of its bonds, and so does "R" or "S", whatever the order; a double bond has the sign of its torsion. What is not
-    specified is free. Axes are not checked: neither cumulenes, whose marks RDKit drops, nor atropisomers.
+    A centre has the sign of the volume that its bonds span, which RDKit's tag gives relative to their order, and so
+    does "R" or "S", whatever the order; a double bond has the sign of its torsion. What is not specified is free. Axes
+    are not checked: neither cumulenes, whose marks RDKit drops, nor atropisomers.
 
     Args:
         molecule: what was asked for.
@@ -34,13 +35,13 @@ def count_stereo(molecule: Molecule) -> int:
 
 
 def stereocentres(molecule: Molecule) -> list[tuple[int, list[int], int]]:
-    """The specified stereocentres: atom, its neighbours, and the sign of the volume that the first three span.
+    """The specified stereocentres: atom, its neighbours, and the sign of the volume that they span in this order.
 
     RDKit's sense is that of its order of bonds, seen from the first neighbour.
     """
     found = []
     for atom in molecule.mol.GetAtoms():
-        turn = _TURNS.get(atom.GetChiralTag())
+        turn = TURNS.get(atom.GetChiralTag())
         around = [bond.GetOtherAtomIdx(atom.GetIdx()) for bond in atom.GetBonds()]
         if turn is not None and len(around) in (3, 4):
             found.append((atom.GetIdx(), around, turn))
@@ -50,8 +51,7 @@ def stereocentres(molecule: Molecule) -> list[tuple[int, list[int], int]]:
 def _wrong_centres(molecule: Molecule, positions: np.ndarray) -> list[str]:
     wrong = []
     for centre, around, sign in stereocentres(molecule):
-        arms = positions[around[:3]] - positions[centre]
-        volume = sign * np.linalg.det(arms / np.linalg.norm(arms, axis=1, keepdims=True))
+        volume = sign * bond_volume(positions[around] - positions[centre])
         if volume < FLAT:
             symbol = molecule.mol.GetAtomWithIdx(centre).GetSymbol()
             state = "inverted" if volume < -FLAT else "flat"

@@ -9,6 +9,7 @@ pytest.importorskip("rdkit", reason="providers need the extra 'providers'")
 import numpy as np
 import torch
 from benchmarks._isomers import compare, isomers
+from geomol_training.conformers.isomers import is_wrong
 from rdkit import Chem
 
 from ase_geomol import RDKitProvider
@@ -43,6 +44,15 @@ def test_no_false_alarm_and_no_mirror_image_missed(molecules):
     kinds = [bond.GetStereo() != Chem.BondStereo.STEREONONE for m in molecules for bond in m.mol.GetBonds()]
     assert sum(kinds) >= 0.05 * MOLECULES, "there are double bonds among them"
     assert total["false alarms"] == total["missed"] == 0
+
+
+@pytest.mark.parametrize("smiles", ["CO[C@@]12CC[C@]1(CO)C2", "CO[C@]12CC[C@@]1(O)[C@@H]2O", "O[C@]12C[C@@]1(F)CC2"])
+def test_bridgeheads_of_small_rings_are_no_other_isomer(smiles):
+    """Three of their bonds are in a plane, off which RDKit may read anything."""
+    molecule = parse(smiles)
+    for atoms in RDKitProvider().sample(smiles, 4, attempts=1):
+        assert not is_wrong(molecule, atoms.positions)
+        assert is_wrong(molecule, atoms.positions * [1, 1, -1])
 
 
 def test_features_do_not_depend_on_the_order_of_atoms(molecules):

@@ -266,6 +266,22 @@ def test_a_calculator_that_does_not_know_the_molecule_says_so(rdkit):
         rdkit.sample("[CH3]", relax=calculator)
 
 
+@pytest.mark.parametrize(
+    ("smiles", "charge", "unpaired"), [("C[NH3+]", 1, 0), ("C(=O)[O-]", -1, 0), ("[CH3]", 0, 1), ("[O][O]", 0, 2)]
+)
+def test_other_calculators_know_ions_and_radicals(rdkit, smiles, charge, unpaired):
+    tblite = pytest.importorskip("tblite.ase")
+    (atoms,) = rdkit.sample(smiles, relax=tblite.TBLite(method="GFN2-xTB", verbosity=0), relax_steps=0)
+    bare = Atoms(atoms.numbers, atoms.positions)
+    bare.calc = tblite.TBLite(method="GFN2-xTB", charge=charge, multiplicity=unpaired + 1, verbosity=0)
+    assert atoms.get_potential_energy() == pytest.approx(bare.get_potential_energy(), abs=1e-4)
+
+
+def test_neutral_molecules_have_no_initial_charges_or_moments(rdkit):
+    (atoms,) = rdkit.sample("O")
+    assert not {"initial_charges", "initial_magmoms"} & set(atoms.arrays)
+
+
 class Tearing(Calculator):
     """Pulls the last atom away."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -14,7 +16,8 @@ from ase_geomol.errors import InputError
 from ase_geomol.providers.geometry import bond_errors, clashes
 from ase_geomol.providers.molecules import Molecule, parse
 from ase_geomol.providers.rmsd import aligned, rmsd, rmsd_matrix, symmetry
-from ase_geomol.providers.stereo import count_stereo, stereo_errors
+from ase_geomol.providers.stereo import count_stereo, stereo_errors, stereocentres
+from ase_geomol.providers.volumes import bond_volume
 
 # SMILES, number of specified stereocentres and double bonds.
 STEREO = {
@@ -36,6 +39,8 @@ STEREO = {
     "aziridine": ("C[C@H]1C[N@]1C", 2),
     "glucose": ("OC[C@H]1O[C@H](O)[C@H](O)[C@@H](O)[C@@H]1O", 5),
     "centres and a double bond": ("C[C@H](F)/C=C/[C@@H](C)Cl", 3),
+    "bridgeheads": ("CO[C@@]12CC[C@]1(CO)C2", 2),
+    "bridgeheads that RDKit reads wrongly": ("CO[C@]12CC[C@@]1(O)[C@@H]2O", 3),
     "one of two specified": ("C[C@H](F)C(C)Cl", 1),
     "nothing specified": ("CC(F)C=CC", 0),
 }
@@ -133,6 +138,9 @@ def test_charge_and_multiplicity(smiles, charge, multiplicity):
     molecule = parse(smiles)
     assert (molecule.charge, molecule.multiplicity) == (charge, multiplicity)
     assert (molecule.numbers.sum() - charge - multiplicity) % 2 == 1  # as many electrons as it has
+    atoms = molecule.atoms(np.zeros((len(molecule), 3)), {})
+    assert atoms.get_initial_charges().sum() == charge
+    assert atoms.get_initial_magnetic_moments().sum() == multiplicity - 1
 
 
 @pytest.mark.parametrize(
@@ -200,10 +208,27 @@ def test_no_false_alarm_on_structures_with_stereochemistry_built_in(name, rdkit)
             assert stereo_errors(molecule, atoms.positions) == []
             assert bond_errors(molecule, atoms.positions) == []
             assert clashes(molecule, atoms.positions) == []
-    if name not in ("aziridine", "one of two specified", "nothing specified"):  # RDKit reads no nitrogen, but all else
+    unread = ("aziridine", "bridgeheads that RDKit reads wrongly", "one of two specified", "nothing specified")
+    if name not in unread:  # RDKit reads no nitrogen, but all else
         seen = molecule.with_positions(atoms.positions)
         Chem.AssignStereochemistryFrom3D(seen)
         assert Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(seen))) == Chem.CanonSmiles(smiles)
+
+
+@pytest.mark.parametrize("name", ["bridgeheads", "bridgeheads that RDKit reads wrongly"])
+def test_bridgeheads_with_bonds_in_a_plane_are_right(name):
+    """Of minima in MMFF94s, in which three of a bridgehead's bonds are in a plane; and they are read as they are."""
+    smiles, _ = STEREO[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ensemble = RDKitProvider().sample(smiles, 4, attempts=1)
+    molecule, flattest = parse(smiles), 1.0
+    for atoms in ensemble:
+        for centre, around, sign in stereocentres(molecule):
+            arms = atoms.positions[around[:3]] - atoms.positions[centre]
+            flattest = min(flattest, sign * bond_volume(arms))
+        assert Chem.CanonSmiles(parse(atoms).smiles) == Chem.CanonSmiles(smiles)
+    assert flattest < 0.1, "the case is the one that is meant"
 
 
 @pytest.mark.parametrize("smiles", ["CC=[C@]=CC", "C/C=C=C=C/C"])
@@ -233,8 +258,8 @@ def test_another_isomer_is_noticed(which, rdkit):
 
 def test_flat_centres_and_twisted_bonds_are_noticed(rdkit):
     atoms = rdkit.sample("[C@H](F)(Cl)Br")[0]
-    first, second, third = atoms.positions[1:4] - atoms.positions[0]
-    atoms.positions[3] = atoms.positions[0] + first + second - 0.01 * third
+    arms = atoms.positions[1:5] - atoms.positions[0]
+    atoms.positions[1:5] -= np.outer(arms @ (arms[0] - arms[1]), arms[0] - arms[1]) / ((arms[0] - arms[1]) ** 2).sum()
     assert stereo_errors(parse("[C@H](F)(Cl)Br"), atoms.positions) == ["the stereocentre at atom 0 (C) is flat"]
     atoms = rdkit.sample("F/C=C/F")[0]
     atoms.set_dihedral(0, 1, 2, 3, 90, indices=[3])
