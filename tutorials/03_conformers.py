@@ -74,9 +74,10 @@ assert parse(again).smiles == "C[C@H](N)C(=O)O"
 
 # %% [markdown]
 # ## Many
-# `iterate` gives structures one by one. With `oversample` many are drawn and representative ones kept. `sample_many`
-# takes many molecules, and gives for each what `sample` gives, or its error. Everything else of ASE starts from here:
-# molecular dynamics, basin hopping, genetic algorithms.
+# `iterate` gives structures one by one. With `oversample` many are drawn, and relaxed where that is asked for; `window`
+# leaves out what is too high in energy (eV), `unique` duplicates, and of the rest representative ones are kept.
+# `sample_many` takes many molecules, and gives for each what `sample` gives, or its error. Everything else of ASE
+# starts from here: molecular dynamics, basin hopping, genetic algorithms.
 
 # %%
 widest = max(provider.iterate("NCCCCN", 30), key=lambda atoms: np.ptp(atoms.positions, axis=0).max())

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 EPILOG = common.examples(
     ("50 conformers of aspirin, relaxed and ranked", 'ase-geomol conformers "CC(=O)Oc1ccccc1C(=O)O" -n 50 --relax'),
+    (
+        "20 that represent the low ones of 200 minima",
+        "ase-geomol conformers NCCCCO -n 20 --oversample 10 --relax --window 0.26",
+    ),
     ("with bonds, for other programs", "ase-geomol conformers CCCO --out propanol.sdf"),
     ("of every line of a file", "ase-geomol conformers molecules.smi -n 10 --relax --out all.sdf"),
     ("go on after Ctrl-C", "ase-geomol conformers molecules.smi -n 10 --relax --out all.sdf --resume"),
@@ -55,7 +59,18 @@ def conformers(
     model: common.NamedModelOption = common.FOR_MOLECULES,
     steps: Annotated[int, typer.Option(help="Of relaxation, at most; 0: only energies.")] = 1000,
     fmax: Annotated[float, typer.Option(help="eV/Å; stop when no force is larger.")] = 0.02,
+    oversample: Annotated[
+        int, typer.Option(help="Make this many times as many, and keep those that represent them.")
+    ] = 1,
+    window: Annotated[
+        float | None,
+        typer.Option(
+            help="eV above the lowest energy; leave out what is higher (0.26 eV is 6 kcal/mol). Needs --relax.",
+            show_default=False,
+        ),
+    ] = None,
     unique: Annotated[float, typer.Option(help="Å; nearer ones are duplicates and left out. 0: keep all.")] = 0.125,
+    attempts: Annotated[int, typer.Option(help="At each structure, at most, where checks refuse it.")] = 4,
     time_limit: Annotated[float, typer.Option(help="Seconds for each molecule.")] = 600.0,
     out: Annotated[
         Path | None,
@@ -91,12 +106,17 @@ def conformers(
     settings = {
         "n": number,
         "seed": seed,
+        "attempts": attempts,
+        "oversample": oversample,
         "relax_steps": steps,
         "fmax": fmax,
+        "window": window,
         "unique": unique or None,
         "time_limit": time_limit,
     }
     check_arguments(**settings)
+    if window is not None and not relax:
+        raise ConfigError("--window needs energies: add --relax (with --steps 0, no relaxation).")
     maker = _provider(provider, sampler_steps, dtype, device, fallback)
     calculator = common.calculator(model, [], dtype, device, skin) if relax else None
 
@@ -106,7 +126,7 @@ def conformers(
         about["calculator"] = calculator.identity if calculator else None
         _run_file(Path(molecules), partial(maker.sample_many, **options), path, about, resume)
     else:
-        _run_one(molecules, partial(maker.sample, **options), path, number, calculator.name if calculator else None)
+        _run_one(molecules, partial(maker.sample, **options), path, settings, calculator.name if calculator else None)
 
 
 def _provider(name: str, sampler_steps: int | None, dtype: str, device: str | None, fallback: bool) -> Provider:
@@ -139,7 +159,9 @@ def _target(molecules: str, out: Path | None, many: bool) -> Path:
     return path
 
 
-def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: int, model: str | None) -> None:
+def _run_one(
+    smiles: str, sample: Callable[..., Ensemble], path: Path, settings: dict[str, Any], model: str | None
+) -> None:
     from ase import Atoms
 
     from ..errors import ProviderWarning
@@ -150,7 +172,8 @@ def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: i
     begin, made = time.perf_counter(), list[Atoms]()
     with common.progress("rate") as bar, warnings.catch_warnings():
         warnings.simplefilter("ignore", ProviderWarning)  # said below
-        task = bar.add_task("Relaxing" if model else "Embedding", total=number, rate="")
+        total = settings["n"] * settings["oversample"]
+        task = bar.add_task("Relaxing" if model else "Embedding", total=total, rate="")
 
         def see(atoms: Atoms) -> None:
             made.append(atoms)
@@ -178,7 +201,7 @@ def _run_one(smiles: str, sample: Callable[..., Ensemble], path: Path, number: i
             ("provider", f"{first.info['provider']} ({first.info['model_version']})"),
             *([("model", model)] if model else []),
             *([("not relaxed to the end", f"{ensemble.unrelaxed} of {len(ensemble)}")] if ensemble.unrelaxed else []),
-            ("made", f"{len(ensemble)} of {number} in {seconds:.1f} s" + (f" ({lost})" if lost else "")),
+            ("made", f"{len(ensemble)} of {settings['n']} in {seconds:.1f} s" + (f" ({lost})" if lost else "")),
             ("results", f"{path}, {picture.name}, {page.name}"),
         ],
     )
@@ -192,7 +215,7 @@ def _keep(made: list[Atoms], path: Path, *, ranked: bool) -> None:
         made.sort(key=lambda atoms: atoms.get_potential_energy())
     if made:
         write_structures(path, made)
-    kept = f"{len(made)} conformers, duplicates among them, are in {path}" if made else "nothing was written"
+    kept = f"{len(made)} conformers, of which none was left out, are in {path}" if made else "nothing was written"
     common.errors.print(f"Interrupted: {escape(kept)}.", soft_wrap=True)
 
 

@@ -21,7 +21,7 @@ from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 
 from ..errors import ConfigError, InputError, ProviderWarning
-from .drawing import DUPLICATE, TIME, Candidate, Drawing, Ensemble, first_seeds
+from .drawing import DUPLICATE, HIGH, TIME, Candidate, Drawing, Ensemble, first_seeds
 from .molecules import Molecule, Request, parse
 from .refine import CHECKS, clusters, refusal, representatives, weigh
 from .rmsd import FEW_MATCHES, symmetry
@@ -115,11 +115,12 @@ class Provider(ABC):
         relax_steps: int = 1000,
         fmax: float = 0.02,
         rank: bool = False,
+        window: float | None = None,
         unique: float | None = None,
         time_limit: float | None = 600.0,
         on_structure: Callable[[Atoms], object] = lambda atoms: None,
     ) -> Ensemble:
-        """Make structures of one molecule.
+        """Make structures of one molecule: draw, relax, leave out what is too high or a duplicate, choose.
 
         Each structure carries in ``info``: ``smiles``, ``seed``, ``index`` (its k), ``charge``, ``spin``
         (multiplicity), ``provider``, ``model_version`` and ``bonds`` (M, 3), rows of two atoms and an order code; in
@@ -133,38 +134,43 @@ class Provider(ABC):
             seed: structure k depends on it and on k alone.
             checks: which of "stereo", "bonds", "clashes" a structure must pass, before and after ``relax``.
             attempts: how many candidates are drawn, at most, for a structure whose candidates fail.
-            oversample: draw this many times ``n``, and keep ``n`` that represent them by their shapes (the first ones
-                where there is no time left to compare).
-            relax: relax each structure with this calculator; that of one of this package's potentials does many at
-                once.
+            oversample: make this many times ``n``, and of what is left in the end keep ``n`` that represent it by their
+                shapes: the most central of each cluster, with ``relax`` the lowest one. Where there is no time left
+                to compare, the first ones.
+            relax: relax each structure with this calculator as soon as it is drawn; that of one of this package's
+                potentials does many at once.
             relax_steps: at most this many; 0: only energies and forces.
             fmax: eV/Å; a relaxation ends when no force is larger.
-            rank: sort by energy.
-            unique: Å; leave out structures that are nearer than that to an earlier (with ``rank``: lower) one, by
-                the symmetry-aware distance of heavy atoms and of hydrogens that are not on carbon.
-            time_limit: seconds for everything; what is made by then is given. None: no limit.
-            on_structure: called with each structure when it is ready: before they are sorted, with duplicates.
+            rank: sort by energy, and weigh.
+            window: eV; leave out structures whose energy is more than that above the lowest one, and sort by energy.
+            unique: Å; leave out structures that are nearer than that to an earlier (where they are sorted: lower)
+                one, by the symmetry-aware distance of heavy atoms and of hydrogens that are not on carbon.
+            time_limit: seconds for everything; what is drawn, and relaxed as far as it got, by then is given. A single
+                call of the calculator, the reading of the request and the clustering of ``oversample`` are not
+                interrupted. None: no limit.
+            on_structure: called with each structure when it is drawn and relaxed, ``n * oversample`` times where none
+                fails: in any order, before any is left out.
 
         Returns:
             At most ``n`` structures. Where some are missing, ``failures`` says why, and so does a `ProviderWarning`
-            unless they are all duplicates. Another one says how many were not relaxed to the end, since their
-            energies, and weights, are not those of minima, and how many were not compared for ``unique`` in time.
+            unless they are all duplicates or above the window. Another one says how many were not relaxed to the end,
+            since their energies, and weights, are not those of minima, and how many were not compared for ``unique``
+            in time.
 
         Raises:
             InputError: the request is no molecule that this provider makes, or none that the calculator knows.
             ConfigError: an argument makes no sense.
             ProviderError: there is no structure at all; its ``failures`` say why.
         """
-        if rank and relax is None:
-            raise ConfigError("Ranking needs energies: give a calculator as relax (with relax_steps=0, no relaxation).")
-        check_arguments(n, oversample=oversample, relax_steps=relax_steps, fmax=fmax, unique=unique)
+        if relax is None and (rank or window is not None):
+            needs = "give a calculator as relax (with relax_steps=0, no relaxation)"
+            raise ConfigError(f"Ranking and an energy window need energies: {needs}.")
+        check_arguments(n, oversample=oversample, relax_steps=relax_steps, fmax=fmax, window=window, unique=unique)
         relaxing = None if relax is None else _relaxation(relax, relax_steps, fmax)
         drawing = self.iterate(
             request, n * oversample, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit
         )
         structures: Iterable[Atoms] = drawing.structures()
-        if oversample > 1:
-            structures = _representatives(drawing, list(structures), n)
         if relaxing is not None:
             structures = _relaxed(drawing, structures, relaxing, checks)
         made = []
@@ -172,11 +178,15 @@ class Provider(ABC):
             made.append(atoms)
             on_structure(atoms)
         made.sort(key=lambda atoms: atoms.info["index"])
-        if rank:
+        if rank or window is not None:
             made.sort(key=Atoms.get_potential_energy)
+        if window is not None:
+            made = _low(drawing, made, window)
         uncompared = 0
         if unique is not None:
             made, uncompared = _unique(drawing, made, unique)
+        if oversample > 1:
+            made = _representatives(drawing, made, n, relax is not None)
         drawing.report(len(made), n)
         if rank:
             weigh(made)
@@ -300,6 +310,7 @@ def check_arguments(
     oversample: int = 1,
     relax_steps: int = 0,
     fmax: float = 1.0,
+    window: float | None = None,
     unique: float | None = None,
     time_limit: float | None = None,
 ) -> None:
@@ -316,18 +327,12 @@ def check_arguments(
         raise ConfigError(f"checks is {checks!r}; it is a list of {', '.join(CHECKS)}, or empty.")
     if not fmax > 0:
         raise ConfigError(f"fmax is {fmax!r}; it is a positive force in eV/Å.")
+    if window is not None and not window > 0:
+        raise ConfigError(f"window is {window!r}; it is a positive energy in eV, or None.")
     if unique is not None and not unique > 0:
         raise ConfigError(f"unique is {unique!r}; it is a positive length in Å, or None.")
     if time_limit is not None and not time_limit > 0:
         raise ConfigError(f"time_limit is {time_limit!r}; it is a positive number of seconds, or None.")
-
-
-def _representatives(drawing: Drawing, structures: list[Atoms], n: int) -> list[Atoms]:
-    if len(structures) <= n:
-        return structures
-    symmetric = symmetry(drawing.molecule, most=FEW_MATCHES)
-    chosen = representatives(symmetric, _positions(structures), n, drawing.deadline)
-    return [structures[index] for index in chosen]
 
 
 def _relaxation(calculator: Calculator, steps: int, fmax: float) -> Callable[..., Iterator[Relaxed]]:
@@ -362,16 +367,38 @@ def _relaxed(
         drawing.failures[TIME] += 1
 
 
+def _low(drawing: Drawing, structures: list[Atoms], window: float) -> list[Atoms]:
+    """Of structures that are sorted by energy those no more than ``window`` (eV) above the first."""
+    energies = _energies(structures)
+    kept = int((energies <= energies.min(initial=np.inf) + window).sum())
+    drawing.failures[HIGH] += len(structures) - kept
+    return structures[:kept]
+
+
 def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> tuple[list[Atoms], int]:
     """The different ones, and how many of them there was no time to compare."""
-    if not structures:
-        return structures, 0
+    if not structures or drawing.is_late():
+        return structures, len(structures)
     symmetric = symmetry(drawing.molecule, polar=True, most=FEW_MATCHES)
     labels = clusters(symmetric, _positions(structures), threshold, drawing.deadline)
     unknown = labels < 0
     kept = unknown | (labels == np.arange(len(structures)))
     drawing.failures[DUPLICATE] += int((~kept).sum())
     return [structures[index] for index in np.flatnonzero(kept)], int(unknown.sum())
+
+
+def _representatives(drawing: Drawing, structures: list[Atoms], n: int, relaxed: bool) -> list[Atoms]:
+    """At most ``n`` that stand for all; the lowest of each cluster where they are ``relaxed``."""
+    if len(structures) <= n or drawing.is_late():
+        return structures[:n]
+    symmetric = symmetry(drawing.molecule, most=FEW_MATCHES)
+    energies = _energies(structures) if relaxed else None
+    chosen = representatives(symmetric, _positions(structures), n, drawing.deadline, energies)
+    return [structures[index] for index in chosen]
+
+
+def _energies(structures: Sequence[Atoms]) -> np.ndarray:
+    return np.array([atoms.get_potential_energy() for atoms in structures])
 
 
 def _positions(structures: Sequence[Atoms]) -> np.ndarray:

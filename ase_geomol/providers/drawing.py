@@ -18,8 +18,10 @@ from .refine import refusal
 if TYPE_CHECKING:
     from .base import Provider
 
-TIME, DUPLICATE = "time limit", "duplicate"
+TIME, DUPLICATE, HIGH = "time limit", "duplicate", "above the energy window"
 """Reasons for which there is no structure, beside those of `CHECKS` and of providers."""
+LEFT_OUT = (DUPLICATE, HIGH)
+"""Reasons for which a structure that was made is left out, as was asked for."""
 HOPELESS = 10
 """After this many structures without a single success, no more are tried."""
 
@@ -63,7 +65,7 @@ class Ensemble(list[Atoms]):
 
     @property
     def shortage(self) -> str:
-        """A sentence on how many are missing and why; empty if none are, but for duplicates."""
+        """A sentence on how many are missing and why; empty if none are, but for those of `LEFT_OUT`."""
         return shortage(len(self), self.requested, self.smiles, self.failures)
 
     @property
@@ -81,8 +83,8 @@ class Ensemble(list[Atoms]):
 
 
 def shortage(made: int, requested: int, smiles: str, failures: Mapping[str, int]) -> str:
-    """A sentence on missing structures, or nothing where none are missing but duplicates."""
-    if made + failures.get(DUPLICATE, 0) >= requested:
+    """A sentence on missing structures, or nothing where none are missing but those of `LEFT_OUT`."""
+    if made + sum(failures.get(reason, 0) for reason in LEFT_OUT) >= requested:
         return ""
     reasons = "; ".join(f"{reason}: {count}" for reason, count in failures.items() if count)
     some = f"Only {made} of {requested} structures of {quoted(smiles)} were made"
@@ -128,7 +130,7 @@ class Drawing(Iterator[Atoms]):
         return time.monotonic() > self.deadline
 
     def report(self, made: int, requested: int) -> None:
-        """Warn if fewer than ``requested`` structures were ``made``; duplicates are no reason to.
+        """Warn if fewer than ``requested`` structures were ``made``; those of `LEFT_OUT` are no reason to.
 
         Raises:
             ProviderError: none was.

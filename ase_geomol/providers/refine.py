@@ -1,4 +1,4 @@
-"""What is done with drawn structures: checks, ranking, removal of duplicates, choice of representatives."""
+"""What is done with structures: checks, ranking, removal of duplicates, choice of representatives."""
 
 from __future__ import annotations
 
@@ -71,11 +71,17 @@ def clusters(symmetric: Symmetry, positions: np.ndarray, threshold: float, deadl
     return labels
 
 
-def representatives(symmetric: Symmetry, positions: np.ndarray, count: int, deadline: float = np.inf) -> np.ndarray:
+def representatives(
+    symmetric: Symmetry,
+    positions: np.ndarray,
+    count: int,
+    deadline: float = np.inf,
+    energies: np.ndarray | None = None,
+) -> np.ndarray:
     """Indices (count,) of conformers that stand for ``positions`` (P, N, 3), in their order.
 
-    Ward's clustering of the compared atoms, laid onto the first conformer; of each cluster the one nearest its mean.
-    Where the deadline passes before all are compared, the first ones.
+    Ward's clustering of the compared atoms, laid onto the first conformer; of each cluster the lowest by ``energies``
+    (P,), without these the one nearest its mean. Where the deadline passes before all are laid so, the first ones.
     """
     if count >= len(positions):
         return np.arange(len(positions))
@@ -89,7 +95,7 @@ def representatives(symmetric: Symmetry, positions: np.ndarray, count: int, dead
     for label in range(count):
         members = np.flatnonzero(labels == label)
         away = np.linalg.norm(points[members] - points[members].mean(0), axis=1)
-        chosen.append(members[away.argmin()])
+        chosen.append(members[(away if energies is None else energies[members]).argmin()])
     return np.sort(chosen)
 
 

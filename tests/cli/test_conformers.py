@@ -10,6 +10,7 @@ import time
 import pytest
 from ase.io import read
 from rdkit import Chem
+from rich.progress import Progress
 
 import ase_geomol
 from ase_geomol.checkpoint import Metadata, save_checkpoint
@@ -166,7 +167,16 @@ def test_other_files_are_replaced_only_if_asked(cli, here, molecules, taken):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--number=0", "n is 0"), ("--seed=-1", "seed is -1"), ("--fmax=0", "fmax is 0"), ("--unique=-1", "unique is -1")],
+    [
+        ("--number=0", "n is 0"),
+        ("--seed=-1", "seed is -1"),
+        ("--fmax=0", "fmax is 0"),
+        ("--unique=-1", "unique is -1"),
+        ("--oversample=0", "oversample is 0"),
+        ("--attempts=0", "attempts is 0"),
+        ("--window=-1", "window is -1"),
+        ("--window=0.2", "--window needs energies: add --relax"),
+    ],
 )
 @pytest.mark.parametrize("molecules", ["C", "in.smi"])
 def test_options_are_checked_before_the_first_molecule(cli, here, molecules, option, message):
@@ -175,6 +185,32 @@ def test_options_are_checked_before_the_first_molecule(cli, here, molecules, opt
     assert result.exit_code == 1
     assert message in result.stderr
     assert [path.name for path in here.iterdir()] == ["in.smi"]
+
+
+def test_the_low_ones_of_many_are_chosen(cli, here, weights, monkeypatch):
+    totals, add_task = [], Progress.add_task
+
+    def counted(self, description, **options):
+        totals.append(options["total"])
+        return add_task(self, description, **options)
+
+    monkeypatch.setattr(Progress, "add_task", counted)
+    words = ("-n", "2", "--oversample", "3", "--attempts", "2", "--unique", "0")
+    words += ("--relax", "-m", weights, "--steps", "0", "--dtype", "float64")
+    result = cli("conformers", "CCCO", *words, "--out", "all.extxyz")
+    assert result.exit_code == 0, result.output
+    assert totals == [6]
+    assert len(read("all.extxyz", ":")) == 2
+    result = cli("conformers", "CCCO", *words, "--window", "1e-9", "--out", "low.extxyz")
+    assert result.exit_code == 0, result.output
+    assert "above the energy window: " in result.stdout
+    (here / "in.smi").write_text("CCCO\n")
+    words += ("--out", "many.extxyz")
+    assert cli("conformers", "in.smi", *words, "--window", "0.3").exit_code == 0
+    about = json.loads((here / "many.json").read_text())
+    assert (about["oversample"], about["window"], about["attempts"]) == (3, 0.3, 2)
+    assert "other settings" in cli("conformers", "in.smi", *words, "--window", "0.2", "--resume").stderr
+    assert cli("conformers", "in.smi", *words, "--window", "0.3", "--resume").exit_code == 0
 
 
 def test_one_molecule_is_not_resumed(cli, here):
@@ -226,7 +262,7 @@ def test_ctrl_c_keeps_finished_conformers(cli, here, monkeypatch, weights, words
     monkeypatch.setattr(etkdg.RDKitProvider, "draw", draw)
     result = cli("conformers", "CO", "-n", "9", "-m", weights, *words, "--out", "x.extxyz")
     assert result.exit_code == 130
-    assert f"Interrupted: {kept} conformers, duplicates among them, are in x.extxyz." in result.stderr
+    assert f"Interrupted: {kept} conformers, of which none was left out, are in x.extxyz." in result.stderr
     frames = read("x.extxyz", ":")
     assert [atoms.info["index"] for atoms in frames] == list(range(kept))
     assert all(atoms.calc is not None for atoms in frames) is bool(words)

@@ -164,6 +164,8 @@ def test_limits(smiles, message):
         {"rank": True},
         {"unique": 0},
         {"oversample": 0},
+        {"window": 0.1},
+        {"window": 0, "relax": LennardJones()},
         {"fmax": 0},
         {"relax_steps": -1},
     ],
@@ -200,6 +202,78 @@ def test_representatives_are_far_from_each_other(rdkit):
 
     assert nearest(chosen) < nearest(many[:6])
     assert representatives(symmetry(molecule), np.array([a.positions for a in many[:2]]), 5).tolist() == [0, 1]
+
+
+class ByHeight(Calculator):
+    """The energy is the first atom's z in eV; nothing moves."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE's class attribute)
+    seconds = 0.0
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        time.sleep(self.seconds)
+        self.results = {"energy": self.atoms.positions[0, 2], "forces": np.zeros((len(self.atoms), 3))}
+
+
+class Ladder(Provider):
+    """Water, structure k at height ``heights[k]``; its angle is opened where that is told."""
+
+    name, version = "ladder", "1"
+
+    def __init__(self, heights, opened=()) -> None:
+        self.limits, self.heights, self.opened, self.drawn = Limits(atoms=3), heights, opened, 0
+
+    def draw(self, molecule, seeds, deadline):
+        for _ in seeds:
+            positions = WATER + np.array([0, 0, self.heights[self.drawn]])
+            positions[1:, 1] *= 1.4 if self.drawn in self.opened else 1
+            self.drawn += 1
+            yield Candidate(positions)
+
+
+def heights(ensemble) -> list[float]:
+    return [round(atoms.get_potential_energy() - WATER[0, 2], 6) for atoms in ensemble]
+
+
+def test_what_is_above_the_window_is_left_out_and_no_reason_to_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ensemble = Ladder([0.5, 0.1, 0.2, 0.11]).sample("O", 4, relax=ByHeight(), window=0.1)
+    assert heights(ensemble) == [0.1, 0.11, 0.2]
+    assert [atoms.info["index"] for atoms in ensemble] == [1, 3, 2]
+    assert ensemble.failures == {"above the energy window": 1}
+    assert "boltzmann_weight" not in ensemble[0].info
+
+
+def test_each_step_is_a_filter_and_the_choice_is_the_last():
+    """Eight are made; one is too high, four repeat a lower one; two of three remain, each the lowest of its kind."""
+    seen: list[Atoms] = []
+    levels, opened = [0.9, 0.05, 0.03, 0.04, 0.02, 0.06, 0.01, 0.07], (2, 5)
+    options = {"relax": ByHeight(), "oversample": 4, "on_structure": seen.append}
+    ensemble = Ladder(levels, opened).sample("O", 2, **options, rank=True, window=0.1, unique=0.05)
+    assert len(seen) == 8
+    assert heights(ensemble) == [0.01, 0.03]
+    assert ensemble.failures == {"above the energy window": 1, "duplicate": 5}
+    assert sum(atoms.info["boltzmann_weight"] for atoms in ensemble) == pytest.approx(1)
+    unsorted = Ladder(levels, opened).sample("O", 2, **options)
+    assert heights(unsorted) == [0.03, 0.01], "the lowest of each kind, in the order of their numbers"
+
+
+def test_a_time_limit_in_the_middle_gives_the_low_ones_of_what_is_finished():
+    slow = ByHeight()
+    slow.seconds = 0.05
+    levels = [1 / (k + 1) for k in range(100)]
+    Ladder(levels).sample("O", relax=slow, relax_steps=0)  # imports what it needs
+    with pytest.warns(ProviderWarning, match=f"{TIME}: "):
+        ensemble = Ladder(levels).sample("O", 50, oversample=2, relax=slow, rank=True, window=0.4, time_limit=0.5)
+    assert 1 < len(ensemble) < 10
+    made = 100 - ensemble.failures[TIME]
+    assert heights(ensemble) == sorted(round(level, 6) for level in levels[:made] if level <= 0.4 + 1 / made)
+    assert ensemble.failures["above the energy window"] == made - len(ensemble)
+    few = Ladder(levels).sample("O", 3, oversample=30, relax=slow, rank=True, time_limit=0.5)
+    made = 90 - few.failures[TIME]
+    assert heights(few) == [round(level, 6) for level in levels[made - 3 : made][::-1]], "there was no time to choose"
 
 
 def test_clusters_have_first_members_that_are_apart(rdkit):
