@@ -109,8 +109,8 @@ def test_it_rises_at_elements_that_nothing_was_learned_of(trained, structures, t
     """The network knows oxygen, but no frame that the rigidity comes from has any."""
     dry = [atoms for atoms in structures if 8 not in atoms.numbers]
     write(tmp_path / "dry.extxyz", dry)
-    add_rigidity(trained, str(tmp_path / "dry.extxyz"), tmp_path, save_as=tmp_path / "rigid.safetensors")
-    calc = GeoMolCalculator(tmp_path / "rigid.safetensors")
+    found = add_rigidity(trained, str(tmp_path / "dry.extxyz"), tmp_path, save_as=tmp_path / "new" / "rigid.safetensors")
+    calc = GeoMolCalculator(found.path)
     known = np.median([largest(calc, atoms) for atoms in dry if atoms.info["split"] == "train"])
     for name in ("H2O", "CO2", "CH3OH"):
         assert largest(calc, molecule(name)) > 3 * known

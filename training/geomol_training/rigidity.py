@@ -115,7 +115,9 @@ def add_rigidity(
     potential, metadata, path, fingerprint = load_checkpoint(checkpoint, choose_device(None))
     if save_as is None and path.parent == WEIGHTS:
         raise ConfigError(f"{checkpoint} is shipped and stays as it is: say where the new weights go with --save-as.")
+    target = path if save_as is None else save_as
     make_folder(out)
+    make_folder(target.parent)
     limits = Limits(
         potential.elements, max_force, metadata.charges, metadata.spins, periodic=potential.cutoff is not None
     )
@@ -145,7 +147,6 @@ def add_rigidity(
     if foreign is not None:
         far = float(np.median(deviations(potential, foreign, report, direct_forces=direct).largest))
         results["outside_over_inside"] = far / float(np.median(found.largest))
-    target = path if save_as is None else save_as
     save_checkpoint(target, potential, metadata)
     content = {
         "name": metadata.name,
