@@ -20,7 +20,18 @@ from geomol_training.cli import app
 from geomol_training.conformers import evaluate as evaluation
 from geomol_training.conformers.ensemble import ensemble_properties
 from geomol_training.conformers.evaluate import DRAWN, RELAXED, Options, evaluate_conformers
-from geomol_training.conformers.methods import CHECKED, CLUSTERED_TIME, ETKDG, ETKDG_TIME, MMFF, MODEL, Methods
+from geomol_training.conformers.methods import (
+    CHECKED,
+    CHOSEN,
+    CLUSTERED_TIME,
+    ETKDG,
+    ETKDG_TIME,
+    MMFF,
+    MMFF_CHOSEN,
+    MODEL,
+    WINDOW,
+    Methods,
+)
 from geomol_training.conformers.plausibility import FAULTS, Plausibility
 from geomol_training.labelling.engine import GFN2
 from rdkit import Chem
@@ -28,6 +39,7 @@ from rdkit.Chem import rdDistGeom
 from tblite.interface import Calculator as TBLite
 from typer.testing import CliRunner
 
+from ase_geomol.calculator import GeoMolCalculator
 from ase_geomol.checkpoint import Metadata, save_checkpoint
 from ase_geomol.errors import DataError, OutputError
 from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm, Sampler
@@ -83,6 +95,41 @@ def test_a_row_for_each_molecule_and_means_over_them(result):
     written = json.loads((out / "evaluation.json").read_text())
     assert written["methods"][ETKDG] == found["methods"][ETKDG]
     assert written["fingerprint"] == found["fingerprint"]
+
+
+def test_methods_that_choose_by_energy_are_relaxed_only(result):
+    """Of two molecules that the potential knows; what has no structure counts as not covered."""
+    found, out = result
+    assert found["window"] == WINDOW
+    rows = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
+    for name in (CHOSEN, MMFF_CHOSEN):
+        assert [name in row["methods"] for row in rows] == ["not relaxed" not in row for row in rows]
+        (values,) = found["methods"][name].values()
+        assert list(found["methods"][name]) == [RELAXED]
+        assert values["molecules"] == 2
+    assert found["methods"][CHOSEN][RELAXED]["made %"] == 0
+    assert found["methods"][CHOSEN][RELAXED]["COV-P 0.75 Å mean %"] == 0
+    chosen = found["methods"][MMFF_CHOSEN][RELAXED]
+    assert chosen["made %"] == 100
+    assert chosen["s per conformer"] > found["methods"][MMFF][DRAWN]["s per conformer"]
+    assert chosen["COV-R 0.5 Å mean %"] >= found["methods"][MMFF][RELAXED]["COV-R 0.5 Å mean %"]
+    assert chosen["molecules in AMR"] == found["methods"][MMFF][RELAXED]["molecules in AMR"] == 2
+
+
+def test_the_low_ones_of_many_are_chosen(provider):
+    potential, molecule = GeoMolCalculator("geomformer-organic"), parse("OCCF")
+    found = Methods(provider).draw_chosen(molecule, 3, 0, potential, 5)[MMFF_CHOSEN]
+    assert len(found.positions) == found.asked == 3
+    energies = [energy_of(molecule, positions, potential) for positions in found.positions]
+    assert energies == sorted(energies)
+    assert max(energies) - min(energies) <= WINDOW
+    assert set(Methods(provider, baselines=False).draw_chosen(molecule, 1, 0, potential, 0)) == {CHOSEN}
+
+
+def energy_of(molecule, positions, potential) -> float:
+    atoms = molecule.atoms(positions, {})
+    atoms.calc = potential
+    return atoms.get_potential_energy()
 
 
 def test_a_molecule_that_the_potential_does_not_know_is_told_and_not_relaxed(result):
@@ -234,6 +281,28 @@ def test_matching_distances_are_of_the_same_molecules():
     assert told["theirs"] == [1, 2.0]
     assert told["none"] == [0, pytest.approx(np.nan, nan_ok=True)]
     assert found["ours"][DRAWN]["molecules"] == 2
+
+
+def test_errors_of_properties_are_of_the_same_molecules():
+    def row(smiles, **energies):
+        methods = {
+            name: {
+                DRAWN: {**NO_DISTANCE, "made": 1, "wrong stereo": 0, "implausible": 0},
+                **{"asked": 1, "seconds": 1.0, "mirrored": 0},
+                "properties": energy and dict.fromkeys(evaluation.UNITS, energy),
+            }
+            for name, energy in energies.items()
+        }
+        properties = dict.fromkeys(evaluation.UNITS, 1.0)
+        return {"smiles": smiles, "stereo elements": 0, "properties": properties, "methods": methods}
+
+    rows = [row("A", ours=2.0, theirs=1.5, none=None), row("B", ours=9.0, theirs=None, none=None)]
+    found = evaluation.summarise(rows, Options(thresholds=(0.5,)))
+    told = {name: [found[name][DRAWN].get(what) for what in ("ensembles", "dipole error D")] for name in found}
+    assert told == {"ours": [1, 1.0], "theirs": [1, 0.5], "none": [None, None]}
+
+
+NO_DISTANCE = {"recall": [0.0], "precision": [0.0], "recall_distance": None, "precision_distance": None}
 
 
 def test_several_processes_measure_the_same(result, data, provider, tmp_path):

@@ -14,7 +14,7 @@ pytest.importorskip("yaml", reason="recipes need the extra 'train'")
 from geomol_training import release as potentials
 from geomol_training.conformers import release as conformers
 from geomol_training.conformers.evaluate import DRAWN, RELAXED
-from geomol_training.conformers.methods import ETKDG, MODEL
+from geomol_training.conformers.methods import CHOSEN, ETKDG, MODEL
 from geomol_training.release import release
 
 from ase_geomol import checkpoint
@@ -51,7 +51,10 @@ def evaluation(weights, tmp_path) -> dict:
         "processor": "abacus",
         "device": "cpu",
         "remarks": {"distances that came too late or failed, not covered": 3},
-        "methods": {name: {DRAWN: VALUES, RELAXED: {**VALUES, "AMR-P median Å": None}} for name in (MODEL, ETKDG)},
+        "methods": {
+            **{name: {DRAWN: VALUES, RELAXED: {**VALUES, "AMR-P median Å": None}} for name in (MODEL, ETKDG)},
+            CHOSEN: {RELAXED: VALUES},
+        },
     }
 
 
@@ -88,6 +91,8 @@ def test_every_comparison_is_called_by_its_references(weights, evaluation, shop,
         in card
     )
     assert f"| {MODEL}, {DRAWN} | 7 | 50 | 0.1 | 99 | 0.5 |" in card
+    assert f"| {CHOSEN}, {RELAXED} | 7 | 50 | 0.1 | 99 | 0.5 |" in card
+    assert f"{CHOSEN}, {DRAWN}" not in card
     assert "- distances that came too late or failed, not covered: 3" in card
     assert "on GPU 1 and abacus" in card
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -34,7 +34,7 @@ from ..splits import ALIASES
 from .data import load_sets
 from .ensemble import MOST_SAMPLES, ensemble_properties
 from .isomers import is_wrong
-from .methods import TIMED, Methods
+from .methods import OVERSAMPLE, TIMED, WINDOW, Drawn, Methods
 from .metrics import Match, distance_matrix, match, summary
 from .plausibility import Plausibility
 from .sets import ConformerSets
@@ -54,7 +54,8 @@ class Options:
         split: part of the data; None: all.
         molecules: so many, drawn with the seed; None: all.
         thresholds: Å, of coverage.
-        relax_steps: steps of relaxation with ``potential`` after which all is measured again; 0: it is not.
+        relax_steps: steps of relaxation with ``potential`` after which all is measured again; 0: it is not, and
+            nothing is chosen by energies.
         potential: a shipped name or a path.
         properties: of so many molecules, the first ones, ensemble properties are computed with GFN2-xTB.
         baselines: measure RDKit beside the model.
@@ -102,7 +103,9 @@ def evaluate_conformers(
     chosen = _chosen(sets, options)
     relaxing = load_checkpoint(options.potential).fingerprint if options.relax_steps else None
     versions = {"potential fingerprint": relaxing, "rdkit": rdkit.__version__}
-    settings = {"model": provider.version, "device": _device(provider), "data": key, **versions, **asdict(options)}
+    choice = {"oversample": OVERSAMPLE, "window": WINDOW} if relaxing else {}
+    about = {"model": provider.version, "device": _device(provider), "data": key}
+    settings = {**about, **versions, **choice, **asdict(options)}
     _open(out, settings)
     files = [out / ROWS / f"{place:05d}.json" for place in range(len(chosen))]
     todo = [
@@ -270,10 +273,7 @@ def measure_molecule(
         row["not relaxed"], potential = refused, None
     if with_properties:
         row |= ensemble_properties(molecule, references)._asdict()
-    for name, drawn in methods.draw_all(molecule, asked, options.seed).items():
-        stages = {DRAWN: drawn.positions}
-        if potential is not None:
-            stages[RELAXED] = _relaxed(molecule, drawn.positions, potential, options.relax_steps)
+    for name, drawn, stages in _all_drawn(molecule, asked, methods, potential, options):
         found: Row = {name: value for name, value in drawn._asdict().items() if name != "positions"}
         for stage, positions in stages.items():
             found[stage] = _measure(molecule, symmetric, plausibility, references, positions, drawn.asked, options)
@@ -281,6 +281,20 @@ def measure_molecule(
             found |= ensemble_properties(molecule, list(stages.values())[-1][:MOST_SAMPLES])._asdict()
         row["methods"][name] = found
     return row
+
+
+def _all_drawn(
+    molecule: Molecule, asked: int, methods: Methods, potential: GeoMolCalculator | None, options: Options
+) -> Iterator[tuple[str, Drawn, dict[str, np.ndarray]]]:
+    """Each method's name, what it drew, and the structures (P, N, 3) at each stage that it has."""
+    for name, drawn in methods.draw_all(molecule, asked, options.seed).items():
+        stages = {DRAWN: drawn.positions}
+        if potential is not None:
+            stages[RELAXED] = _relaxed(molecule, drawn.positions, potential, options.relax_steps)
+        yield name, drawn, stages
+    if potential is not None:
+        chosen = methods.draw_chosen(molecule, asked, options.seed, potential, options.relax_steps)
+        yield from ((name, drawn, {RELAXED: drawn.positions}) for name, drawn in chosen.items())
 
 
 def _measure(
@@ -364,37 +378,48 @@ def failures(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
 def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict[str, float]]]:
     """Means by method and stage, from the rows alone, over the molecules that have that stage.
 
-    AMR is over the same molecules for all methods: those in which each that is not `TIMED` has one, but for methods
-    that have none at all.
+    AMR, and errors of ensemble properties, are over the same molecules for all methods: those in which each that is
+    not `TIMED` has one, but for methods that have none at all.
     """
     comparable = {stage: _with_distances(rows, stage) for stage in (DRAWN, RELAXED)}
+    with_properties = _in_all(rows, lambda method: method.get("properties") is not None)
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in rows[0]["methods"]:
-        of_method = [row["methods"][name] for row in rows]
+    for name in _names(rows):
+        of_method = [row["methods"][name] for row in rows if name in row["methods"]]
         stages = [stage for stage in (DRAWN, RELAXED) if any(stage in item for item in of_method)]
         found[name] = {stage: _of_stage(rows, name, stage, comparable[stage], options) for stage in stages}
-        made = sum(item[DRAWN]["made"] for item in of_method)
+        made = sum(item[stages[0]]["made"] for item in of_method)
         seconds = sum(item["seconds"] for item in of_method)
-        found[name][DRAWN]["s per conformer"] = seconds / made if made else np.nan
+        found[name][stages[0]]["s per conformer"] = seconds / made if made else np.nan
         mirrored = sum(item["mirrored"] for item in of_method)
         if mirrored:
-            found[name][DRAWN]["reflected %"] = 100 * mirrored / made
-        found[name][stages[-1]] |= _property_errors(rows, name)
+            found[name][stages[0]]["reflected %"] = 100 * mirrored / made
+        found[name][stages[-1]] |= _property_errors([row for row in rows if row["smiles"] in with_properties], name)
     return found
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Methods in their order; of a molecule that is not relaxed some are missing."""
+    return list(dict.fromkeys(name for row in rows for name in row["methods"]))
 
 
 def _with_distances(rows: Sequence[Row], stage: str) -> set[str]:
     """SMILES of the molecules in which all methods have a distance at this stage."""
-    found = {
-        name: {row["smiles"] for row in rows if row["methods"][name].get(stage, {}).get("recall_distance") is not None}
-        for name in rows[0]["methods"]
+    return _in_all(rows, lambda method: method.get(stage, {}).get("recall_distance") is not None)
+
+
+def _in_all(rows: Sequence[Row], has: Callable[[Row], bool]) -> set[str]:
+    """SMILES of the molecules in which each method has something, of those that have it anywhere, without `TIMED`."""
+    found = [
+        {row["smiles"] for row in rows if name in row["methods"] and has(row["methods"][name])}
+        for name in _names(rows)
         if name not in TIMED
-    }
-    return set.intersection(*filter(None, found.values())) if any(found.values()) else set()
+    ]
+    return set.intersection(*filter(None, found)) if any(found) else set()
 
 
 def _of_stage(rows: Sequence[Row], name: str, stage: str, comparable: set[str], options: Options) -> dict[str, float]:
-    rows = [row for row in rows if stage in row["methods"][name]]
+    rows = [row for row in rows if stage in row["methods"].get(name, {})]
     of_stage = [row["methods"][name][stage] for row in rows]
     matches = [_match(row["methods"][name][stage], row["smiles"] in comparable) for row in rows]
     made, asked = sum(item["made"] for item in of_stage), sum(row["methods"][name]["asked"] for row in rows)
@@ -425,7 +450,7 @@ def _property_errors(rows: Sequence[Row], name: str) -> dict[str, float]:
     pairs = [
         (row["properties"], row["methods"][name]["properties"])
         for row in rows
-        if row.get("properties") and row["methods"][name].get("properties")
+        if row.get("properties") and row["methods"].get(name, {}).get("properties")
     ]
     found: dict[str, float] = {"ensembles": len(pairs)} if pairs else {}
     for what, unit in UNITS.items() if pairs else ():

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 
 from ase_geomol.errors import ConfigError, GeoMolError, ProviderError, ProviderWarning
 from ase_geomol.providers.base import Provider
@@ -24,10 +25,13 @@ MODEL, CHECKED = "model", "model, checked"
 ETKDG, MMFF = "ETKDGv3", "ETKDGv3, MMFF94s"
 CLUSTERED = "clustered from 10 times as many"
 ETKDG_TIME, CLUSTERED_TIME = "ETKDGv3, in the model's time", "clustered, in the model's time"
+CHOSEN, MMFF_CHOSEN = "model, chosen", "ETKDGv3, MMFF94s, chosen"
 TIMED = (ETKDG_TIME, CLUSTERED_TIME)
 """Of these there may be none of a molecule, and that is no failure."""
 OVERSAMPLE, MOST_OVERSAMPLE = 10, 100
 """Times as many structures, and at most in the model's time."""
+WINDOW = 0.26
+"""eV above the lowest structure that is kept where energies choose: 6 kcal/mol, as in the search for references."""
 TIME_LIMIT = 600.0
 """s, of each method for each molecule."""
 
@@ -61,6 +65,10 @@ class Methods:
     where it is faster. The time of the choice comes on top. "ETKDGv3, in the model's time" has all that it makes in
     these seconds, unchecked as the model's, up to a hundred times as many, and counts as if it had been asked for them.
 
+    "model, chosen" and "ETKDGv3, MMFF94s, chosen" are what a user gets who asks for ten times as many, relaxed with a
+    potential, within `WINDOW` of the lowest, and for representatives of these. Both choose by the energies of the
+    potential, and there are no such structures without it. Relaxing counts in their seconds.
+
     Args:
         model: the conformer model.
         baselines: draw structures by RDKit, too.
@@ -91,6 +99,22 @@ class Methods:
             ETKDG_TIME: bare._replace(asked=max(count, len(bare.positions))),
             CLUSTERED_TIME: _chosen(molecule, many, count),
         }
+
+    def draw_chosen(
+        self, molecule: Molecule, count: int, seed: int, potential: Calculator, steps: int
+    ) -> dict[str, Drawn]:
+        """At most ``count`` structures by each method that chooses by the energies of a potential.
+
+        Args:
+            molecule: that the potential knows.
+            count: how many there should be.
+            seed: of all.
+            potential: relaxes each.
+            steps: of relaxation, at most.
+        """
+        choice = {"oversample": OVERSAMPLE, "relax": potential, "relax_steps": steps, "window": WINDOW}
+        makers = {CHOSEN: self._model, **({MMFF_CHOSEN: self._relaxed} if self._baselines else {})}
+        return {name: _drawn(maker, molecule, count, seed, **choice) for name, maker in makers.items()}
 
     def warm_up(self, molecule: Molecule) -> None:
         """Start what is started only once, so that the first molecule's times are as good as others'."""

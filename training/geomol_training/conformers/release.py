@@ -14,7 +14,7 @@ from ase_geomol.files import write_atomically
 from ..cards import Notes, benchmark_results, label_counts, pairs, read_json, symbols
 from ..config import read_yaml, validated
 from .evaluate import DRAWN
-from .methods import MODEL
+from .methods import MODEL, WINDOW
 
 CARD = """# {name}
 
@@ -34,7 +34,9 @@ Measured by `{evaluation_command}` on {molecules} {held_out} on {hardware}: twic
 are {references} references. COV is the share of references (R) or of structures (P) with a partner of the other kind
 within the threshold, AMR the mean distance to the nearest one, by the root-mean-square distance of heavy atoms that
 knows symmetry. "{model}" is what the network draws, with mirror images of what was asked for reflected; of "{model},
-checked", structures with wrong stereochemistry, bonds or clashes were drawn again.
+checked", structures with wrong stereochemistry, bonds or clashes were drawn again. Where structures are "chosen", ten
+times as many were relaxed, which counts in their seconds, those within {window:g} eV of the lowest kept, and of these
+the lowest of each of as many clusters as were asked for.
 
 {measured}
 
@@ -96,6 +98,7 @@ def release_conformers(
         molecules=measured.rows,
         hardware=measured.processor if measured.device == "cpu" else f"{measured.device} and {measured.processor}",
         model=MODEL,
+        window=WINDOW,
         measured=_table(measured.methods, words.references),
         remarks="\n".join(f"- {remark}: {count}" for remark, count in measured.remarks.items()),
         results=at_work,
