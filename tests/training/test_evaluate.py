@@ -11,6 +11,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from geomol_training import evaluate as evaluation
+from geomol_training import portions
 from geomol_training.checks import Limits
 from geomol_training.cli import app
 from geomol_training.data import load
@@ -71,7 +72,7 @@ def test_agrees_with_hand(checkpoint, xyz, structures, tmp_path):
 
 def test_a_killed_evaluation_goes_on_where_it_was(checkpoint, xyz, tmp_path, monkeypatch):
     whole = evaluate(checkpoint, str(xyz), tmp_path / "whole")
-    monkeypatch.setattr(evaluation, "PORTION", 15)
+    monkeypatch.setattr(portions, "PORTION", 15)
     sizes = []
 
     def predict(predictor, frames, *rest):

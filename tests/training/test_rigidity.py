@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from geomol_training import portions
 from geomol_training.cli import app
 from geomol_training.fit import fit
 from geomol_training.rigidity import REGULARISERS, add_rigidity, whitening
@@ -109,7 +111,9 @@ def test_it_rises_at_elements_that_nothing_was_learned_of(trained, structures, t
     """The network knows oxygen, but no frame that the rigidity comes from has any."""
     dry = [atoms for atoms in structures if 8 not in atoms.numbers]
     write(tmp_path / "dry.extxyz", dry)
-    found = add_rigidity(trained, str(tmp_path / "dry.extxyz"), tmp_path, save_as=tmp_path / "new" / "rigid.safetensors")
+    found = add_rigidity(
+        trained, str(tmp_path / "dry.extxyz"), tmp_path, save_as=tmp_path / "new" / "rigid.safetensors"
+    )
     calc = GeoMolCalculator(found.path)
     known = np.median([largest(calc, atoms) for atoms in dry if atoms.info["split"] == "train"])
     for name in ("H2O", "CO2", "CH3OH"):
@@ -138,6 +142,30 @@ def test_command(trained, xyz, structures, tmp_path, monkeypatch):
     before = weights.read_bytes()
     assert CliRunner().invoke(app, words).exit_code == 0  # the same again replaces it
     assert weights.read_bytes() == before
+
+
+def test_a_killed_pass_goes_on_where_it_was(trained, xyz, tmp_path, monkeypatch):
+    monkeypatch.setattr(portions, "PORTION", 8)
+    told: list[int] = []
+
+    def killed(what, done, frames):
+        if what == "training frames" and done > 8:
+            raise KeyboardInterrupt
+
+    def report(what, done, frames):
+        if what == "training frames":
+            told.append(done)
+
+    for name, reported, ends in (
+        ("out", killed, pytest.raises(KeyboardInterrupt)),
+        ("out", report, nullcontext()),
+        ("whole", lambda *_: None, nullcontext()),
+    ):
+        with ends:
+            add_rigidity(trained, str(xyz), tmp_path / name, save_as=tmp_path / f"{name}.safetensors", report=reported)
+    assert min(told) == 8, "the first portion is not computed again"
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"rigidity.json", "calibration.png"}
 
 
 def test_frames_without_forces(trained, structures, tmp_path):

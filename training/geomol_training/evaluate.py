@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,20 +19,18 @@ from ase_geomol.property import ScalarProperty
 from ase_geomol.relaxed import RelaxedState
 
 from .alone import alone_in
-from .arrays import write_arrays
 from .batches import FixedBatches, fill_batches
 from .checks import Limits, describe_skipped
 from .data import load
 from .frames import Frames, displacements
 from .metrics import Part, Predicted, gather
+from .portions import Arrays, Report, in_portions
 from .readers import Keys
 from .references import composition
 from .splits import ALIASES
 from .tasks import Predictor, Task, task_of_weights
 
 BATCH_ATOMS = 512
-PORTION = 2000
-"""Frames whose predictions are kept together until the evaluation is written."""
 HEXAGONS = 80
 
 
@@ -133,39 +129,17 @@ def _of_split(frames: Frames, split: str | None) -> Frames:
 
 
 def _predict_in_portions(
-    predictor: Predictor,
-    frames: Frames,
-    task: Task,
-    folder: Path,
-    identity: str,
-    report: Callable[[int, int], None],
+    predictor: Predictor, frames: Frames, task: Task, folder: Path, identity: str, report: Report
 ) -> Predicted:
-    """As `predict_frames`, but a portion that the folder holds, by weights and structures, is not computed again."""
-    portions: list[Predicted] = []
-    for start in range(0, len(frames), PORTION):
-        portion = frames.take(np.arange(start, min(start + PORTION, len(frames))))
-        path = folder / f"{_fingerprint(portion, identity)}.npz"
-        if not path.exists():
-            within = partial(_report_from, start, len(frames), report)
-            predicted = predict_frames(predictor, portion, task, within)
-            write_arrays(path, {name: values for name, values in predicted._asdict().items() if values is not None})
-        with np.load(path) as kept:
-            portions.append(Predicted(**dict(kept)))
-        report(start + len(portion), len(frames))
+    """As `predict_frames`, kept in the folder as it goes."""
+
+    def compute(portion: Frames, report: Report) -> Arrays:
+        predicted = predict_frames(predictor, portion, task, report)
+        return {name: values for name, values in predicted._asdict().items() if values is not None}
+
+    portions = [Predicted(**arrays) for arrays in in_portions(frames, compute, folder, identity, report)]
     columns = [None if values[0] is None else np.concatenate(values) for values in zip(*portions, strict=True)]
     return Predicted._make(columns)
-
-
-def _report_from(start: int, total: int, report: Callable[[int, int], None], done: int, _: int) -> None:
-    report(start + done, total)
-
-
-def _fingerprint(frames: Frames, identity: str) -> str:
-    """Of all that predictions depend on."""
-    digest = hashlib.sha256(identity.encode())
-    for field in ("offsets", "numbers", "positions", "cell", "pbc", "charge", "spin", "tags", "fixed"):
-        digest.update(np.ascontiguousarray(getattr(frames, field)).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def predict_frames(

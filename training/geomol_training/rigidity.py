@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,11 +21,13 @@ from ase_geomol.nn import segment_sum
 from ase_geomol.potential import Potential
 from ase_geomol.rigidity import Rigidity, RigidityForm
 
+from .alone import alone_in
 from .batches import Batch, FixedBatches, fill_batches
 from .checks import Limits
 from .data import load
 from .evaluate import BATCH_ATOMS, write_picture
 from .frames import Frames
+from .portions import Arrays, in_portions
 from .readers import Keys
 from .splits import ALIASES, of_part
 
@@ -87,7 +91,8 @@ def add_rigidity(
 
     C is summed up over the atoms of the training data. s is the value that makes the energy errors of the validation
     data likeliest, with alpha the RMS of error over deviation. Writes ``out/rigidity.json`` and ``out/calibration.png``
-    about test frames, or the validation frames where there are none.
+    about test frames, or the validation frames where there are none. What the pass over the training data has summed up
+    is kept in ``out/sums`` until then, so that the same call goes on after a kill.
 
     Args:
         checkpoint: path, or name of a shipped potential.
@@ -138,7 +143,9 @@ def add_rigidity(
             )
     if max_frames is not None and max_frames < len(train):
         train = train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:max_frames]))
-    covariance = sum_features(potential, train, report)
+    kept = out / "sums"
+    with alone_in(kept):
+        covariance = sum_features(potential, train, kept, fingerprint, report)
     potential.rigidity = calibrated(potential, covariance, len(train), validation, report)
     measured_on, frames = ("test", held_out) if len(held_out) else ("validation", validation)
     direct = metadata.forces == "direct"
@@ -159,19 +166,25 @@ def add_rigidity(
     }
     write_atomically(out / "rigidity.json", (json.dumps(content, indent=1) + "\n").encode())
     plot_calibration(out / "calibration.png", found, f"{metadata.name}: {len(frames)} {measured_on} frames")
+    shutil.rmtree(kept, ignore_errors=True)
     return Measured(target, potential.rigidity.form, measured_on, results)
 
 
-def sum_features(potential: Potential, frames: Frames, report: Report) -> Tensor:
-    """C (k, k), the sum of ``f f^T`` over all atoms."""
+def sum_features(potential: Potential, frames: Frames, folder: Path, identity: str, report: Report) -> Tensor:
+    """C (k, k), the sum of ``f f^T`` over all atoms; sums over portions are kept in the folder, see `in_portions`."""
     size = potential.model.readout.out.in_features + 1
-    total = torch.zeros(size, size, dtype=torch.float64, device=potential.scale.device)
-    for batch in _batches(potential, frames, "training frames", report):
-        features = potential.last_features(batch.graph)
-        total += features.T @ features
-    if not total.isfinite().all():
-        raise GeoMolError("A feature is not finite: the weights are broken, or a structure is far from all known.")
-    return total
+
+    def compute(portion: Frames, within: Callable[[int, int], None]) -> Arrays:
+        total = torch.zeros(size, size, dtype=torch.float64, device=potential.scale.device)
+        for batch in _batches(potential, portion, "", lambda _, done, all_frames: within(done, all_frames)):
+            features = potential.last_features(batch.graph)
+            total += features.T @ features
+        if not total.isfinite().all():
+            raise GeoMolError("A feature is not finite: the weights are broken, or a structure is far from all known.")
+        return {"sum": total.cpu().numpy()}
+
+    sums = in_portions(frames, compute, folder, identity, partial(report, "training frames"))
+    return torch.from_numpy(sum(arrays["sum"] for arrays in sums)).to(potential.scale.device)
 
 
 def calibrated(potential: Potential, covariance: Tensor, count: int, valid: Frames, report: Report) -> Rigidity:
