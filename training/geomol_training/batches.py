@@ -445,7 +445,7 @@ class _Pickler(pickle.Pickler):
         return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
 
 
-def _sent(batch: AnyBatch) -> bytes:
+def _sent(batch: Any) -> bytes:
     buffer = io.BytesIO()
     _Pickler(buffer, protocol=5).dump(batch)
     return buffer.getvalue()
