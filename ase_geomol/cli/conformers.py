@@ -52,7 +52,7 @@ def conformers(
         int | None, typer.Option(help="Of a conformer model; default: what suits it.", show_default=False)
     ] = None,
     fallback: Annotated[
-        bool, typer.Option("--fallback", help="Let RDKit make what a conformer model does not know.")
+        bool, typer.Option("--fallback", help="Let RDKit make what a conformer model does not know or fails at.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the conformers.")] = 0,
     relax: Annotated[bool, typer.Option("--relax", help="Relax them, and sort them by energy.")] = False,

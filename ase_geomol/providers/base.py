@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ class Provider(ABC):
             in time.
 
         Raises:
-            InputError: the request is no molecule that this provider makes, or none that the calculator knows.
+            InputError: the request is no molecule that this provider makes, or none that a calculator of this package
+                knows; where another one does not, all relaxations fail.
             ConfigError: an argument makes no sense.
             ProviderError: there is no structure at all; its ``failures`` say why.
         """
@@ -170,6 +172,8 @@ class Provider(ABC):
         drawing = self.iterate(
             request, n * oversample, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit
         )
+        if relax is not None:
+            _see_known(drawing.molecule, relax)
         structures: Iterable[Atoms] = drawing.structures()
         if relaxing is not None:
             structures = _relaxed(drawing, structures, relaxing, checks)
@@ -191,7 +195,8 @@ class Provider(ABC):
         if rank:
             weigh(made)
         unrelaxed = sum(not atoms.info["converged"] for atoms in made) if relax is not None and relax_steps else 0
-        ensemble = Ensemble(made, drawing.molecule.smiles, n, drawing.failures, unrelaxed, uncompared)
+        others = _others(self, made)
+        ensemble = Ensemble(made, drawing.molecule.smiles, n, drawing.failures, unrelaxed, uncompared, others)
         if ensemble.unfinished:
             warnings.warn(ensemble.unfinished, ProviderWarning, stacklevel=2)
         return ensemble
@@ -288,17 +293,27 @@ class Provider(ABC):
         check_arguments(n, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit)
         deadline = np.inf if time_limit is None else time.monotonic() + time_limit
         molecule = parse(request)
-        maker = self.maker_of(molecule)
-        maker.check(molecule)
-        return Drawing(maker, molecule, n, seed, checks, attempts, deadline)
+        makers = [maker for maker in self.makers if maker.makes(molecule)]
+        if not makers:
+            self.makers[-1].check(molecule)
+        return Drawing(makers, molecule, n, seed, checks, attempts, deadline)
 
     def check(self, molecule: Molecule) -> None:
         """Raise InputError for a molecule that this provider does not make."""
         self.limits.check(molecule)
 
-    def maker_of(self, molecule: Molecule) -> Provider:
-        """Who makes structures of a molecule: this provider, unless it knows another one for what it cannot."""
-        return self
+    def makes(self, molecule: Molecule) -> bool:
+        """Whether `check` has nothing against a molecule."""
+        try:
+            self.check(molecule)
+        except InputError:
+            return False
+        return True
+
+    @property
+    def makers(self) -> Sequence[Provider]:
+        """Who makes structures: this provider, and others in turn for what those before do not make or fail at."""
+        return (self,)
 
 
 def check_arguments(
@@ -342,6 +357,16 @@ def _relaxation(calculator: Calculator, steps: int, fmax: float) -> Callable[...
     return partial(relax_in_turn, calculator=calculator, steps=steps, fmax=fmax)
 
 
+def _see_known(molecule: Molecule, calculator: Calculator) -> None:
+    """Raise InputError for a molecule that a calculator of this package does not know, whatever its positions."""
+    from ..calculator import GeoMolCalculator
+    from ..checks import check_atoms
+
+    if isinstance(calculator, GeoMolCalculator):
+        atoms = molecule.atoms(np.zeros((len(molecule), 3)), {})
+        check_atoms(atoms, calculator.elements, calculator.charges, calculator.spins)
+
+
 def _relaxed(
     drawing: Drawing,
     structures: Iterable[Atoms],
@@ -351,8 +376,6 @@ def _relaxed(
     """The structures, relaxed, in the order in which they are ready; those that fail or come too late are counted."""
     waiting = iter(structures)
     for end in relaxing(waiting, deadline=drawing.deadline):
-        if isinstance(end.error, InputError) and end.place == end.steps == 0:
-            raise end.error  # the calculator does not know the molecule
         if end.error is not None:
             reason = f"failed relaxation ({type(end.error).__name__}: {end.error})"
         else:
@@ -399,6 +422,12 @@ def _representatives(drawing: Drawing, structures: list[Atoms], n: int, relaxed:
 
 def _energies(structures: Sequence[Atoms]) -> np.ndarray:
     return np.array([atoms.get_potential_energy() for atoms in structures])
+
+
+def _others(provider: Provider, structures: Iterable[Atoms]) -> Counter[str]:
+    """How many structures other providers made, by their names."""
+    makers = [(atoms.info["provider"], atoms.info["model_version"]) for atoms in structures]
+    return Counter(name for name, version in makers if (name, version) != (provider.name, provider.version))
 
 
 def _positions(structures: Sequence[Atoms]) -> np.ndarray:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ..checkpoint import choose_device, load_conformers
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
 from ..models.ditmc import Conditioning, MoleculeBatch, Sampler, collate_molecules, sample_noise
 from .base import TIME, Candidate, Limits, Provider
 from .features import check_bonds, graph_of
@@ -43,7 +43,8 @@ class ConformerProvider(Provider):
         schedule: "uniform", or "logarithmic" with ever shorter steps towards the end.
         solver: "euler", or "heun", which evaluates the network twice in a step.
         fallback: who makes structures of molecules that are too large for the network or have elements or bonds that
-            it does not know, such as `RDKitProvider()`; ``info["provider"]`` says who did. None: they are refused.
+            it does not know, and those at which all its attempts fail, such as `RDKitProvider()`;
+            ``info["provider"]`` and `Ensemble.others` say who did. None: they are refused, or missing.
 
     Attributes:
         metadata: about the weights.
@@ -78,13 +79,10 @@ class ConformerProvider(Provider):
         self._known: tuple[Molecule, MoleculeBatch, Conditioning] | None = None
         self._ahead: list[tuple[Molecule, dict[int, np.ndarray]]] = []
 
-    def maker_of(self, molecule: Molecule) -> Provider:
-        """This one, or the fallback for a molecule beyond its limits."""
-        try:
-            self.check(molecule)
-        except InputError:
-            return self.fallback or self
-        return self
+    @property
+    def makers(self) -> Sequence[Provider]:
+        """This one, then its fallback."""
+        return (self, *(self.fallback.makers if self.fallback else ()))
 
     def check(self, molecule: Molecule) -> None:
         """Raise InputError for an element or a bond that the network does not know, or too many atoms."""

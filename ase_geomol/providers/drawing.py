@@ -6,6 +6,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ class Ensemble(list[Atoms]):
         failures: how many candidates were lost, by reason; also those that another attempt replaced.
         unrelaxed: how many structures are no minima: their relaxation was ended by its steps or the time limit.
         uncompared: how many were not compared with earlier ones, since the time was over: some may be duplicates.
+        others: how many structures were made by other providers than the one asked, by their names.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class Ensemble(list[Atoms]):
         failures: Mapping[str, int],
         unrelaxed: int = 0,
         uncompared: int = 0,
+        others: Mapping[str, int] = {},
     ) -> None:
         super().__init__(structures)
         self.smiles, self.requested = smiles, requested
-        self.unrelaxed, self.uncompared = unrelaxed, uncompared
+        self.unrelaxed, self.uncompared, self.others = unrelaxed, uncompared, dict(others)
         self.failures = {reason: count for reason, count in failures.items() if count}
 
     @property
@@ -79,7 +82,8 @@ class Ensemble(list[Atoms]):
     @property
     def remarks(self) -> str:
         """All that a user should know of it, in sentences, or nothing."""
-        return " ".join(filter(None, [self.shortage, self.unfinished]))
+        fallback = [f"{count} of {len(self)} structures were made by {name}." for name, count in self.others.items()]
+        return " ".join(filter(None, [self.shortage, self.unfinished, *fallback]))
 
 
 def shortage(made: int, requested: int, smiles: str, failures: Mapping[str, int]) -> str:
@@ -103,7 +107,7 @@ class Drawing(Iterator[Atoms]):
 
     def __init__(
         self,
-        provider: Provider,
+        makers: Sequence[Provider],
         molecule: Molecule,
         n: int,
         seed: int,
@@ -114,7 +118,7 @@ class Drawing(Iterator[Atoms]):
         self.molecule, self.requested = molecule, int(n)
         self.failures: Counter[str] = Counter()
         self.deadline = deadline
-        self._provider, self._seed, self._checks, self._attempts = provider, int(seed), tuple(checks), attempts
+        self._makers, self._seed, self._checks, self._attempts = makers, int(seed), tuple(checks), attempts
         self._made, self._stream = 0, self.structures()
 
     def __next__(self) -> Atoms:
@@ -143,7 +147,7 @@ class Drawing(Iterator[Atoms]):
 
     def structures(self) -> Iterator[Atoms]:
         """Draw them, without a word on what is missing."""
-        size, hopeless = self._provider.at_once(self.molecule), True
+        size, hopeless = self._makers[0].at_once(self.molecule), True
         for start in range(0, self.requested, size):
             if self.is_late():
                 self.failures[TIME] += self.requested - start
@@ -155,32 +159,27 @@ class Drawing(Iterator[Atoms]):
                 return
 
     def _drawn(self, indices: Sequence[int]) -> list[Atoms]:
-        """The structures of these indices, as far as attempts and time suffice."""
+        """The structures of these indices, as far as attempts, those of each maker in turn, and time suffice."""
         made: dict[int, Atoms] = {}
-        for attempt in range(self._attempts):
+        for maker, attempt in product(self._makers, range(self._attempts)):
             missing = [index for index in indices if index not in made]
             if not missing or self.is_late():
                 break
             seeds = [_seed(self._seed, index, attempt) for index in missing]
-            candidates = self._provider.draw(self.molecule, seeds, self.deadline)
+            candidates = maker.draw(self.molecule, seeds, self.deadline)
             for index, candidate in zip(missing, candidates, strict=True):
                 reason = candidate if isinstance(candidate, str) else self._refusal(candidate)
                 if isinstance(candidate, str) or reason:
                     self.failures[str(reason)] += 1
                 else:
-                    made[index] = self._atoms(index, candidate)
+                    made[index] = self._atoms(index, candidate, maker)
         return [made[index] for index in sorted(made)]
 
     def _refusal(self, candidate: Candidate) -> str | None:
         return refusal(self.molecule, candidate.positions, self._checks)
 
-    def _atoms(self, index: int, candidate: Candidate) -> Atoms:
-        about = {
-            "seed": self._seed,
-            "index": index,
-            "provider": self._provider.name,
-            "model_version": self._provider.version,
-        }
+    def _atoms(self, index: int, candidate: Candidate, maker: Provider) -> Atoms:
+        about = {"seed": self._seed, "index": index, "provider": maker.name, "model_version": maker.version}
         return self.molecule.atoms(candidate.positions, {**about, **candidate.info})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from ase import Atoms, units
@@ -11,7 +11,7 @@ from scipy.cluster.hierarchy import cut_tree, ward
 
 from .geometry import bond_errors, clashes
 from .molecules import Molecule, parse
-from .rmsd import FEW_MATCHES, Symmetry, aligned, rmsd, symmetry
+from .rmsd import FEW_MATCHES, Symmetry, aligned, rmsd_to_each, symmetry
 from .stereo import stereo_errors
 
 CHECKS: dict[str, tuple[str, Callable[[Molecule, np.ndarray], list[str]]]] = {
@@ -60,15 +60,27 @@ def clusters(symmetric: Symmetry, positions: np.ndarray, threshold: float, deadl
     shapes = np.array([_shape(conformer[symmetric.atoms]) for conformer in positions])
     leaders: list[int] = []
     for index, conformer in enumerate(positions):
-        if time.monotonic() > deadline:
-            break
         bounds = np.linalg.norm(shapes[leaders] - shapes[index], axis=1)
         near = [leaders[place] for place in np.argsort(bounds) if bounds[place] < threshold]
-        same = (leader for leader in near if rmsd(symmetric, conformer, positions[leader]) < threshold)
-        labels[index] = next(same, index)
-        if labels[index] == index:
+        try:
+            same = _first_below(threshold, rmsd_to_each(symmetric, conformer, positions[near]), deadline)
+        except TimeoutError:
+            break
+        labels[index] = index if same is None else near[same]
+        if same is None:
             leaders.append(index)
     return labels
+
+
+def _first_below(threshold: float, distances: Iterator[float], deadline: float) -> int | None:
+    """Place of the first of the distances that is below the threshold; raises TimeoutError when the deadline passes."""
+    place = 0
+    while time.monotonic() <= deadline:
+        distance = next(distances, None)
+        if distance is None or distance < threshold:
+            return None if distance is None else place
+        place += 1
+    raise TimeoutError
 
 
 def representatives(

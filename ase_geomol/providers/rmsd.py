@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,16 +56,22 @@ def rmsd_matrix(symmetric: Symmetry, first: np.ndarray, second: np.ndarray) -> n
 
     The least root-mean-square distance over proper rotations, shifts and relabellings.
     """
-    graph, options = _loaded(symmetric, [*first, *second])
-    distances = np.empty((len(first), len(second)))
-    for row, column in np.ndindex(*distances.shape):
-        distances[row, column] = rdMolAlign.GetBestRMS(graph, graph, options, row, len(first) + column)
-    return distances
+    rows = (list(rmsd_to_each(symmetric, conformer, second)) for conformer in first)
+    return np.array(list(rows)).reshape(len(first), len(second))
+
+
+def rmsd_to_each(symmetric: Symmetry, conformer: np.ndarray, others: np.ndarray) -> Iterator[float]:
+    """Distances in Å from a conformer (N, 3) to each of ``others`` (R, N, 3), computed as they are asked for."""
+    if not len(others):
+        return
+    graph, options = _loaded(symmetric, [conformer, *others])
+    for place in range(len(others)):
+        yield rdMolAlign.GetBestRMS(graph, graph, options, 0, 1 + place)
 
 
 def rmsd(symmetric: Symmetry, first: np.ndarray, second: np.ndarray) -> float:
     """Distance in Å between two conformers (N, 3)."""
-    return float(rmsd_matrix(symmetric, first[None], second[None])[0, 0])
+    return float(next(rmsd_to_each(symmetric, first, second[None])))
 
 
 def aligned(symmetric: Symmetry, positions: np.ndarray, reference: np.ndarray, deadline: float = np.inf) -> np.ndarray:

@@ -16,7 +16,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from ase_geomol.providers.molecules import parse
-from ase_geomol.providers.rmsd import rmsd_matrix, symmetry
+from ase_geomol.providers.rmsd import rmsd_matrix, rmsd_to_each, symmetry
 
 TABLE = np.array([[0.2, 0.5, 1.0], [0.9, 0.8, 0.3]])  # two references, three samples
 
@@ -82,15 +82,31 @@ def test_what_fails_or_comes_too_late_has_no_distance():
 
 
 def test_a_distance_at_which_rdkit_fails_is_none(monkeypatch):
-    def fails(symmetric, first, second):
-        if (second == positions[1]).all((1, 2)).any():
-            raise RuntimeError("Invariant Violation")
-        return rmsd_matrix(symmetric, first, second)
+    def fails(symmetric, conformer, others):
+        for other, distance in zip(others, rmsd_to_each(symmetric, conformer, others), strict=True):
+            if (other == positions[1]).all():
+                raise RuntimeError("Invariant Violation")
+            yield distance
 
     molecule = parse("CCO")
-    positions = np.random.default_rng(0).normal(size=(2, len(molecule), 3))
-    monkeypatch.setattr(metrics, "rmsd_matrix", fails)
-    monkeypatch.setattr(metrics, "rmsd", lambda symmetric, a, b: float(fails(symmetric, a[None], b[None])[0, 0]))
+    positions = np.random.default_rng(0).normal(size=(3, len(molecule), 3))
+    monkeypatch.setattr(metrics, "rmsd_to_each", fails)
     distances = distance_matrix(symmetry(molecule), positions, positions)
+    expected = rmsd_matrix(symmetry(molecule), positions, positions)
     assert np.isinf(distances[:, 1]).all()
-    assert np.isfinite(distances[:, 0]).all()
+    np.testing.assert_allclose(distances[:, [0, 2]], expected[:, [0, 2]], atol=1e-6)
+
+
+def test_the_time_limit_holds_within_a_reference(monkeypatch):
+    def slowly(symmetric, conformer, others):
+        for distance in rmsd_to_each(symmetric, conformer, others):
+            time.sleep(0.05)
+            yield distance
+
+    molecule = parse("CCO")
+    positions = np.random.default_rng(0).normal(size=(40, len(molecule), 3))
+    monkeypatch.setattr(metrics, "rmsd_to_each", slowly)
+    begin = time.monotonic()
+    distances = distance_matrix(symmetry(molecule), positions[:1], positions, begin + 0.5)
+    assert time.monotonic() - begin < 1
+    assert 1 < np.isfinite(distances).sum() < 12

@@ -226,6 +226,21 @@ def test_a_fallback_makes_what_the_network_does_not_know(weights):
         both.sample("C" * 400)
 
 
+def test_a_fallback_makes_what_the_network_fails_at(weights):
+    """An untrained network, whose structures pass no check."""
+    both = ConformerProvider(weights, device="cpu", fallback=RDKitProvider())
+    ensemble = both.sample("CCCO", 12, attempts=2)
+    assert {atoms.info["provider"] for atoms in ensemble} == {"rdkit"}
+    assert sum(ensemble.failures.values()) == 24
+    assert ensemble.remarks == "12 of 12 structures were made by rdkit."
+    assert all(
+        (a.positions == b.positions).all()
+        for a, b in zip(both.sample("CCCO", 2, attempts=2), ensemble[:2], strict=True)
+    )
+    with pytest.raises(ProviderError):
+        ConformerProvider(weights, device="cpu").sample("CCCO", 2)
+
+
 def test_the_time_limit_ends_between_evaluations(provider, monkeypatch):
     """It passes while the network is at work: the share under way is lost, what was drawn before is not."""
     clock = iter([0.0] * (2 + 7) + [99.0] * 99)
@@ -331,7 +346,7 @@ def test_many_molecules_of_a_provider_that_draws_them_alone():
     assert [len(result) if isinstance(result, list) else type(result) for result in found] == [2, InputError, 2]
     with pytest.raises(ConfigError, match="n is 0"):
         next(RDKitProvider().sample_many(["CCO"], 0))
-    with pytest.raises(ConfigError, match="Ranking needs energies"):
+    with pytest.raises(ConfigError, match="Ranking and an energy window need energies"):
         list(RDKitProvider().sample_many(["CCO"], rank=True))
 
 

@@ -18,7 +18,7 @@ from ase_geomol.providers.base import TIME, Candidate, Limits, Provider
 from ase_geomol.providers.drawing import HOPELESS
 from ase_geomol.providers.molecules import parse
 from ase_geomol.providers.refine import clusters, families, representatives, superimposed
-from ase_geomol.providers.rmsd import rmsd_matrix, symmetry
+from ase_geomol.providers.rmsd import rmsd_matrix, rmsd_to_each, symmetry
 
 WATER = np.array([[0.0, 0.0, 0.119], [0.0, 0.763, -0.477], [0.0, -0.763, -0.477]])
 
@@ -289,6 +289,27 @@ def test_clusters_have_first_members_that_are_apart(rdkit):
     assert (clusters(symmetric, positions, 0.4, deadline=time.monotonic() - 1) == -1).all()
 
 
+def test_the_time_limit_holds_within_a_comparison(rdkit, monkeypatch):
+    """Each of the distances to those that began a cluster takes a while."""
+
+    def slowly(symmetric, conformer, others):
+        for distance in rmsd_to_each(symmetric, conformer, others):
+            time.sleep(0.05)
+            yield distance
+
+    positions = np.array([atoms.positions for atoms in rdkit.iterate("CCCCCC", 20)])
+    monkeypatch.setattr("ase_geomol.providers.refine.rmsd_to_each", slowly)
+    begin = time.monotonic()
+    labels = clusters(symmetry(parse("CCCCCC")), np.repeat(positions, 10, 0), 10.0, begin + 0.3)
+    assert 1 < (labels >= 0).sum() < 10
+    apart = positions + 1e-3 * np.arange(20)[:, None, None]
+    monkeypatch.setattr("ase_geomol.providers.refine._shape", lambda points: np.zeros(3))
+    begin = time.monotonic()
+    labels = clusters(symmetry(parse("CCCCCC")), apart, 1e-6, begin + 0.3)
+    assert 1 < (labels >= 0).sum() < 6
+    assert time.monotonic() - begin < 0.5
+
+
 def test_what_only_looks_nicer_ends_with_its_time(rdkit, monkeypatch):
     structures = list(rdkit.iterate("CCCCCC", 6))
     numbers = families(structures, 0.4)
@@ -405,9 +426,54 @@ def test_a_start_that_cannot_be_computed_does_not_lose_the_others():
     assert ensemble.failures == {"failed relaxation (InputError: a start that is none)": 2}
     choosy = Choosy()
     choosy.failing = (1,)
-    with pytest.raises(InputError, match="a start that is none"):
-        Shaker().sample("O", 5, relax=choosy)
-    assert choosy.calls == 1
+    with pytest.warns(ProviderWarning, match="Only 4 of 5"):
+        ensemble = Shaker().sample("O", 5, relax=choosy)
+    assert [atoms.info["index"] for atoms in ensemble] == [1, 2, 3, 4]
+
+
+def test_a_first_start_with_coincident_atoms_is_that_start_alone():
+    class Collapsing(Shaker):
+        def draw(self, molecule, seeds, deadline):
+            for candidate in super().draw(molecule, seeds, deadline):
+                yield candidate if self.drawn > 1 else Candidate(0 * WATER)
+
+    calculator = GeoMolCalculator("geomformer-organic")
+    with pytest.warns(ProviderWarning, match=r"Only 2 of 3 .*coincide"):
+        ensemble = Collapsing().sample("O", 3, relax=calculator, relax_steps=0, checks=())
+    assert [atoms.info["index"] for atoms in ensemble] == [1, 2]
+
+
+def test_what_the_calculator_does_not_know_is_not_drawn():
+    provider = Shaker()
+    provider.limits = Limits(atoms=9)
+    with pytest.raises(InputError, match="Si"):
+        provider.sample("[SiH4]", relax=GeoMolCalculator("geomformer-organic"))
+    assert provider.drawn == 0
+
+
+class Backed(Shaker):
+    """Has another shaker as its fallback."""
+
+    name = "backed"
+
+    @property
+    def makers(self):
+        return (self, Shaker())
+
+
+def test_what_a_provider_fails_at_is_made_by_the_next():
+    ensemble = Backed(torn=0.5).sample("O", 20, attempts=1, seed=1)
+    assert [atoms.info["index"] for atoms in ensemble] == list(range(20))
+    made = [atoms.info["provider"] for atoms in ensemble]
+    others = made.count("shaker")
+    assert 0 < others < 20
+    assert ensemble.failures == {"broken or new bonds": others}
+    assert ensemble.others == {"shaker": others}
+    assert ensemble.remarks == f"{others} of 20 structures were made by shaker."
+    few = Backed(torn=0.5, batch=4).sample("O", 3, attempts=1, seed=1)
+    for first, second in zip(few, ensemble, strict=False):
+        np.testing.assert_array_equal(first.positions, second.positions)
+    assert Backed().sample("O", 3).others == {}
 
 
 def test_structures_relaxed_together_are_those_of_their_numbers(rdkit):

@@ -7,12 +7,12 @@ roles exchanged.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ase_geomol.providers.rmsd import Symmetry, rmsd, rmsd_matrix
+from ase_geomol.providers.rmsd import Symmetry, rmsd_to_each
 
 
 class Match(NamedTuple):
@@ -85,21 +85,21 @@ def distance_matrix(
     distances = np.full((len(references), len(samples)), np.inf)
     whole = np.flatnonzero(np.isfinite(samples).all((1, 2)))
     for row, reference in enumerate(references):
-        if time.monotonic() > deadline:
-            break
-        distances[row, whole] = _distances(symmetric, reference, samples[whole])
+        for column, distance in zip(whole, _distances(symmetric, reference, samples[whole]), strict=True):
+            if time.monotonic() > deadline:
+                return distances
+            distances[row, column] = distance
     return distances
 
 
-def _distances(symmetric: Symmetry, reference: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    try:
-        return rmsd_matrix(symmetric, reference[None], samples)[0]
-    except (RuntimeError, ValueError):
-        return np.array([_distance(symmetric, reference, sample) for sample in samples])
-
-
-def _distance(symmetric: Symmetry, reference: np.ndarray, sample: np.ndarray) -> float:
-    try:
-        return rmsd(symmetric, reference, sample)
-    except (RuntimeError, ValueError):
-        return np.inf
+def _distances(symmetric: Symmetry, reference: np.ndarray, samples: np.ndarray) -> Iterator[float]:
+    """Distance to each of the samples, computed as they are asked for; infinite where RDKit fails."""
+    known = 0
+    while known < len(samples):
+        try:
+            for distance in rmsd_to_each(symmetric, reference, samples[known:]):
+                known += 1
+                yield distance
+        except (RuntimeError, ValueError):
+            known += 1
+            yield np.inf
