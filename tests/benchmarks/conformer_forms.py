@@ -3,9 +3,11 @@
 With `--minutes` it first trains what is missing, each form so long, with `training/recipes/shipped/ditmc_small.yaml`,
 on sets of conformers that `geomol-train conformers` made. `--positions`, `--pairs`, `--noise` (of the flow, Å) and
 `--output` are values of these choices, with commas.
-Trainings are left in `runs`, their rows in `evaluation`; after Ctrl-C the same command goes on. Without `--minutes` it
-measures what is there of the forms asked for, which must have taken equally long, on the same data. Twice as many
-samples as a molecule has references, of molecules of the validation, as they are drawn; the test is for what is chosen.
+All forms are trained as that recipe says, by Muon with a rate of 0.005, which was chosen for absolute positions: others
+might do better with one of their own. Trainings are left in `runs`, their rows in `evaluation`; after Ctrl-C the same
+command goes on. Without `--minutes` it measures what is there of the forms asked for, which must have taken equally
+long, on the same data. Twice as many samples as a molecule has references, of molecules of the validation, as they are
+drawn; the test is for what is chosen.
 """
 
 from __future__ import annotations

@@ -112,6 +112,15 @@ def test_odd_molecules_are_counted_and_not_the_end_of_all(tmp_path, monkeypatch)
     assert dict(outcome.rejected) == {"no MMFF94s parameters": 1, "ZeroDivisionError: odd": 1}
 
 
+def test_only_molecules_with_conformers_are_counted_as_such(monkeypatch):
+    found = find_conformers("CF", SEARCH, POTENTIAL, np.random.default_rng(0))
+    assert (found.sums["tried"], found.sums["molecules"]) == (1, 1)
+    monkeypatch.setattr("geomol_training.conformers.search._embedded", lambda *_: None)
+    found = find_conformers("CF", SEARCH, POTENTIAL, np.random.default_rng(0))
+    assert (found.sums["tried"], found.sums["molecules"]) == (1, 0)
+    assert found.rejected == {"no first geometry": 1}
+
+
 def test_an_open_centre_gets_one_configuration():
     seen = set()
     for seed in range(6):

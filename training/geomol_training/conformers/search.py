@@ -42,7 +42,7 @@ class Found(NamedTuple):
         conformers: with energy (eV); ``info`` has their ``smiles``, in whose order the atoms are
             (`parse`), and Boltzmann weights.
         rejected: minima, or the molecule, that were left out, by reason.
-        sums: seconds of the processor and counts, to add up over molecules.
+        sums: seconds of the processor and counts, to add up; "molecules" are those with conformers, of those "tried".
     """
 
     conformers: list[Atoms]
@@ -56,7 +56,7 @@ def find_conformers(smiles: str, settings: Search, potential: GeoMolCalculator, 
     Raises:
         RejectedFrame: MMFF94s does not know the molecule.
     """
-    sums, rejected = Counter(molecules=1), Counter()
+    sums, rejected = Counter(tried=1), Counter()
     with _timed(sums, "embedding"):
         embedded = _embedded(smiles, settings, random)
     if embedded is None:
@@ -77,7 +77,7 @@ def find_conformers(smiles: str, settings: Search, potential: GeoMolCalculator, 
                 rejected[rejection.reason] += 1
     with _timed(sums, "comparison"):
         conformers = _lowest(molecule, minima, settings)
-    sums.update(embedded=built.GetNumConformers(), starts=len(starts), minima=len(minima))
+    sums.update(molecules=bool(conformers), embedded=built.GetNumConformers(), starts=len(starts), minima=len(minima))
     return Found(conformers, rejected, sums)
 
 
