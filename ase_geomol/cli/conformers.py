@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ..providers.base import Ensemble, Provider
+    from ..providers.batch import Outcome
 
 EPILOG = common.examples(
     ("50 conformers of aspirin, relaxed and ranked", 'ase-geomol conformers "CC(=O)Oc1ccccc1C(=O)O" -n 50 --relax'),
@@ -222,11 +223,11 @@ def _keep(made: list[Atoms], path: Path, *, ranked: bool) -> None:
 def _run_file(
     source: Path, sample_many: Callable[..., Iterator], path: Path, settings: dict[str, Any], resume: bool
 ) -> None:
-    from ..providers.batch import Outcome, run_lines
+    from ..providers.batch import run_lines
     from ..providers.smiles_files import read_lines
 
     lines = read_lines(source)
-    begin, done, outcomes = time.perf_counter(), 0, list[Outcome]()
+    begin, done, outcomes = time.perf_counter(), 0, []
     with common.progress("rate", "live") as bar:
         task = bar.add_task("Molecules", total=len(lines), rate="", live="")
         try:
@@ -240,17 +241,27 @@ def _run_file(
             common.errors.print(f"Interrupted: {escape(kept)}.", soft_wrap=True)
             raise
     failed = [outcome for outcome in outcomes if not outcome.structures]
-    for outcome in failed[:MOST_ROWS]:
-        common.console.print(f"[yellow]line {outcome.line}[/yellow] {escape(outcome.message)}", soft_wrap=True)
+    remarked = [outcome for outcome in outcomes if outcome.structures and outcome.message]
+    for told in (failed, remarked):
+        _print_messages(told)
     common.summary(
         f"Conformers of {len(outcomes)} molecules",
         [
             ("conformers", str(sum(outcome.structures for outcome in outcomes))),
             ("without any", f"{len(failed)} molecules" if failed else "none"),
+            *([("with remarks", f"{len(remarked)} molecules")] if remarked else []),
             ("time", f"{sum(outcome.seconds for outcome in outcomes):.1f} s"),
             ("results", f"{path}, {path.with_suffix('.csv').name}"),
         ],
     )
+
+
+def _print_messages(outcomes: Sequence[Outcome]) -> None:
+    """What is to be said of lines; of many, the first."""
+    for outcome in outcomes[:MOST_ROWS]:
+        common.console.print(f"[yellow]line {outcome.line}[/yellow] {escape(outcome.message)}", soft_wrap=True)
+    if len(outcomes) > MOST_ROWS:
+        common.console.print(f"[dim]and {len(outcomes) - MOST_ROWS} more[/dim]")
 
 
 def _print_table(ensemble: Ensemble) -> None:

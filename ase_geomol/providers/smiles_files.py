@@ -88,7 +88,9 @@ def read_lines(path: Path) -> list[Line]:
 def read_smiles(file: TextIO, index: int | slice = -1, *, seed: int = 0) -> Iterator[Atoms]:
     """Read a file of SMILES strings with ASE: one conformer of each, by `RDKitProvider`.
 
-    ``ase.io.read("molecules.smi", ":")``. What follows a SMILES string is kept as ``info["name"]``.
+    ``ase.io.read("molecules.smi", ":")``. What follows a SMILES string is kept as ``info["name"]``. If it looks like a
+    number or a truth value ("12", "T"), it becomes one in extended XYZ that ASE writes, but not in what
+    `ase_geomol.providers.stores` does.
 
     Args:
         file: opened for reading.
@@ -96,14 +98,25 @@ def read_smiles(file: TextIO, index: int | slice = -1, *, seed: int = 0) -> Iter
         seed: of the conformers.
 
     Raises:
-        InputError: a line that is no molecule or of which there is no structure, with its number.
+        InputError: a line that is no molecule or of which there is no structure, with its number; no molecules, or
+            none at ``index``.
     """
-    lines = parse_lines(file)
     provider = RDKitProvider()
-    for line in lines[index] if isinstance(index, slice) else [lines[index]]:
+    for line in _chosen(parse_lines(file), index, getattr(file, "name", "this file")):
         try:
             (atoms,) = provider.sample(line.smiles, seed=seed)
         except (InputError, ProviderError) as error:
             raise InputError(f"Line {line.number}: {error}") from error
         atoms.info.update({"name": line.name} if line.name else {})
         yield atoms
+
+
+def _chosen(lines: list[Line], index: int | slice, name: str) -> list[Line]:
+    """The lines of an index, which ASE makes a slice with an open end."""
+    if not lines:
+        raise InputError(f"There are no molecules in {name}.")
+    chosen = lines[index] if isinstance(index, slice) else lines[index : index + 1 or None]
+    if not chosen:
+        first = index.start if isinstance(index, slice) else index
+        raise InputError(f"There is no molecule from index {first} on in {name}, which has {len(lines)}.")
+    return chosen

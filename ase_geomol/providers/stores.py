@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from ase import Atoms
 from ase.db.core import convert_str_to_int_float_bool_or_str
 from ase.db.row import AtomsRow
+from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from rdkit import Chem
 
 from ..errors import DataError, OutputError
@@ -86,7 +88,7 @@ def write_structures(path: Path, structures: Sequence[Atoms]) -> None:
 def structure_text(atoms: Atoms, suffix: str) -> str:
     """One structure in extended XYZ or SDF, with all that its ``info`` says."""
     if suffix == ".extxyz":
-        return frame_text(atoms, {})
+        return frame_text(atoms, {key: _lasting(value) for key, value in atoms.info.items() if isinstance(value, str)})
     mol = parse(atoms).with_positions(atoms.positions)
     mol.SetProp("_Name", str(atoms.info.get("name") or atoms.info.get("smiles", "")))
     for key, value in _scalars(atoms).items():
@@ -117,6 +119,21 @@ def from_database(row: AtomsRow) -> Atoms:
     atoms.info.update(row.data["info"])
     atoms.set_array("formal_charge", np.asarray(row.data["formal_charge"]), int)
     return atoms
+
+
+def _lasting(text: str) -> str:
+    """A text so that extended XYZ gives it back: of "12" or "F" it would make a number or a truth value."""
+    spelled = f"_JSON {json.dumps(text, ensure_ascii=False)}"
+    return spelled if not _gives(text, text) and _gives(spelled, text) else text
+
+
+def _gives(written: str, text: str) -> bool:
+    """Whether extended XYZ with the one is read as the other."""
+    try:
+        found = key_val_str_to_dict(key_val_dict_to_str({"text": written}))["text"]
+    except ValueError:  # what looks like JSON and is none
+        return False
+    return isinstance(found, str) and found == text
 
 
 def _looks_like_number(value: Any) -> bool:

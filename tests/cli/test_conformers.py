@@ -112,6 +112,27 @@ def test_a_shortage_is_told(cli, here, monkeypatch):
     assert "time limit" in result.output
 
 
+def test_lines_with_fewer_than_asked_are_told(cli, here, monkeypatch):
+    from ase_geomol.providers import etkdg
+    from ase_geomol.providers.drawing import TIME
+
+    drawn = etkdg.RDKitProvider.draw
+
+    def draw(self, molecule, seeds, deadline):
+        for candidate in drawn(self, molecule, seeds, deadline):
+            yield candidate if seeds[0] % 2 else TIME
+
+    monkeypatch.setattr(etkdg.RDKitProvider, "draw", draw)
+    (here / "in.smi").write_text("C\n" + "C.C\n" * 22)
+    result = cli("conformers", "in.smi", "-n", "12", "--unique", "0", "--attempts", "1", "--out", "x.sdf")
+    assert result.exit_code == 0, result.output
+    assert "line 1 Only " in result.stdout
+    assert "with remarks" in result.stdout
+    assert "line 21 'C.C'" in result.stdout
+    assert "line 22 'C.C'" not in result.stdout
+    assert "and 2 more" in result.stdout
+
+
 def test_a_file_of_molecules_is_resumed(cli, here):
     (here / "in.smi").write_text("CCO ethanol\nC.C two\nO\n")
     result = cli("conformers", "in.smi", "-n", "2")

@@ -196,6 +196,30 @@ def test_reading_structures_of_a_file(tmp_path):
         list(read_smiles(file, slice(None)))
     with path.open() as file:
         assert [a.get_chemical_formula() for a in read_smiles(file, 1)] == ["H2O"]
+    with pytest.raises(InputError, match=r"There is no molecule from index 7 on in .*x.smi, which has 3\."):
+        read(path, 7, format="smiles")
+    path.write_text("# nothing\n")
+    for index in (-1, ":"):
+        with pytest.raises(InputError, match=r"There are no molecules in .*x\.smi\."):
+            read(path, index, format="smiles")
+
+
+@pytest.mark.parametrize("suffix", [".extxyz", ".sdf", ".db"])
+def test_names_that_look_like_something_else_come_back(rdkit, tmp_path, suffix):
+    names = ["F", "T", "12", "1e5", "007", "1 2 3", "T F", "true", "_JSON x", 'a "b"', "water"]
+    structures = rdkit.sample("O", len(names))
+    for atoms, name in zip(structures, names, strict=True):
+        atoms.info["name"] = name
+    path = tmp_path / f"names{suffix}"
+    write_structures(path, structures)
+    if suffix == ".db":
+        found = [from_database(row).info["name"] for row in ase.db.connect(path).select()]
+    elif suffix == ".sdf":
+        found = [mol.GetProp("_Name") for mol in Chem.SDMolSupplier(str(path))]
+    else:
+        found = [atoms.info["name"] for atoms in read(path, ":")]
+    assert found == names
+    assert all(atoms.info["name"] == name for atoms, name in zip(structures, names, strict=True))
 
 
 def test_ase_reads_smiles_files_through_its_entry_point(tmp_path):
