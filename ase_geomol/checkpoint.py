@@ -249,7 +249,7 @@ def _load_file(model: str | Path, device: torch.device | str, kind: Kind) -> Any
     except (GeoMolError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this version of ase_geomol: {error}") from error
     make: Any = KINDS[type(predictor)].checkpoint
-    return make(predictor.to(device).eval(), header.metadata, path, _fingerprint(header, tensors))
+    return make(predictor.to(device).eval(), header.metadata, path, _fingerprint(header, network, tensors))
 
 
 def _predictor(network: Any, header: Header) -> AnyPredictor:
@@ -343,9 +343,11 @@ def _locate(model: str | Path, kind: str) -> tuple[Path, str | None]:
     return path, None
 
 
-def _fingerprint(header: Header, tensors: dict[str, torch.Tensor]) -> str:
-    form: list[Any] = [header.architecture, header.config, header.repulsion]
-    form += [part.model_dump() for part in (header.property, header.relaxed, header.flow) if part is not None]
+def _fingerprint(header: Header, network: Any, tensors: dict[str, torch.Tensor]) -> str:
+    """See `Checkpoint`. Fields with their defaults do not count: those of later versions change nothing."""
+    parts = (network.config, header.property, header.relaxed, header.flow)
+    form: list[Any] = [header.architecture, header.repulsion]
+    form += [None if part is None else part.model_dump(mode="json", exclude_defaults=True) for part in parts]
     digest = hashlib.sha256(json.dumps(form, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -98,6 +98,22 @@ def test_saving_twice_gives_the_same_file(make_potential, tmp_path: Path) -> Non
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
+def test_fields_of_later_versions_leave_the_fingerprint(make_potential, path: Path, tmp_path: Path) -> None:
+    """A file of a version that did not know a field says as much as one that has its default."""
+    save_checkpoint(path, make_potential(), METADATA)
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()[HEADER])["config"]
+    del config["tag_embedding"]
+    old = load_checkpoint(_rewritten(path, tmp_path / "old.safetensors", config=config))
+    assert old.fingerprint == load_checkpoint(path).fingerprint
+    again = tmp_path / "again.safetensors"
+    save_checkpoint(again, old.potential, old.metadata)
+    assert load_checkpoint(again).fingerprint == old.fingerprint
+    config["norm_floor"] *= 2
+    other = load_checkpoint(_rewritten(path, tmp_path / "other.safetensors", config=config))
+    assert other.fingerprint != old.fingerprint
+
+
 def test_saving_leaves_the_potential_alone(make_potential, path: Path) -> None:
     potential = make_potential(dtype=torch.float64).train()
     save_checkpoint(path, potential, METADATA)
