@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +94,23 @@ def make_recipe(xyz: Path) -> Callable[..., Recipe]:
         )
 
     return make
+
+
+@contextmanager
+def _occupied(folder: Path) -> Iterator[None]:
+    program = "import sys; from pathlib import Path; from geomol_training.alone import alone_in\n"
+    program += "with alone_in(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        yield
+        other.communicate("")
+
+
+@pytest.fixture
+def occupied() -> Callable[[Path], AbstractContextManager[None]]:
+    """Makes another process work in a folder."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has other locks")
+    return _occupied

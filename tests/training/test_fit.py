@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -318,17 +317,9 @@ def test_a_pause_leaves_time_for_a_regular_validation(make_recipe, tmp_path, mon
     assert (result.stopped_by, result.step) == ("paused", 15)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other locks")
-def test_one_training_at_a_time_in_a_folder(make_recipe, tmp_path):
-    program = "import sys; from pathlib import Path; from geomol_training.alone import alone_in\n"
-    program += "with alone_in(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
-    words = [sys.executable, "-c", program, str(tmp_path / "run")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "in\n"
-        with pytest.raises(ConfigError, match=r"Another process works in .*run"):
-            fit(make_recipe(), tmp_path / "run", console=quiet())
-        other.communicate("")
+def test_one_training_at_a_time_in_a_folder(make_recipe, occupied, tmp_path):
+    with occupied(tmp_path / "run"), pytest.raises(ConfigError, match=r"Another process works in .*run"):
+        fit(make_recipe(), tmp_path / "run", console=quiet())
     assert not list((tmp_path / "run").iterdir())
     with alone_in(tmp_path / "run"):
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["in-use"]

@@ -520,3 +520,8 @@ class TestCommand:
             cli.main()
         assert stopped.value.code == 1
         assert "cannot be read" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_one_run_at_a_time_in_a_folder(occupied, tiny, tmp_path):
+    with occupied(tmp_path / "labels"), pytest.raises(ConfigError, match=r"Another process works in .*labels"):
+        make_labels(tiny, tmp_path / "labels")

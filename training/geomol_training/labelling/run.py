@@ -16,6 +16,7 @@ from pathlib import Path
 from ase_geomol.errors import OutputError
 from ase_geomol.files import make_folder
 
+from ..alone import alone_in
 from ..pool import in_processes
 from .engine import import_tblite
 from .jobs import Outcome, counts_of, run_and_write, run_job, write_json
@@ -47,7 +48,8 @@ def make_labels(
 
     ``time_budget`` is in seconds of wall time: no job starts after it. ``first`` ends the plan after that many
     jobs; they are interleaved, so that any beginning is a balanced sample. A KeyboardInterrupt leaves the folder
-    valid and is raised again. Raises :class:`OutputError` when the folder cannot be written or holds the
+    valid and is raised again. Raises :class:`ConfigError` when another process works in the folder, :class:`OutputError`
+    when it cannot be written or holds the
     shards of another recipe, and :class:`DataError` when a worker process dies or the recipe cannot be filled.
     """
     import_tblite()
@@ -69,19 +71,20 @@ def run_plan(
     started = time.monotonic()
     plan = replace(plan, jobs=plan.jobs[:first])
     open_folder(folder, plan)
-    todo = [job for job in plan.jobs if counts_of(folder, job) is None]
-    record = _Record(recipe, plan, folder, started)
-    record.write()
-    try:
-        new_frames = 0
-        to_shards = partial(run_and_write, work=work, folder=folder)
-        with closing(in_processes(to_shards, todo, workers, stop)) as finished:
-            for done, frames in enumerate(finished, start=1):
-                new_frames += frames
-                report(Progress(len(plan.jobs) - len(todo) + done, len(plan.jobs), new_frames))
-                record.write_now_and_then()
-    finally:
-        manifest = record.write()
+    with alone_in(folder):
+        todo = [job for job in plan.jobs if counts_of(folder, job) is None]
+        record = _Record(recipe, plan, folder, started)
+        record.write()
+        try:
+            new_frames = 0
+            to_shards = partial(run_and_write, work=work, folder=folder)
+            with closing(in_processes(to_shards, todo, workers, stop)) as finished:
+                for done, frames in enumerate(finished, start=1):
+                    new_frames += frames
+                    report(Progress(len(plan.jobs) - len(todo) + done, len(plan.jobs), new_frames))
+                    record.write_now_and_then()
+        finally:
+            manifest = record.write()
     return manifest
 
 
