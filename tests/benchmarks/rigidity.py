@@ -39,7 +39,7 @@ SMOKE, SMOKE_UNUSUAL = ("CCO",), ("S1SSSSSSS1",)
 UNUSUAL = (
     "FS(F)(F)(F)(F)F",
     "ClP(Cl)(Cl)(Cl)Cl",
-    "FCl(F)F",
+    "ClI(Cl)Cl",
     "OCl(=O)(=O)=O",
     "P12P3P1P23",
     "S1SSSSSSS1",
