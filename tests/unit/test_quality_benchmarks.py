@@ -35,6 +35,7 @@ from benchmarks._measures import (
 
 from ase_geomol import GeoMolCalculator
 from ase_geomol.errors import DataError, GeoMolError, OutputError
+from ase_geomol.simulate import load_structure
 
 ROOT = Path(__file__).parents[2]
 DISTANCES = np.arange(0.3, 6.0, 0.01)
@@ -416,3 +417,10 @@ def test_turned_structures_are_those_that_a_network_has_learned(script) -> None:
     assert set(kinds) == {"cubic", "hot", "sheared", "vacancy", "slab", "layer", "pair", "molecule"}
     without_sulfur = [atoms for _, atoms in turned._structures(tuple(z for z in range(1, 93) if z != 16))]
     assert not any(16 in atoms.numbers for atoms in without_sulfur)
+
+
+def test_molecules_with_unusual_bonds_are_read(script) -> None:
+    pytest.importorskip("rdkit", reason="structures from SMILES need the extra 'providers'")
+    pytest.importorskip("tblite", reason="the benchmark needs the extra 'labels'")
+    for smiles in script("rigidity").UNUSUAL:
+        assert len(load_structure(f"smiles:{smiles}")) > 3
