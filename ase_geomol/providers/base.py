@@ -186,7 +186,7 @@ class Provider(ABC):
             made.sort(key=Atoms.get_potential_energy)
         if window is not None:
             made = _low(drawing, made, window)
-        uncompared = 0
+        uncompared: set[int] = set()
         if unique is not None:
             made, uncompared = _unique(drawing, made, unique)
         if oversample > 1:
@@ -195,8 +195,9 @@ class Provider(ABC):
         if rank:
             weigh(made)
         unrelaxed = sum(not atoms.info["converged"] for atoms in made) if relax is not None and relax_steps else 0
+        possible = sum(atoms.info["index"] in uncompared for atoms in made)
         others = _others(self, made)
-        ensemble = Ensemble(made, drawing.molecule.smiles, n, drawing.failures, unrelaxed, uncompared, others)
+        ensemble = Ensemble(made, drawing.molecule.smiles, n, drawing.failures, unrelaxed, possible, others)
         if ensemble.unfinished:
             warnings.warn(ensemble.unfinished, ProviderWarning, stacklevel=2)
         return ensemble
@@ -398,16 +399,17 @@ def _low(drawing: Drawing, structures: list[Atoms], window: float) -> list[Atoms
     return structures[:kept]
 
 
-def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> tuple[list[Atoms], int]:
-    """The different ones, and how many of them there was no time to compare."""
+def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> tuple[list[Atoms], set[int]]:
+    """The different ones, and the numbers of those that there was no time to compare."""
+    numbers = [atoms.info["index"] for atoms in structures]
     if not structures or drawing.is_late():
-        return structures, len(structures)
+        return structures, set(numbers)
     symmetric = symmetry(drawing.molecule, polar=True, most=FEW_MATCHES)
     labels = clusters(symmetric, _positions(structures), threshold, drawing.deadline)
     unknown = labels < 0
     kept = unknown | (labels == np.arange(len(structures)))
     drawing.failures[DUPLICATE] += int((~kept).sum())
-    return [structures[index] for index in np.flatnonzero(kept)], int(unknown.sum())
+    return [structures[index] for index in np.flatnonzero(kept)], {numbers[index] for index in np.flatnonzero(unknown)}
 
 
 def _representatives(drawing: Drawing, structures: list[Atoms], n: int, relaxed: bool) -> list[Atoms]:

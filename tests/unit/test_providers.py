@@ -505,6 +505,9 @@ def test_what_there_is_no_time_to_compare_is_kept_and_told():
         ensemble = Shaker(seconds=0.05).sample("O", 1000, unique=0.5, time_limit=0.3)
     assert 0 < len(ensemble) == ensemble.uncompared
     assert f"{len(ensemble)} of {len(ensemble)} structures may be duplicates (time limit)." in ensemble.remarks
+    with pytest.warns(ProviderWarning, match="^2 of 2 structures may be duplicates"):
+        chosen = Shaker(seconds=0.05).sample("O", 2, oversample=500, unique=0.5, time_limit=0.3)
+    assert len(chosen) == chosen.uncompared == 2
 
 
 def test_time_limit_of_relaxation():
