@@ -48,9 +48,9 @@ def make_labels(
 
     ``time_budget`` is in seconds of wall time: no job starts after it. ``first`` ends the plan after that many
     jobs; they are interleaved, so that any beginning is a balanced sample. A KeyboardInterrupt leaves the folder
-    valid and is raised again. Raises :class:`ConfigError` when another process works in the folder, :class:`OutputError`
-    when it cannot be written or holds the shards of another recipe, and :class:`DataError` when a worker process dies
-    or the recipe cannot be filled.
+    valid and is raised again. Raises :class:`ConfigError` when another process works in the folder,
+    :class:`OutputError` when it cannot be written or holds the shards of another recipe, and :class:`DataError` when a
+    worker process dies or the recipe cannot be filled.
     """
     import_tblite()
     stop = None if time_budget is None else time.monotonic() + time_budget
