@@ -48,8 +48,12 @@ def run(smoke: bool, model: str) -> Answer:
         rates = {f"{name} /s": count / taken for name, taken in seconds.items()}
         rows.append({"molecule": smiles, "atoms": len(parse(smiles)), **rates})
     of_twenty = {row["molecule"]: row for row in rows}.get(GOAL)
-    told = "conformers of 20 atoms a second, one thread (goal: 20 or more)"
-    return Answer(rows, {told: of_twenty["shipped /s"]} if of_twenty else {})
+    if of_twenty is None:
+        return Answer(rows, {})
+    told = "conformers of 20 atoms a second, {} (goal: 20 or more on two cores)"
+    return Answer(
+        rows, {told.format("one thread"): of_twenty["shipped /s"], told.format("all threads"): of_twenty["threads /s"]}
+    )
 
 
 def _provider(folder: Path, form: str) -> ConformerProvider:
