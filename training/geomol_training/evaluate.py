@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,13 +17,12 @@ from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.property import ScalarProperty
 from ase_geomol.relaxed import RelaxedState
 
-from .alone import alone_in
 from .batches import FixedBatches, fill_batches
 from .checks import Limits, describe_skipped
 from .data import load
 from .frames import Frames, displacements
 from .metrics import Part, Predicted, gather
-from .portions import Arrays, Report, in_portions
+from .portions import Arrays, Report, in_portions, kept_until_done
 from .readers import Keys
 from .references import composition
 from .splits import ALIASES
@@ -99,21 +97,20 @@ def evaluate(
         free_atoms_only=free_atoms_only,
         direct_forces=metadata.forces == "direct",
     )
-    kept, identity = out / "parts", f"{fingerprint} {metadata.forces} {frames.has_stress.any()}"
-    with alone_in(kept):
+    identity = f"{fingerprint} {metadata.forces} {frames.has_stress.any()}"
+    with kept_until_done(out / "parts") as kept:
         predicted = _predict_in_portions(predictor, frames, task, kept, identity, report)
-    result = Evaluation(
-        errors=task.errors(frames, predicted),
-        by_source=task.errors_by(frames, predicted, frames.source, frames.source_names),
-        by_split=task.errors_by(frames, predicted, frames.split, frames.split_names),
-        n_frames=len(frames),
-        skipped=describe_skipped(skipped) if skipped else "",
-    )
-    about = {"checkpoint": path.name, "fingerprint": fingerprint, "name": metadata.name, "theory": metadata.theory}
-    content = {**about, "data": data, "split": split, **result._asdict()}
-    write_atomically(out / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
-    plot_parity(out / "parity.png", frames, predicted, predictor, metadata.name)
-    shutil.rmtree(kept, ignore_errors=True)
+        result = Evaluation(
+            errors=task.errors(frames, predicted),
+            by_source=task.errors_by(frames, predicted, frames.source, frames.source_names),
+            by_split=task.errors_by(frames, predicted, frames.split, frames.split_names),
+            n_frames=len(frames),
+            skipped=describe_skipped(skipped) if skipped else "",
+        )
+        about = {"checkpoint": path.name, "fingerprint": fingerprint, "name": metadata.name, "theory": metadata.theory}
+        content = {**about, "data": data, "split": split, **result._asdict()}
+        write_atomically(out / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
+        plot_parity(out / "parity.png", frames, predicted, predictor, metadata.name)
     return result
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from .alone import alone_in
 from .arrays import write_arrays
 from .frames import Frames
 
@@ -17,6 +20,14 @@ PORTION = 2000
 Arrays = dict[str, np.ndarray]
 Report = Callable[[int, int], None]
 """Told the number of frames done and of all."""
+
+
+@contextmanager
+def kept_until_done(folder: Path) -> Iterator[Path]:
+    """A folder of portions for this process alone; it is deleted in the end, unless that is an error."""
+    with alone_in(folder):
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def in_portions(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,13 +20,12 @@ from ase_geomol.nn import segment_sum
 from ase_geomol.potential import Potential
 from ase_geomol.rigidity import Rigidity, RigidityForm
 
-from .alone import alone_in
 from .batches import Batch, FixedBatches, fill_batches
 from .checks import Limits
 from .data import load
 from .evaluate import BATCH_ATOMS, write_picture
 from .frames import Frames
-from .portions import Arrays, in_portions
+from .portions import Arrays, in_portions, kept_until_done
 from .readers import Keys
 from .splits import ALIASES, of_part
 
@@ -92,7 +90,7 @@ def add_rigidity(
     C is summed up over the atoms of the training data. s is the value that makes the energy errors of the validation
     data likeliest, with alpha the RMS of error over deviation. Writes ``out/rigidity.json`` and ``out/calibration.png``
     about test frames, or the validation frames where there are none. What the pass over the training data has summed up
-    is kept in ``out/sums`` until then, so that the same call goes on after a kill.
+    is kept in ``out/sums`` until then, so that this pass goes on after a kill.
 
     Args:
         checkpoint: path, or name of a shipped potential.
@@ -126,48 +124,56 @@ def add_rigidity(
     limits = Limits(
         potential.elements, max_force, metadata.charges, metadata.spins, periodic=potential.cutoff is not None
     )
+    sources = {"train": data, "valid": valid, "test": test, "outside": outside}
+    parts = _read_parts(sources, lambda source: load(source, keys, limits, bad_rows=bad_rows).frames)
+    train = parts.train
+    if max_frames is not None and max_frames < len(train):
+        train = train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:max_frames]))
+    measured_on, frames = ("test", parts.test) if len(parts.test) else ("validation", parts.valid)
+    direct = metadata.forces == "direct"
+    with kept_until_done(out / "sums") as kept:
+        covariance = sum_features(potential, train, kept, fingerprint, report)
+        potential.rigidity = calibrated(potential, covariance, len(train), parts.valid, report)
+        found = deviations(potential, frames, report, direct_forces=direct)
+        results = agreement(found, calibrated_on=measured_on == "validation")
+        if parts.outside is not None:
+            far = float(np.median(deviations(potential, parts.outside, report, direct_forces=direct).largest))
+            results["outside_over_inside"] = far / float(np.median(found.largest))
+        save_checkpoint(target, potential, metadata)
+        about = {"name": metadata.name, "fingerprint": fingerprint, "data": sources, "max_frames": max_frames}
+        measured = {"measured_on": measured_on, "measured_frames": len(frames), "results": results}
+        content = {**about, **potential.rigidity.form.model_dump(), **measured}
+        write_atomically(out / "rigidity.json", (json.dumps(content, indent=1) + "\n").encode())
+        plot_calibration(out / "calibration.png", found, f"{metadata.name}: {len(frames)} {measured_on} frames")
+    return Measured(target, potential.rigidity.form, measured_on, results)
 
-    def read(source: str) -> Frames:
-        return load(source, keys, limits, bad_rows=bad_rows).frames
 
-    everything = read(data)
-    train = everything if not set(map(str, everything.split_names)) & ALIASES.keys() else of_part(everything, "train")
-    validation = of_part(everything, "valid") if valid is None else of_part(read(valid), "valid", otherwise_all=True)
-    held_out = of_part(everything, "test") if test is None else of_part(read(test), "test", otherwise_all=True)
-    foreign = None if outside is None else read(outside)
-    for name, frames in (("train", train), ("valid", validation)):
+class _Parts(NamedTuple):
+    """What is learned from, and what is measured."""
+
+    train: Frames
+    valid: Frames
+    test: Frames
+    outside: Frames | None
+
+
+def _read_parts(sources: Mapping[str, str | None], read: Callable[[str], Frames]) -> _Parts:
+    """Frames of each part: of its own source, or those of "train" that name it."""
+    everything = read(str(sources["train"]))
+    named = set(map(str, everything.split_names)) & ALIASES.keys()
+    train = of_part(everything, "train") if named else everything
+    valid, test = (
+        of_part(everything, part) if source is None else of_part(read(source), part, otherwise_all=True)
+        for part, source in (("valid", sources["valid"]), ("test", sources["test"]))
+    )
+    for name, frames in (("train", train), ("valid", valid)):
         if not len(frames):
             raise DataError(
                 f"There are no frames to {name.replace('valid', 'validate')}: no frame has the split '{name}'. Give "
                 f"{'some with --valid' if name == 'valid' else 'others'}."
             )
-    if max_frames is not None and max_frames < len(train):
-        train = train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:max_frames]))
-    kept = out / "sums"
-    with alone_in(kept):
-        covariance = sum_features(potential, train, kept, fingerprint, report)
-    potential.rigidity = calibrated(potential, covariance, len(train), validation, report)
-    measured_on, frames = ("test", held_out) if len(held_out) else ("validation", validation)
-    direct = metadata.forces == "direct"
-    found = deviations(potential, frames, report, direct_forces=direct)
-    results = agreement(found, calibrated_on=measured_on == "validation")
-    if foreign is not None:
-        far = float(np.median(deviations(potential, foreign, report, direct_forces=direct).largest))
-        results["outside_over_inside"] = far / float(np.median(found.largest))
-    save_checkpoint(target, potential, metadata)
-    content = {
-        "name": metadata.name,
-        "fingerprint": fingerprint,
-        "data": {"train": data, "valid": valid, "test": test, "outside": outside},
-        **potential.rigidity.form.model_dump(),
-        "measured_on": measured_on,
-        "measured_frames": len(frames),
-        "results": results,
-    }
-    write_atomically(out / "rigidity.json", (json.dumps(content, indent=1) + "\n").encode())
-    plot_calibration(out / "calibration.png", found, f"{metadata.name}: {len(frames)} {measured_on} frames")
-    shutil.rmtree(kept, ignore_errors=True)
-    return Measured(target, potential.rigidity.form, measured_on, results)
+    outside = sources["outside"]
+    return _Parts(train, valid, test, None if outside is None else read(outside))
 
 
 def sum_features(potential: Potential, frames: Frames, folder: Path, identity: str, report: Report) -> Tensor:
