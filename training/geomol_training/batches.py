@@ -429,7 +429,7 @@ def own(batches: Iterable[T]) -> Iterator[T]:
 class _Loader(DataLoader):
     """Prepares a training's stream before it forks workers, which know then what is known here.
 
-    Workers send each batch as one array: a file handle for each of its tensors takes longer than to make them.
+    Workers send each batch in one piece: a file handle for each of its tensors takes longer than to make them.
     """
 
     def __iter__(self) -> Iterator[AnyBatch]:
