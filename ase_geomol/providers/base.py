@@ -22,7 +22,7 @@ from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 
 from ..errors import ConfigError, InputError, ProviderWarning
-from .drawing import DUPLICATE, HIGH, TIME, Candidate, Drawing, Ensemble, first_seeds
+from .drawing import DUPLICATE, HIGH, HOPELESS, TIME, Candidate, Drawing, Ensemble, first_seeds, report
 from .molecules import Molecule, Request, parse
 from .refine import CHECKS, clusters, refusal, representatives, weigh
 from .rmsd import FEW_MATCHES, symmetry
@@ -126,7 +126,7 @@ class Provider(ABC):
         Each structure carries in ``info``: ``smiles``, ``seed``, ``index`` (its k), ``charge``, ``spin``
         (multiplicity), ``provider``, ``model_version`` and ``bonds`` (M, 3), rows of two atoms and an order code; in
         ``arrays``: ``formal_charge`` (N,); initial charges and magnetic moments are those of ions and radicals, so
-        that other calculators than this package's know them. With ``relax`` it carries its energy and forces, and
+        that some calculators (tblite, MOPAC, Gaussian) know them. With ``relax`` it carries its energy and forces, and
         ``info["converged"]``; with ``rank`` also ``relative_energy`` (eV) and ``boltzmann_weight`` at 298.15 K.
 
         Args:
@@ -154,13 +154,13 @@ class Provider(ABC):
 
         Returns:
             At most ``n`` structures. Where some are missing, ``failures`` says why, and so does a `ProviderWarning`
-            unless they are all duplicates or above the window. Another one says how many were not relaxed to the end,
-            since their energies, and weights, are not those of minima, and how many were not compared for ``unique``
-            in time.
+            unless all ``n * oversample`` were made, and the missing ones are duplicates or above the window. Another
+            one says how many of those made were not relaxed to the end, since their energies, by which they are left
+            out, kept and weighed, are not those of minima, and how many were not compared for ``unique`` in time.
 
         Raises:
             InputError: the request is no molecule that this provider makes, or none that a calculator of this package
-                knows; where another one does not, all relaxations fail.
+                knows; where another one does not, relaxations fail, and after ten of them no more are tried.
             ConfigError: an argument makes no sense.
             ProviderError: there is no structure at all; its ``failures`` say why.
         """
@@ -174,30 +174,20 @@ class Provider(ABC):
         )
         if relax is not None:
             _see_known(drawing.molecule, relax)
-        structures: Iterable[Atoms] = drawing.structures()
-        if relaxing is not None:
-            structures = _relaxed(drawing, structures, relaxing, checks)
         made = []
-        for atoms in structures:
+        for atoms in drawing.structures() if relaxing is None else _relaxed(drawing, relaxing, checks):
             made.append(atoms)
             on_structure(atoms)
-        made.sort(key=lambda atoms: atoms.info["index"])
-        if rank or window is not None:
-            made.sort(key=Atoms.get_potential_energy)
-        if window is not None:
-            made = _low(drawing, made, window)
-        uncompared: set[int] = set()
-        if unique is not None:
-            made, uncompared = _unique(drawing, made, unique)
-        if oversample > 1:
-            made = _representatives(drawing, made, n, relax is not None)
-        drawing.report(len(made), n)
-        if rank:
-            weigh(made)
         unrelaxed = sum(not atoms.info["converged"] for atoms in made) if relax is not None and relax_steps else 0
-        possible = sum(atoms.info["index"] in uncompared for atoms in made)
-        others = _others(self, made)
-        ensemble = Ensemble(made, drawing.molecule.smiles, n, drawing.failures, unrelaxed, possible, others)
+        sort = rank or window is not None
+        kept, uncompared = _selected(
+            drawing, made, n, sort=sort, window=window, unique=unique, lowest=relax is not None
+        )
+        counts = {"made": len(made), "unrelaxed": unrelaxed, "uncompared": uncompared}
+        ensemble = Ensemble(kept, drawing, n, **counts, others=_others(self, kept))
+        report(ensemble.shortage, len(ensemble), ensemble.failures)
+        if rank:
+            weigh(ensemble)
         if ensemble.unfinished:
             warnings.warn(ensemble.unfinished, ProviderWarning, stacklevel=2)
         return ensemble
@@ -289,7 +279,8 @@ class Provider(ABC):
     ) -> Drawing:
         """Make structures one after the other, for numbers that need not be in memory together.
 
-        Arguments and errors are those of `sample`; what is missing is told when the iterator ends.
+        Arguments and errors are those of `sample`; what is missing is told when the iterator ends. What another one of
+        `makers` makes comes after those of its batch that this one makes.
         """
         check_arguments(n, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit)
         deadline = np.inf if time_limit is None else time.monotonic() + time_limit
@@ -368,14 +359,12 @@ def _see_known(molecule: Molecule, calculator: Calculator) -> None:
         check_atoms(atoms, calculator.elements, calculator.charges, calculator.spins)
 
 
-def _relaxed(
-    drawing: Drawing,
-    structures: Iterable[Atoms],
-    relaxing: Callable[..., Iterator[Relaxed]],
-    checks: Sequence[str],
-) -> Iterator[Atoms]:
-    """The structures, relaxed, in the order in which they are ready; those that fail or come too late are counted."""
-    waiting = iter(structures)
+def _relaxed(drawing: Drawing, relaxing: Callable[..., Iterator[Relaxed]], checks: Sequence[str]) -> Iterator[Atoms]:
+    """The structures, relaxed, in the order in which they are ready; those that fail or come too late are counted.
+
+    No more are drawn when all so far, `HOPELESS` or more, have failed.
+    """
+    waiting, failed = drawing.structures(), 0
     for end in relaxing(waiting, deadline=drawing.deadline):
         if end.error is not None:
             reason = f"failed relaxation ({type(end.error).__name__}: {end.error})"
@@ -384,11 +373,40 @@ def _relaxed(
             reason = refused and f"{refused} after relaxation"
         if reason:
             drawing.failures[reason] += 1
+            failed += 1
         else:
             end.atoms.info["converged"] = end.converged
             yield end.atoms
+        if failed == drawing.given >= HOPELESS:
+            return
     for _ in waiting:
         drawing.failures[TIME] += 1
+
+
+def _selected(
+    drawing: Drawing,
+    made: list[Atoms],
+    n: int,
+    *,
+    sort: bool,
+    window: float | None,
+    unique: float | None,
+    lowest: bool,
+) -> tuple[list[Atoms], int]:
+    """What `Provider.sample` keeps of all that were made, and how many of these were not compared for ``unique``.
+
+    ``sort``: by energy, not by number; ``lowest``: the lowest ones represent others, not the most central ones.
+    """
+    made = sorted(made, key=lambda atoms: atoms.info["index"])
+    if sort:
+        made.sort(key=Atoms.get_potential_energy)
+    if window is not None:
+        made = _low(drawing, made, window)
+    uncompared: set[int] = set()
+    if unique is not None:
+        made, uncompared = _unique(drawing, made, unique)
+    kept = _representatives(drawing, made, n, lowest)
+    return kept, sum(atoms.info["index"] in uncompared for atoms in kept)
 
 
 def _low(drawing: Drawing, structures: list[Atoms], window: float) -> list[Atoms]:
@@ -412,12 +430,12 @@ def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> tupl
     return [structures[index] for index in np.flatnonzero(kept)], {numbers[index] for index in np.flatnonzero(unknown)}
 
 
-def _representatives(drawing: Drawing, structures: list[Atoms], n: int, relaxed: bool) -> list[Atoms]:
-    """At most ``n`` that stand for all; the lowest of each cluster where they are ``relaxed``."""
+def _representatives(drawing: Drawing, structures: list[Atoms], n: int, lowest: bool) -> list[Atoms]:
+    """At most ``n`` that stand for all; of each cluster the most central one, or the ``lowest``."""
     if len(structures) <= n or drawing.is_late():
         return structures[:n]
     symmetric = symmetry(drawing.molecule, most=FEW_MATCHES)
-    energies = _energies(structures) if relaxed else None
+    energies = _energies(structures) if lowest else None
     chosen = representatives(symmetric, _positions(structures), n, drawing.deadline, energies)
     return [structures[index] for index in chosen]
 

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,10 +20,8 @@ if TYPE_CHECKING:
 
 TIME, DUPLICATE, HIGH = "time limit", "duplicate", "above the energy window"
 """Reasons for which there is no structure, beside those of `CHECKS` and of providers."""
-LEFT_OUT = (DUPLICATE, HIGH)
-"""Reasons for which a structure that was made is left out, as was asked for."""
 HOPELESS = 10
-"""After this many structures without a single success, no more are tried."""
+"""After this many structures without a single success, no more are drawn, nor relaxed."""
 
 
 class Candidate(NamedTuple):
@@ -46,7 +43,9 @@ class Ensemble(list[Atoms]):
         smiles: the molecule.
         requested: how many were asked for.
         failures: how many candidates were lost, by reason; also those that another attempt replaced.
-        unrelaxed: how many structures are no minima: their relaxation was ended by its steps or the time limit.
+        sought: how many were to be made, to keep ``requested`` of them.
+        made: how many of these were, before duplicates and what is above the energy window were left out.
+        unrelaxed: how many of those made are no minima: their relaxation was ended by its steps or the time limit.
         uncompared: how many were not compared with earlier ones, since the time was over: some may be duplicates.
         others: how many structures were made by other providers than the one asked, by their names.
     """
@@ -54,27 +53,31 @@ class Ensemble(list[Atoms]):
     def __init__(
         self,
         structures: Iterable[Atoms],
-        smiles: str,
+        drawing: Drawing,
         requested: int,
-        failures: Mapping[str, int],
-        unrelaxed: int = 0,
-        uncompared: int = 0,
-        others: Mapping[str, int] = {},
+        *,
+        made: int,
+        unrelaxed: int,
+        uncompared: int,
+        others: Mapping[str, int],
     ) -> None:
         super().__init__(structures)
-        self.smiles, self.requested = smiles, requested
+        self.smiles, self.requested = drawing.molecule.smiles, requested
+        self.sought, self.made = drawing.requested, made
         self.unrelaxed, self.uncompared, self.others = unrelaxed, uncompared, dict(others)
-        self.failures = {reason: count for reason, count in failures.items() if count}
+        self.failures = {reason: count for reason, count in drawing.failures.items() if count}
 
     @property
     def shortage(self) -> str:
-        """A sentence on how many are missing and why; empty if none are, but for those of `LEFT_OUT`."""
+        """A sentence on how many are missing and why; empty if none are, or if all that were sought were made."""
+        if len(self) == self.requested or self.made == self.sought:
+            return ""
         return shortage(len(self), self.requested, self.smiles, self.failures)
 
     @property
     def unfinished(self) -> str:
         """Sentences on how many are no minima, or may be duplicates; empty if none are."""
-        unrelaxed = f"{self.unrelaxed} of {len(self)} structures were not relaxed to the end (steps or time limit)."
+        unrelaxed = f"{self.unrelaxed} of {self.made} structures were not relaxed to the end (steps or time limit)."
         uncompared = f"{self.uncompared} of {len(self)} structures may be duplicates (time limit)."
         told = ((unrelaxed, self.unrelaxed), (uncompared, self.uncompared))
         return " ".join(sentence for sentence, count in told if count)
@@ -82,17 +85,32 @@ class Ensemble(list[Atoms]):
     @property
     def remarks(self) -> str:
         """All that a user should know of it, in sentences, or nothing."""
+        fewer = len(self) == self.requested and self.made < self.sought
+        choice = f"Only {self.made} of {self.sought} structures to choose from were made ({_listed(self.failures)})."
         fallback = [f"{count} of {len(self)} structures were made by {name}." for name, count in self.others.items()]
-        return " ".join(filter(None, [self.shortage, self.unfinished, *fallback]))
+        return " ".join(filter(None, [self.shortage, choice if fewer else "", self.unfinished, *fallback]))
 
 
 def shortage(made: int, requested: int, smiles: str, failures: Mapping[str, int]) -> str:
-    """A sentence on missing structures, or nothing where none are missing but those of `LEFT_OUT`."""
-    if made + sum(failures.get(reason, 0) for reason in LEFT_OUT) >= requested:
-        return ""
-    reasons = "; ".join(f"{reason}: {count}" for reason, count in failures.items() if count)
+    """A sentence on missing structures."""
     some = f"Only {made} of {requested} structures of {quoted(smiles)} were made"
-    return f"{some if made else f'There is no structure of {quoted(smiles)}'} ({reasons})."
+    return f"{some if made else f'There is no structure of {quoted(smiles)}'} ({_listed(failures)})."
+
+
+def report(sentence: str, made: int, failures: Mapping[str, int]) -> None:
+    """Warn with a sentence on missing structures, if there is one.
+
+    Raises:
+        ProviderError: with the sentence, where none was ``made``.
+    """
+    if sentence and not made:
+        raise ProviderError(sentence, failures)
+    if sentence:
+        warnings.warn(sentence, ProviderWarning, stacklevel=3)
+
+
+def _listed(failures: Mapping[str, int]) -> str:
+    return "; ".join(f"{reason}: {count}" for reason, count in failures.items())
 
 
 class Drawing(Iterator[Atoms]):
@@ -119,49 +137,57 @@ class Drawing(Iterator[Atoms]):
         self.failures: Counter[str] = Counter()
         self.deadline = deadline
         self._makers, self._seed, self._checks, self._attempts = makers, int(seed), tuple(checks), attempts
-        self._made, self._stream = 0, self.structures()
+        self._asked, self._given = [0] * len(makers), [0] * len(makers)
+        self._stream = self.structures()
 
     def __next__(self) -> Atoms:
         structure = next(self._stream, None)
-        if structure is None:
-            self.report(self._made, self.requested)
-            raise StopIteration
-        self._made += 1
-        return structure
+        if structure is not None:
+            return structure
+        if self.given < self.requested:
+            report(shortage(self.given, self.requested, self.molecule.smiles, self.failures), self.given, self.failures)
+        raise StopIteration
+
+    @property
+    def given(self) -> int:
+        """How many structures were given so far."""
+        return sum(self._given)
 
     def is_late(self) -> bool:
         """Whether the time limit has passed."""
         return time.monotonic() > self.deadline
 
-    def report(self, made: int, requested: int) -> None:
-        """Warn if fewer than ``requested`` structures were ``made``; those of `LEFT_OUT` are no reason to.
-
-        Raises:
-            ProviderError: none was.
-        """
-        sentence = shortage(made, requested, self.molecule.smiles, self.failures)
-        if sentence and not made:
-            raise ProviderError(sentence, self.failures)
-        if sentence:
-            warnings.warn(sentence, ProviderWarning, stacklevel=3)
-
     def structures(self) -> Iterator[Atoms]:
         """Draw them, without a word on what is missing."""
-        size, hopeless = self._makers[0].at_once(self.molecule), True
-        for start in range(0, self.requested, size):
-            if self.is_late():
-                self.failures[TIME] += self.requested - start
-                return
-            structures = self._drawn(range(start, min(start + size, self.requested)))
-            yield from structures
-            hopeless &= not structures
-            if hopeless and start + size >= HOPELESS:
-                return
+        return self._made(0, range(self.requested))
 
-    def _drawn(self, indices: Sequence[int]) -> list[Atoms]:
-        """The structures of these indices, as far as attempts, those of each maker in turn, and time suffice."""
+    def _made(self, place: int, indices: Sequence[int]) -> Iterator[Atoms]:
+        """The structures of these indices by the maker at ``place``; what it fails at is left to those after it.
+
+        Each maker is asked for as many as it makes at once, until the time is over, or `HOPELESS` structures have
+        failed without a success of it or of those after it.
+        """
+        size = self._makers[place].at_once(self.molecule)
+        for start in range(0, len(indices), size):
+            if self._asked[place] >= HOPELESS and not any(self._given[place:]):
+                return
+            if self.is_late():
+                if place == 0:  # the others were asked for what is among the failures already
+                    self.failures[TIME] += len(indices) - start
+                return
+            asked = indices[start : start + size]
+            drawn = self._drawn(self._makers[place], asked)
+            self._asked[place] += len(asked)
+            for index in sorted(drawn):
+                self._given[place] += 1
+                yield drawn[index]
+            if place + 1 < len(self._makers):
+                yield from self._made(place + 1, [index for index in asked if index not in drawn])
+
+    def _drawn(self, maker: Provider, indices: Sequence[int]) -> dict[int, Atoms]:
+        """What a maker makes of the structures of these indices, as far as attempts and time suffice."""
         made: dict[int, Atoms] = {}
-        for maker, attempt in product(self._makers, range(self._attempts)):
+        for attempt in range(self._attempts):
             missing = [index for index in indices if index not in made]
             if not missing or self.is_late():
                 break
@@ -173,7 +199,7 @@ class Drawing(Iterator[Atoms]):
                     self.failures[str(reason)] += 1
                 else:
                     made[index] = self._atoms(index, candidate, maker)
-        return [made[index] for index in sorted(made)]
+        return made
 
     def _refusal(self, candidate: Candidate) -> str | None:
         return refusal(self.molecule, candidate.positions, self._checks)

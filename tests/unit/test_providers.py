@@ -276,6 +276,35 @@ def test_a_time_limit_in_the_middle_gives_the_low_ones_of_what_is_finished():
     assert heights(few) == [round(level, 6) for level in levels[made - 3 : made][::-1]], "there was no time to choose"
 
 
+class Ending(Ladder):
+    """A ladder whose time is over after its last height."""
+
+    def draw(self, molecule, seeds, deadline):
+        for seed in seeds:
+            yield from super().draw(molecule, [seed], deadline) if self.drawn < len(self.heights) else [TIME]
+
+
+def test_what_is_left_out_of_fewer_than_were_to_be_made_is_told():
+    levels, options = [0.5, 0.1, 0.2, 0.6, 0.7], {"relax": ByHeight(), "window": 0.15, "attempts": 1}
+    with pytest.warns(ProviderWarning, match=r"Only 2 of 4 .* \(time limit: 15; above the energy window: 3\)"):
+        ensemble = Ending(levels).sample("O", 4, oversample=5, **options)
+    assert heights(ensemble) == [0.1, 0.2]
+    assert ensemble.shortage == ensemble.remarks != ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ensemble = Ending(levels).sample("O", 2, oversample=5, **options)
+    assert (len(ensemble), ensemble.shortage) == (2, "")
+    counts = "time limit: 5; above the energy window: 3"
+    assert ensemble.remarks == f"Only 5 of 10 structures to choose from were made ({counts})."
+
+
+def test_duplicates_of_fewer_than_were_to_be_made_are_told():
+    with pytest.warns(ProviderWarning, match=r"Only 1 of 4 structures of 'O' were made \(broken or new bonds: "):
+        ensemble = Shaker(torn=0.5).sample("O", 4, oversample=5, attempts=1, unique=0.5)
+    assert ensemble.failures["duplicate"] > 4
+    assert ensemble.made == 1 + ensemble.failures["duplicate"] < ensemble.sought == 20
+
+
 def test_clusters_have_first_members_that_are_apart(rdkit):
     molecule = parse("CCCCCC")
     symmetric = symmetry(molecule)
@@ -451,14 +480,38 @@ def test_what_the_calculator_does_not_know_is_not_drawn():
     assert provider.drawn == 0
 
 
+def test_a_calculator_that_fails_each_time_is_not_asked_for_ever():
+    choosy, provider = Choosy(), Shaker(batch=4)
+    choosy.failing = range(1000)
+    with pytest.raises(ProviderError) as caught:
+        provider.sample("O", 20, oversample=10, relax=choosy)
+    assert caught.value.failures == {"failed relaxation (InputError: a start that is none)": HOPELESS}
+    assert provider.drawn == 12
+
+
+def test_those_that_fail_first_do_not_end_those_that_are_relaxed_with_them():
+    class Collapsing(Shaker):
+        def draw(self, molecule, seeds, deadline):
+            for candidate in super().draw(molecule, seeds, deadline):
+                yield candidate if self.drawn > HOPELESS else Candidate(0 * WATER)
+
+    with pytest.warns(ProviderWarning, match=r"Only 2 of 12 .*coincide"):
+        ensemble = Collapsing().sample("O", 12, relax=GeoMolCalculator("geomformer-organic"), fmax=0.5, checks=())
+    assert [atoms.info["index"] for atoms in ensemble] == [10, 11]
+
+
 class Backed(Shaker):
     """Has another shaker as its fallback."""
 
     name = "backed"
 
+    def __init__(self, *arguments, fallback=None, **options):
+        super().__init__(*arguments, **options)
+        self.fallback = fallback or Shaker()
+
     @property
     def makers(self):
-        return (self, Shaker())
+        return (self, self.fallback)
 
 
 def test_what_a_provider_fails_at_is_made_by_the_next():
@@ -474,6 +527,36 @@ def test_what_a_provider_fails_at_is_made_by_the_next():
     for first, second in zip(few, ensemble, strict=False):
         np.testing.assert_array_equal(first.positions, second.positions)
     assert Backed().sample("O", 3).others == {}
+
+
+def test_a_fallback_is_asked_for_as_many_as_it_makes_at_once():
+    both = Backed(torn=1.0, batch=200, fallback=Shaker(torn=1.0))
+    with pytest.raises(ProviderError):
+        both.sample("O", 200)
+    assert both.drawn == 4 * 200
+    assert both.fallback.drawn == 4 * HOPELESS
+
+
+def test_a_fallback_that_never_succeeds_is_given_up_while_the_provider_goes_on():
+    both = Backed(torn=0.5, batch=5, fallback=Shaker(torn=1.0))
+    with pytest.warns(ProviderWarning, match="Only"):
+        ensemble = both.sample("O", 60, attempts=1)
+    assert both.drawn == 60
+    assert both.fallback.drawn == HOPELESS
+    assert 20 < len(ensemble) < 40
+
+
+def test_what_a_fallback_has_made_is_seen_when_the_user_ends_it():
+    class Ended(Shaker):
+        def draw(self, molecule, seeds, deadline):
+            if self.drawn == 3:
+                raise KeyboardInterrupt
+            return super().draw(molecule, seeds, deadline)
+
+    seen: list[Atoms] = []
+    with pytest.raises(KeyboardInterrupt):
+        Backed(torn=1.0, batch=200, fallback=Ended()).sample("O", 200, on_structure=seen.append)
+    assert [atoms.info["index"] for atoms in seen] == [0, 1, 2]
 
 
 def test_structures_relaxed_together_are_those_of_their_numbers(rdkit):
@@ -498,6 +581,20 @@ def test_structures_that_are_no_minima_are_told():
         warnings.simplefilter("error")
         assert Shaker().sample("O", 3, **options, relax_steps=1, fmax=10).remarks == ""
         assert Shaker().sample("O", 3, **options, relax_steps=0).unrelaxed == 0, "only energies were asked for"
+
+
+def test_structures_left_out_before_their_minimum_are_told():
+    """What is too high where its relaxation was ended may have been low in the end."""
+
+    class Restless(ByHeight):
+        def calculate(self, *arguments, **options):
+            super().calculate(*arguments, **options)
+            self.results["forces"][1, 0] = self.results["energy"] > 0.4
+
+    with pytest.warns(ProviderWarning, match="^1 of 3 structures were not relaxed to the end"):
+        ensemble = Ladder([0.5, 0.1, 0.2]).sample("O", 3, relax=Restless(), relax_steps=1, window=0.15)
+    assert heights(ensemble) == [0.1, 0.2]
+    assert ensemble.unrelaxed == 1
 
 
 def test_what_there_is_no_time_to_compare_is_kept_and_told():
