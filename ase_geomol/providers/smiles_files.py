@@ -99,7 +99,7 @@ def read_smiles(file: TextIO, index: int | slice = -1, *, seed: int = 0) -> Iter
 
     Raises:
         InputError: a line that is no molecule or of which there is no structure, with its number; no molecules, or
-            none at ``index``.
+            none from ``index`` on. A slice that ends, such as "10:20", may be empty.
     """
     provider = RDKitProvider()
     for line in _chosen(parse_lines(file), index, getattr(file, "name", "this file")):
@@ -112,11 +112,11 @@ def read_smiles(file: TextIO, index: int | slice = -1, *, seed: int = 0) -> Iter
 
 
 def _chosen(lines: list[Line], index: int | slice, name: str) -> list[Line]:
-    """The lines of an index, which ASE makes a slice with an open end."""
+    """The lines of an index, which ASE makes a slice without an end where one molecule is to be read."""
     if not lines:
         raise InputError(f"There are no molecules in {name}.")
-    chosen = lines[index] if isinstance(index, slice) else lines[index : index + 1 or None]
-    if not chosen:
-        first = index.start if isinstance(index, slice) else index
-        raise InputError(f"There is no molecule from index {first} on in {name}, which has {len(lines)}.")
+    single = not isinstance(index, slice)
+    wanted = slice(index, index + 1 or None) if single else index
+    if not (chosen := lines[wanted]) and (single or (wanted.stop is None and wanted.start is not None)):
+        raise InputError(f"There is no molecule from index {wanted.start} on in {name}, which has {len(lines)}.")
     return chosen

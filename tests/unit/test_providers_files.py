@@ -196,8 +196,13 @@ def test_reading_structures_of_a_file(tmp_path):
         list(read_smiles(file, slice(None)))
     with path.open() as file:
         assert [a.get_chemical_formula() for a in read_smiles(file, 1)] == ["H2O"]
-    with pytest.raises(InputError, match=r"There is no molecule from index 7 on in .*x.smi, which has 3\."):
-        read(path, 7, format="smiles")
+    for index in (7, "7:"):
+        with pytest.raises(InputError, match=r"There is no molecule from index 7 on in .*x.smi, which has 3\."):
+            read(path, index, format="smiles")
+    for index in (":0", "7:9", "2:1"):
+        assert read(path, index, format="smiles") == []
+    with path.open() as file, pytest.raises(InputError, match="from index 7 on"):
+        list(read_smiles(file, 7))
     path.write_text("# nothing\n")
     for index in (-1, ":"):
         with pytest.raises(InputError, match=r"There are no molecules in .*x\.smi\."):
