@@ -32,7 +32,8 @@ class Outcome:
         structures: how many were made.
         lowest_energy_eV: of these, or nothing where they have none.
         seconds: of wall time; where several lines are drawn at once, the first one has that of all.
-        message: why there are fewer than asked for, how many were not relaxed to the end, or nothing.
+        message: what `Ensemble.remarks` says: why there are fewer than asked for, how many were not relaxed to the end
+            or compared, and who else made them; or the error; or nothing.
         again: whether it ended by an error that need not come back: a resumed run tries it again.
         mark: state of the structures' file after this line.
         earlier: whether an earlier run did it; no column of the table.

@@ -98,7 +98,7 @@ class Molecule:
         """Atoms at ``positions`` (N, 3) in Å, with charge, multiplicity and bonds, and ``info`` added.
 
         Where there are any, formal charges are the initial charges too, and unpaired electrons the initial magnetic
-        moments: most of ASE's calculators know from these how many electrons there are.
+        moments, from which some calculators (tblite, MOPAC, Gaussian) know how many electrons there are.
         """
         atoms = Atoms(self.numbers, positions)
         isotopes = [atom.GetIdx() for atom in self.mol.GetAtoms() if atom.GetIsotope()]
