@@ -300,15 +300,15 @@ SIZES = {"B": {}, "L": {"layers": 8, "channels": 384}, "S": {"layers": 4, "chann
         ("relative", "B", 9.63, 9.6),
         ("relative", "L", 27.41, None),
         ("relative", "S", 1.75, None),
-        ("equivariant", "B", 20.01, 8.6),
-        ("equivariant", "L", 58.34, 31.1),
+        ("equivariant", "B", 20.01, None),  # published: 8.6
+        ("equivariant", "L", 58.34, None),  # published: 31.1
         ("equivariant", "S", 3.53, None),
     ],
 )
 def test_sizes_beside_those_of_the_published_models(positions, size, millions, published):
     """The equivariant ones are twice as large: what the published ones are is not known in all detail."""
     assert count(elements=DRUGS, positions=positions, **SIZES[size]) == pytest.approx(millions, abs=0.01)
-    if published is not None and positions != "equivariant":
+    if published is not None:
         assert millions == pytest.approx(published, rel=0.04)
 
 
