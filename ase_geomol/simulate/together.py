@@ -74,7 +74,7 @@ def relax_in_turn(
     """As `relax_together`, but give each structure as soon as it is ready, and take another one in its place.
 
     Args:
-        structures: read as there is room. The first is evaluated before others are read: it may be refused.
+        structures: read as there is room.
         calculator: as of `relax_together`; likewise ``fmax`` and ``steps``.
         deadline: of ``time.monotonic``, when structures end where they are and no others are read.
         hessians: (3N, 3N) eV/Å² of each structure, positive definite, with which BFGS starts; default: ASE's guess.
@@ -84,14 +84,14 @@ def relax_in_turn(
     many = _batched(calculator)
     waiting = enumerate(zip(structures, repeat(None) if hessians is None else hessians, strict=False))
     moving = list[_Moving]()
-    room = 1
+    room = ATOMS_AT_ONCE if many else 1
     while True:
         if time.monotonic() <= deadline:
             moving += _joining(waiting, room - sum(len(one.atoms) for one in moving))
         if not moving:
             return
         errors = _evaluate(moving, calculator, many)
-        room, late = ATOMS_AT_ONCE if many else 1, time.monotonic() > deadline
+        late = time.monotonic() > deadline
         active, moving = moving, []
         for one in active:
             error = errors.get(one.place)
