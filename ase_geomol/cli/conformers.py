@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -194,18 +195,23 @@ def _run_one(
     _print_table(ensemble)
     if ensemble.remarks:
         common.errors.print(f"[yellow]{escape(ensemble.remarks)}[/yellow]", soft_wrap=True)
-    first = ensemble[0]
     lost = ", ".join(f"{reason}: {count}" for reason, count in ensemble.failures.items())
     common.summary(
-        f"Conformers of {first.get_chemical_formula()}",
+        f"Conformers of {ensemble[0].get_chemical_formula()}",
         [
-            ("provider", f"{first.info['provider']} ({first.info['model_version']})"),
+            ("provider", _makers(ensemble)),
             *([("model", model)] if model else []),
-            *([("not relaxed to the end", f"{ensemble.unrelaxed} of {len(ensemble)}")] if ensemble.unrelaxed else []),
+            *([("not relaxed to the end", f"{ensemble.unrelaxed} of {ensemble.made}")] if ensemble.unrelaxed else []),
             ("made", f"{len(ensemble)} of {settings['n']} in {seconds:.1f} s" + (f" ({lost})" if lost else "")),
             ("results", f"{path}, {picture.name}, {page.name}"),
         ],
     )
+
+
+def _makers(ensemble: Ensemble) -> str:
+    """Who made the structures; where they are several, how many each."""
+    counts = Counter(f"{atoms.info['provider']} ({atoms.info['model_version']})" for atoms in ensemble)
+    return "; ".join(f"{maker}: {count}" if len(counts) > 1 else maker for maker, count in counts.items())
 
 
 def _keep(made: list[Atoms], path: Path, *, ranked: bool) -> None:

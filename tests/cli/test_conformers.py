@@ -86,6 +86,20 @@ def test_a_conformer_model_is_set_as_asked_for(cli, here, monkeypatch):
     result = cli("conformers", "C[Se]C", *words[1:-1], "z.extxyz", "--fallback")
     assert result.exit_code == 0, result.output
     assert read("z.extxyz").info["provider"] == "rdkit"
+    drawn = provider.ConformerProvider.draw
+
+    def draw(self, molecule, seeds, deadline):
+        for place, candidate in enumerate(drawn(self, molecule, seeds, deadline)):
+            yield candidate if place < 2 else "nothing"
+
+    monkeypatch.setattr(provider.ConformerProvider, "draw", draw)
+    mixed = ("C", "-n", "5", *words[3:-1], "mixed.extxyz", "--fallback", "--attempts", "1", "--unique", "0")
+    result = cli("conformers", *mixed)
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stdout.split())
+    assert "ditmc (tiny " in told
+    assert "steps): 2; rdkit (RDKit " in told
+    assert "MMFF94s): 3" in told
     result = cli("conformers", "C", "--sampler-steps", "3", "--out", "y.sdf")
     assert result.exit_code == 1
     assert "--sampler-steps are those of a conformer model" in result.stderr
@@ -268,10 +282,12 @@ def test_ctrl_c_keeps_finished_molecules(here):
     assert len(Chem.SDMolSupplier("all.sdf")) == 2
 
 
-@pytest.mark.parametrize(("words", "kept"), [((), 3), (("--relax", "--steps", "0"), 1)])
+@pytest.mark.parametrize(("words", "kept"), [((), 3), (("--relax", "--steps", "0"), 2)])
 def test_ctrl_c_keeps_finished_conformers(cli, here, monkeypatch, weights, words, kept):
     from ase_geomol.providers import etkdg
+    from ase_geomol.simulate import together
 
+    monkeypatch.setattr(together, "ATOMS_AT_ONCE", 12)  # two molecules
     drawn, calls = etkdg.RDKitProvider.draw, []
 
     def draw(self, molecule, seeds, deadline):
@@ -285,7 +301,7 @@ def test_ctrl_c_keeps_finished_conformers(cli, here, monkeypatch, weights, words
     assert result.exit_code == 130
     assert f"Interrupted: {kept} conformers, of which none was left out, are in x.extxyz." in result.stderr
     frames = read("x.extxyz", ":")
-    assert [atoms.info["index"] for atoms in frames] == list(range(kept))
+    assert sorted(atoms.info["index"] for atoms in frames) == list(range(kept))
     assert all(atoms.calc is not None for atoms in frames) is bool(words)
     assert [path.name for path in here.iterdir()] == ["x.extxyz"]
     again = cli("conformers", "CO", "-n", "9", "--out", "y.sdf")
