@@ -49,9 +49,13 @@ def test_references_are_recovered():
     assert fit_references(shifted, np.full(4, 3.0)) == pytest.approx(true, abs=1e-9)
 
 
-def test_references_of_one_composition_have_the_least_norm():
+def test_references_of_elements_that_always_come_together_are_near_the_mean():
     frames = with_energies({"H2O": -90.0})
-    assert fit_references(frames) == pytest.approx({1: -36.0, 8: -18.0})
+    assert fit_references(frames) == pytest.approx({1: -30.0, 8: -30.0})
+    frames = with_energies({"H2O": -90.0, "CH4": -50.0, "C2H6": -80.0})
+    found = fit_references(frames)
+    assert found[6] + 4 * found[1] == pytest.approx(-50.0)
+    assert 2 * found[1] + found[8] == pytest.approx(-90.0)
 
 
 def test_scale_is_the_rms_force():

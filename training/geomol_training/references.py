@@ -20,10 +20,13 @@ def composition(frames: Frames) -> tuple[np.ndarray, np.ndarray]:
 def fit_references(frames: Frames, repulsion: np.ndarray | float = 0.0) -> dict[int, float]:
     """Energy (eV) of each element by least squares: ``E - E_repulsion = sum_i e_Z(i)``.
 
-    Where compositions do not tell elements apart (one molecule only), it is the solution of least norm.
-    ``repulsion`` (F,) in eV is what the potential adds by itself.
+    Where compositions do not tell elements apart (one molecule only), it is the solution that is nearest to the mean
+    energy of all atoms. ``repulsion`` (F,) in eV is what the potential adds by itself.
     """
-    return change_of_references(frames, frames.energy - repulsion)
+    left = frames.energy - repulsion
+    mean = float(left.sum() / frames.n_atoms.sum())
+    change = change_of_references(frames, left - mean * frames.n_atoms)
+    return {number: mean + energy for number, energy in change.items()}
 
 
 def mean_shares(frames: Frames, repulsion: np.ndarray | float = 0.0) -> dict[int, float]:
