@@ -5,7 +5,7 @@ has learned GFN2-xTB energies of many molecules, by `geomol-train finetune` as i
 `training/recipes/rmd17.yaml`. Every training has the same time, and the same 50 frames, beside those to learn, choose
 its best weights; fewer frames are among the more. Errors are of the 1000 test frames of official split 01.
 
-The aim: 50 frames, fine-tuned, beat 500 from scratch. The picture shows all errors over the number of frames.
+The aim: 50 frames, fine-tuned, beat 500 from scratch. `results/finetune.png` shows all errors over the number of frames.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from _frame import Answer, Row, answer
+from _frame import RESULTS, Answer, Row, answer
 from _training import unless_stopped, write_stand_in
 from _work import computed, each, table, work_folder
 from geomol_training.finetune import Options, finetune
@@ -56,7 +56,7 @@ def run(smoke: bool, model: str, minutes: float) -> Answer:
             write_stand_in(folder)
         work = partial(_row, model=model, seconds=60 * minutes, data=data, folder=folder)
         rows = each({f"{study.molecule}, {study.frames} frames, {study.how}": study for study in studies}, work, folder)
-        _draw([row for row in rows if not row["error"]], folder / "finetune.png")
+        _draw([row for row in rows if not row["error"]], (folder if smoke else RESULTS) / "finetune.png")
     return Answer(table(rows, COLUMNS), _summary(rows), computed(rows))
 
 
