@@ -5,7 +5,7 @@ has learned GFN2-xTB energies of many molecules, by `geomol-train finetune` as i
 `training/recipes/rmd17.yaml`. Every training has the same time, and the same 50 frames, beside those to learn, choose
 its best weights; fewer frames are among the more. Errors are of the 1000 test frames of official split 01.
 
-The aim: 50 frames, fine-tuned, beat 500 from scratch. `results/finetune.png` shows all errors over the number of frames.
+The aim: 50 frames, fine-tuned, beat 500 from scratch. `results/finetune.png` shows errors over the number of frames.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from geomol_training.batches import make_batch
+from geomol_training.batches import make_batch, survey
 from geomol_training.checks import Limits
 from geomol_training.data import load
 from geomol_training.frames import pack
 from geomol_training.loss import total_loss
 from geomol_training.metrics import Part, Predicted, gather
 from geomol_training.readers import Keys, row_of_atoms
-from geomol_training.recipe import Loss
+from geomol_training.recipe import Loss, Physics
 from geomol_training.references import fit_references, force_scale
 from geomol_training.schedule import Extent, Standing, learning_rate, note_score
 from geomol_training.sections import Optimiser, Schedule
@@ -56,6 +56,18 @@ def test_references_of_elements_that_always_come_together_are_near_the_mean():
     found = fit_references(frames)
     assert found[6] + 4 * found[1] == pytest.approx(-50.0)
     assert 2 * found[1] + found[8] == pytest.approx(-90.0)
+
+
+def test_bonds_within_the_reach_of_the_repulsion_are_told():
+    frames = with_energies({"H2O": -90.0, "CH4": -50.0})
+    network = build_model("geomformer", {"elements": (1, 6, 8), "layers": 1, "channels": 8, "cutoff": 4.0})
+    told = []
+    for reach in (0.7, 1.5):
+        task = PotentialTask(Loss(), Physics(repulsion=reach))
+        told.append(task.fit_units(task.make(network), frames, survey(frames, 4.0, reach=reach)))
+    assert "repulsion" not in told[0]
+    assert "2 of 2 frames have more than 1 eV of the ZBL repulsion" in told[1]
+    assert "lower potential.repulsion from 1.5." in told[1]
 
 
 def test_scale_is_the_rms_force():

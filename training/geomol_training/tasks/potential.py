@@ -24,6 +24,8 @@ from .base import Pairs, Predictor, Task
 
 ENERGY_WITHIN, FORCES_WITHIN = 0.02, 0.03
 """eV and eV/Å; OC20's EFwT is the share of structures with energy and all force components closer than that."""
+BONDED = 1.0
+"""eV of the ZBL repulsion in a frame: more means that atoms are on top of each other, or that bonds are in its reach."""
 
 
 class PotentialTask(Task):
@@ -60,7 +62,18 @@ class PotentialTask(Task):
             predictor.reference_energies[number] = energy
         predictor.scale.fill_(scale)
         words = ", ".join(f"{number}: {energy:.3f}" for number, energy in references.items())
-        return f"Reference energies (eV) {words}; scale {scale:.3f} eV."
+        return f"Reference energies (eV) {words}; scale {scale:.3f} eV.{self._close(seen.repulsion)}"
+
+    def _close(self, repulsion: np.ndarray) -> str:
+        """A sentence on frames (F,) whose repulsion in eV is too much for atoms that are bonded, if there are any."""
+        close = int((repulsion > BONDED).sum())
+        if not close:
+            return ""
+        return (
+            f" {close} of {len(repulsion)} frames have more than {BONDED:g} eV of the ZBL repulsion (up to "
+            f"{repulsion.max():.3g} eV), which no network makes up for: where their closest atoms are bonded, lower "
+            f"potential.repulsion from {self.repulsion:g}."
+        )
 
     def refit_references(self, predictor: Predictor, train: Frames) -> dict[int, float]:
         """Fit the reference energies to labels of another theory, the network as it is; return their change (eV)."""
