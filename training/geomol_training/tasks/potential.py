@@ -25,7 +25,7 @@ from .base import Pairs, Predictor, Task
 ENERGY_WITHIN, FORCES_WITHIN = 0.02, 0.03
 """eV and eV/Å; OC20's EFwT is the share of structures with energy and all force components closer than that."""
 BONDED = 1.0
-"""eV of the ZBL repulsion in a frame: more means that atoms are on top of each other, or that bonds are in its reach."""
+"""eV of the ZBL repulsion in a frame: more means that atoms are on top of each other, or that it reaches into bonds."""
 
 
 class PotentialTask(Task):
