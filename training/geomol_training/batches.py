@@ -439,7 +439,7 @@ class _Loader(DataLoader):
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors as numpy's arrays, which take a tenth of the time."""
+    """Tensors as numpy's arrays, whose bytes are copied as they are."""
 
     def reducer_override(self, value: Any) -> Any:
         return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
