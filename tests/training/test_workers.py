@@ -71,7 +71,10 @@ def test_workers_know_what_was_arranged(frames, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
 def test_workers_leak_nothing(frames):
-    """Neither open files nor memory grow over 1,000 batches, here and in a worker that makes most of them."""
+    """Neither open files nor memory grow over 1,000 batches, here and in a worker that makes most of them.
+
+    Batches on their way hold a file each, and how many are on their way is a matter of the moment.
+    """
     plan = Plan(np.ones(len(frames), dtype=int), frames.n_atoms, 2, seed=0)
 
     def state(process: str | int) -> tuple[int, int]:
@@ -86,7 +89,7 @@ def test_workers_leak_nothing(frames):
         if number == 1200 - AHEAD - 1:  # while the worker lives
             for process, (files, resident) in before.items():
                 files_then, resident_then = state(process)
-                assert files_then <= files + 2
+                assert files_then <= files + 2 + 2 * AHEAD
                 assert resident_then - resident < 8 * 2**20
     assert number == 1200
     files, _ = state("self")
