@@ -31,6 +31,14 @@ class Curve(NamedTuple):
         found = [self.at(share) for share in SHARES]
         return ", ".join("–" if value is None else f"{value:.3g}" for value in found)
 
+    @classmethod
+    def from_words(cls, words: str, minutes: float) -> Curve:
+        """What :meth:`in_words` tells of a training that took ``minutes``."""
+        known = [
+            (share * minutes, float(word)) for share, word in zip(SHARES, words.split(", "), strict=True) if word != "–"
+        ]
+        return cls(*np.array(known).reshape(-1, 2).T)
+
 
 def read_curve(run: Path, error: str, steps: int, minutes: float) -> Curve | None:
     """What the logs of a run say of an error such as ``forces_MAE_meV_per_A``; None where they say nothing.

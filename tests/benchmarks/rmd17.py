@@ -11,9 +11,10 @@ rMD17 (`npz_data` and `splits`). Trainings are left in `runs`; after Ctrl-C the 
 950 to 1000 frames to learn, means over several splits where their authors give such means, after much longer trainings
 on GPUs; benzene of MD17 is theirs of 2017.
 
-How force errors of the validation frames fell with the time, in the last column and in `results/rmd17.png` of all
-trainings that are in `runs`, shows how much of the distance to published errors is a matter of time. The learning rate
-falls to nothing at the end of each training, so that a curve is not what shorter trainings reach.
+How force errors of the validation frames fell with the time, in the last column and in `results/rmd17.png`, shows how
+much of the distance to published errors is a matter of time. The learning rate falls to nothing at the end of each
+training, so that a curve is not what shorter trainings reach. Of trainings that are no longer in `runs` the picture has
+the four errors of that column.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def run(smoke: bool, **options: Any) -> Answer:
         if options["minutes"] > 0:
             _train(_studies(options), Path(options["data"]))
         ours = _trained()
-        _draw(TABLE.with_suffix(".png"))
+        _draw(TABLE.with_suffix(".png"), ours)
     rows = [*_published(), *ours]
     order = {molecule: place for place, molecule in enumerate(MOLECULES)}
     rows.sort(key=lambda row: (order[row["molecule"]], row["labels"] != "revised", row["split"], row["minutes"] or 0))
@@ -201,18 +202,25 @@ def _curve(run: Path, result: Mapping[str, Any]) -> Curve | None:
     return read_curve(run, error, result["steps"], result["seconds"] / 60)
 
 
-def _draw(path: Path) -> None:
+def _draw(path: Path, ours: list[Row]) -> None:
     """The curves of all trainings, a panel for each molecule and its labels."""
     panels: dict[str, dict[str, Curve]] = {}
     marks: dict[str, dict[str, float]] = {}
     for row in _published():
         marks.setdefault(_title(row), {})[row["network"]] = row["forces MAE (meV/Å)"]
-    for run, result in _results().items():
-        curve = _curve(run, result)
-        if curve is not None:
-            panels.setdefault(_title(_of_training(run, result)), {})[run.name] = curve
+    logs = {_identity(_of_training(run, result)): _curve(run, result) for run, result in _results().items()}
+    for row in ours:
+        curve = logs.get(_identity(row)) or (row[FALL] and Curve.from_words(row[FALL], row["minutes"]))
+        if curve:
+            panels.setdefault(_title(row), {})[_legend(row)] = curve
     if panels:
         draw_curves(path, panels, marks, "forces MAE (meV/Å), validation")
+
+
+def _legend(row: Row) -> str:
+    changes = f", {row['changes']}" if row["changes"] and row["forces by"] == "gradient" else ""
+    split = "" if row["split"] == "01" else f", split {row['split']}"
+    return f"{row['network']}, {row['forces by']}{changes}{split}, {_length(row):g} min"
 
 
 def _title(row: Row) -> str:

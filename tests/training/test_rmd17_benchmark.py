@@ -151,4 +151,7 @@ def test_a_curve_is_of_all_logs_of_a_run(rmd17, tmp_path: Path) -> None:
     assert curve.minutes.tolist() == [1.0, 2.0, 4.0, 6.0]
     assert curve.values.tolist() == [9.0, 8.0, 6.0, 5.0]
     assert curve.in_words() == "–, 9, 8, 5"
+    again = rmd17.Curve.from_words(curve.in_words(), 6.0)
+    assert again.minutes.tolist() == [1.5, 3.0, 6.0]
+    assert again.in_words() == curve.in_words()
     assert rmd17.read_curve(tmp_path, "stress_MAE_meV_per_A3", 40, 60.0) is None
