@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,7 @@ from geomol_training.frames import load_frames
 from geomol_training.keeper import Keeper, Run, read_state, write_state
 from geomol_training.memory import keep_freed_memory
 from geomol_training.objective import Fitting
+from geomol_training.processes import Running
 from geomol_training.recipe import Loss
 from geomol_training.result import read_results
 from geomol_training.tasks import PotentialTask
@@ -48,6 +50,27 @@ def same_weights(first: dict, second: dict) -> bool:
     return all(
         torch.equal(first[part][name], second[part][name]) for part in ("predictor", "averaged") for name in first[part]
     )
+
+
+def test_a_job_of_slurm_is_one_process(make_recipe, tmp_path, monkeypatch):
+    """Lightning would ask SLURM how many there are, put the job into the queue again, and keep its own checkpoints."""
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "fit"}.items():
+        monkeypatch.setenv(name, value)
+    handlers, found = [], []
+    run_fit = lightning.Trainer.fit
+
+    def noted(trainer, *arguments):
+        found.append(trainer)
+        handlers.append(signal.getsignal(signal.SIGUSR1))
+        run_fit(trainer, *arguments)
+        handlers.append(signal.getsignal(signal.SIGUSR1))
+
+    monkeypatch.setattr(lightning.Trainer, "fit", noted)
+    assert fit(make_recipe(training={"max_steps": 2}), tmp_path / "run", console=quiet()).step == 2
+    (trainer,) = found
+    assert trainer.world_size == 1
+    assert isinstance(trainer._accelerator_connector.cluster_environment, Running)
+    assert handlers == [signal.SIG_DFL, signal.SIG_DFL]
 
 
 def test_learns_ten_frames(make_recipe, tmp_path):

@@ -171,6 +171,16 @@ def test_splits_rebuild_nothing_but_arrays(molecules, tmp_path: Path, monkeypatc
     assert not (tmp_path / "attacked.txt").exists()
 
 
+@pytest.mark.parametrize("share", [0.3, 0.75, 0.99])
+def test_a_file_that_ends_inside_a_molecule(molecules, tmp_path: Path, share: float):
+    folder = write_pcqm4mv2(tmp_path / "pcqm4m-v2", molecules)
+    path = folder / "pcqm4m-v2-train.sdf"
+    text = path.read_text()
+    path.write_text(text[: int(share * len(text))])
+    with pytest.raises(DataError, match=r"pcqm4m-v2-train\.sdf ends inside a molecule: download it again"):
+        load(str(path), GAP, Limits(), bad_rows="skip")
+
+
 def test_files_that_do_not_fit(molecules, tmp_path: Path):
     folder = write_molecule3d(tmp_path / "molecule3d", molecules)
     first, second = sorted(folder.glob("*.sdf"))

@@ -98,8 +98,12 @@ def test_frames_that_repeat_others():
     frames = structures(count=6)
     turned = frames[0][[3, 1, 2, 0, 4, 5, 6, 7, 8]]
     turned.calc = SinglePointCalculator(turned, energy=0.0)
-    found = inspect(pack(row_of_atoms(atoms, Keys()) for atoms in [*frames, turned, frames[3]]))
-    assert any(sentence.startswith("2 frames repeat others") for sentence in found.warnings)
+    below, above = structures(count=2)
+    for atoms, x in ((below, -1e-5), (above, 1e-5)):
+        atoms.positions = frames[1].positions
+        atoms.positions[0, 0] = x
+    found = inspect(pack(row_of_atoms(atoms, Keys()) for atoms in [*frames, turned, frames[3], below, above]))
+    assert any(sentence.startswith("3 frames repeat others") for sentence in found.warnings)
 
 
 def test_outliers_are_named():

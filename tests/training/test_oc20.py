@@ -33,6 +33,7 @@ from geomol_training.readers import Keys, read_intact_rows, read_rows, row_of_at
 from geomol_training.readers.aselmdb import write_aselmdb
 from geomol_training.readers.lmdb_files import unpickle
 from geomol_training.recipe import Loss, Recipe, Relaxation, load_recipe
+from geomol_training.sources import find_files, fingerprint
 from geomol_training.tasks import PotentialTask, RelaxationTask
 from rich.console import Console
 from typer.testing import CliRunner
@@ -190,6 +191,40 @@ def test_all_files_of_a_folder_have_tables_or_none(tmp_path: Path):
         preprocess(str(tmp_path), tmp_path / "packed")
     (tmp_path / "0.txt").unlink()
     assert len(load(str(tmp_path), Keys(), Limits()).frames) == 6
+
+
+def write_relaxations(folder: Path, place: str) -> list[list[Atoms]]:
+    """As relaxation trajectories are published, with the list of systems in one folder or the other."""
+    runs = _made()
+    (folder / "7/7").mkdir(parents=True)
+    for number, run in enumerate(runs):
+        write(folder / f"7/7/random{100 + number}.extxyz", run, format="extxyz")
+    systems = "".join(f"random{100 + number},{REFERENCE - number}\n" for number in range(len(runs)))
+    (folder / place / "system.txt").write_text(systems)
+    return runs
+
+
+@pytest.mark.parametrize("place", ["7", "7/7"])
+def test_relaxations_with_their_list_of_systems(tmp_path: Path, place: str):
+    runs = write_relaxations(tmp_path, place)
+    source = str(tmp_path / "7/7")
+    frames = load(source, Keys(), Limits()).frames
+    relative = [atoms.get_potential_energy() - REFERENCE + number for number, run in enumerate(runs) for atoms in run]
+    np.testing.assert_allclose(frames.energy, relative, atol=1e-6)
+    assert frames.name.tolist() == ["100_0", "100_1", "100_2", "101_0", "101_1", "101_2"]
+    assert frames.group_names[frames.group].tolist() == ["100"] * 3 + ["101"] * 3
+    assert start_and_end(tmp_path / "7/7/random101.extxyz", Keys()).name == "101"
+    systems = tmp_path / place / "system.txt"
+    before = fingerprint(find_files(source), Keys(), Limits(), "raise")
+    systems.write_text("random100,1.0\n")
+    assert fingerprint(find_files(source), Keys(), Limits(), "raise") != before
+    with pytest.raises(DataError, match=r"system\.txt has no reference energy of random101\.extxyz"):
+        load(source, Keys(), Limits())
+    systems.write_text("random100;1.0\n")
+    with pytest.raises(
+        DataError, match=r"system\.txt, line 1: not a system and its reference energy: 'random100;1\.0'"
+    ):
+        load(source, Keys(), Limits())
 
 
 # --- IS2RE and IS2RS
@@ -947,6 +982,8 @@ def published_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     paths = sorted(OC20.glob("*.traj"))
     runs = [[*read(path, "::60"), read(path, -1)] for path in paths]
+    for atoms in (atoms for run in runs for atoms in run):
+        atoms.set_tags(np.where(fixed_of(atoms), 0, 1))  # their own do not tell adsorbates
     names = [f"{path.stem},frame{number}" for path, run in zip(paths, runs, strict=True) for number in range(len(run))]
     write_s2ef(folder / "s2ef", [atoms for run in runs for atoms in run], names, ".xz")
     write_lmdb(
@@ -971,4 +1008,38 @@ def test_small_recipes_run(published_files: Path, tmp_path: Path, recipe: str, d
     result = fit(load_recipe(path, changes), tmp_path, console=Console(quiet=True), threads=1)
     assert result.step == 3
     assert {f"{part}_{name}" for part in ("validation", "test") for name in errors} <= set(result.errors)
+    assert all(np.isfinite(value) for value in result.errors.values())
+
+
+SHRUNK = {
+    "est": {"layers": 1, "channels": 8, "message_heads": 2, "expert_channels": 8, "kernels": 8, "radial_channels": 8},
+    "geomformer": {"layers": 1, "channels": 16, "ffn_channels": 16, "heads": 2, "kernels": 8, "radial_channels": 8},
+}
+DIRECT = ["model.config.direct_forces=true", "loss.direct_forces=100", "loss.forces=0"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "changes", "errors"),
+    [
+        ("s2ef_est", "s2ef", [], {"energy_MAE_meV", "forces_MAE_meV_per_A", "EFwT_percent"}),
+        ("s2ef_est", "s2ef", DIRECT, {"energy_MAE_meV", "direct_forces_MAE_meV_per_A"}),
+        ("is2re_est", "data.lmdb", [], {"energy_MAE_meV", "EwT_percent"}),
+        ("is2re_geomformer", "data.lmdb", [], {"energy_MAE_meV", "EwT_percent", "ADwT_percent"}),
+        ("is2rs_geomformer", "data.lmdb", [], {"ADwT_percent", "ADwT_percent_without_motion"}),
+    ],
+)
+def test_published_recipes_run(
+    published_files: Path, tmp_path: Path, recipe: str, data: str, changes: list[str], errors: set[str]
+):
+    """As they are, but for two steps of a small network."""
+    path = Path(__file__).parents[2] / f"training/recipes/oc20/{recipe}.yaml"
+    shrunk = SHRUNK["est" if "est" in recipe else "geomformer"]
+    source = published_files / data
+    changes = [*changes, *(f"model.config.{name}={value}" for name, value in shrunk.items())]
+    changes += [f"data.train={source}", f"data.valid={source}", "training.valid_frames=2", "training.validate_every=2"]
+    changes += ["training.max_steps=2", "training.max_epochs=null"]
+    changes += ["training.batch_atoms=200", "training.parts=2"] if "s2ef" in recipe else ["training.batch_frames=3"]
+    result = fit(load_recipe(path, changes), tmp_path, console=Console(quiet=True), threads=1)
+    assert result.step == 2
+    assert {f"validation_{name}" for name in errors} <= set(result.errors)
     assert all(np.isfinite(value) for value in result.errors.values())

@@ -96,6 +96,32 @@ def test_own_extxyz_reader_equals_ase(tmp_path):
     assert own.group == "a b"
 
 
+@pytest.mark.parametrize(
+    "pairs", ["Lattice={9 0 0 0 9 0 0 0 9} energy=-1.0", 'Lattice = "9 0 0 0 9 0 0 0 9" energy = -1.0']
+)
+def test_pairs_that_are_written_in_another_way(pairs, tmp_path):
+    """Without its lattice a crystal would be learned as a cluster."""
+    text = f"1\n{pairs} stress={{1 0 0 0 1 0 0 0 1}} Properties=species:S:1:pos:R:3:forces:R:3\nCu 0 0 0 0 0 0\n"
+    (tmp_path / "old.extxyz").write_text(text)
+    (row,) = read_rows(tmp_path / "old.extxyz", Keys())
+    assert (row.energy, row.damage) == (-1.0, "")
+    np.testing.assert_array_equal(row.cell, 9 * np.eye(3))
+    assert row.pbc.all()
+    np.testing.assert_array_equal(row.stress, np.eye(3))
+
+
+@pytest.mark.parametrize("ending", ["extxyz", "traj"])
+def test_a_supercell_has_the_composition_of_its_cell(ending, tmp_path):
+    cell = bulk("NaCl", "rocksalt", 5.64)
+    molecules = [Atoms("CH2"), Atoms("C2H4", np.eye(6)[:, :3])]
+    structures = [cell, cell.repeat((1, 2, 2)), *molecules]
+    for atoms in structures:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0)
+    write(tmp_path / f"mixed.{ending}", structures)
+    groups = [row.group for row in read_rows(tmp_path / f"mixed.{ending}", Keys())]
+    assert groups == ["ClNa", "ClNa", "CHH", "CCHHHH"]
+
+
 def test_tags_go_through_ase(structures, tmp_path):
     atoms = structures[0].copy()
     atoms.calc = structures[0].calc

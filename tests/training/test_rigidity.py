@@ -168,6 +168,17 @@ def test_a_killed_pass_goes_on_where_it_was(trained, xyz, tmp_path, monkeypatch)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"rigidity.json", "calibration.png"}
 
 
+def test_the_frames_of_a_training(make_recipe, xyz, tmp_path):
+    """As it divided them by itself."""
+    recipe = make_recipe(data={"split": {"by": "frame", "valid": 4, "test": 5}}, training={"max_steps": 5})
+    run = fit(recipe, tmp_path / "run", threads=1).model.parent
+    found = add_rigidity(run / "model.safetensors", str(run), tmp_path, save_as=tmp_path / "rigid.safetensors")
+    divided = json.loads((run / "splits.json").read_text())
+    assert (found.form.frames, found.form.valid_frames) == (len(divided["train"]), 4)
+    content = json.loads((tmp_path / "rigidity.json").read_text())
+    assert (content["measured_on"], content["measured_frames"]) == ("test", 5)
+
+
 def test_frames_without_forces(trained, structures, tmp_path):
     bare = []
     for atoms in structures[:10]:
@@ -175,10 +186,13 @@ def test_frames_without_forces(trained, structures, tmp_path):
         del copy.info["split"]
         copy.calc = SinglePointCalculator(copy, energy=atoms.get_potential_energy())
         bare.append(copy)
-    write(tmp_path / "bare.extxyz", bare)
-    bare_data = str(tmp_path / "bare.extxyz")
-    found = add_rigidity(trained, bare_data, tmp_path, valid=bare_data, save_as=tmp_path / "rigid.safetensors")
-    assert found.form.frames == 10
+    write(tmp_path / "bare.extxyz", bare[:6])
+    write(tmp_path / "others.extxyz", bare[6:])
+    bare_data, others = str(tmp_path / "bare.extxyz"), str(tmp_path / "others.extxyz")
+    with pytest.raises(DataError, match="6 of the 6 frames to validate are among those to learn"):
+        add_rigidity(trained, bare_data, tmp_path, valid=bare_data, save_as=tmp_path / "rigid.safetensors")
+    found = add_rigidity(trained, bare_data, tmp_path, valid=others, save_as=tmp_path / "rigid.safetensors")
+    assert found.form.frames == 6
     assert "spearman_energy" in found.results
     assert "spearman_force_of_atoms" not in found.results
 

@@ -62,11 +62,15 @@ def potential(make_checkpoint) -> Path:
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_energies_and_forces(structures, potential, tmp_path, direct):
+@pytest.mark.parametrize("at_once", [2, 10_000])
+def test_energies_and_forces(structures, potential, tmp_path, direct, at_once, monkeypatch):
+    """In the order of names as text, as the leaderboard's own code writes them."""
+    monkeypatch.setattr(submission, "ROWS_AT_ONCE", at_once)
     (tmp_path / "ads").mkdir()
-    write_test_set(tmp_path / "ads" / "0.aselmdb", structures[:3], ["11_0", "11_7", "12_3"])
-    write_test_set(tmp_path / "ads" / "1.aselmdb", structures[3:], ["13_0", "14_2"])
-    write_test_set(tmp_path / "id.aselmdb", structures[:1], ["5_1"])
+    write_test_set(tmp_path / "ads" / "0.aselmdb", structures[:3], ["9_0", "11_70", "12_3"])
+    write_test_set(tmp_path / "ads" / "1.aselmdb", structures[3:], ["11_8", "102_2"])
+    structures = [structures[number] for number in (4, 1, 3, 2, 0)]
+    write_test_set(tmp_path / "id.aselmdb", structures[-1:], ["5_1"])
     out = tmp_path / "new" / "submission.npz"
     counts = submit(
         potential, {"id": str(tmp_path / "id.aselmdb"), "ood_ads": str(tmp_path / "ads")}, out, direct_forces=direct
@@ -75,7 +79,7 @@ def test_energies_and_forces(structures, potential, tmp_path, direct):
     with np.load(out) as found:
         parts = ("ids", "energy", "forces", "chunk_idx")
         assert set(found) == {f"{split}_{part}" for split in counts for part in parts}
-        assert found["ood_ads_ids"].tolist() == ["11_0", "11_7", "12_3", "13_0", "14_2"]
+        assert found["ood_ads_ids"].tolist() == ["102_2", "11_70", "11_8", "12_3", "9_0"]
         assert len(found["id_chunk_idx"]) == 0
         forces = np.split(found["ood_ads_forces"], found["ood_ads_chunk_idx"])
         energies = found["ood_ads_energy"]

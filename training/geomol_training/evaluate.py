@@ -17,7 +17,7 @@ from ase_geomol.files import make_folder, write_atomically
 from ase_geomol.property import ScalarProperty
 from ase_geomol.relaxed import RelaxedState
 
-from .batches import FixedBatches, fill_batches
+from .batches import all_in_batches
 from .checks import Limits, describe_skipped
 from .data import load
 from .frames import Frames, displacements
@@ -28,7 +28,6 @@ from .references import composition
 from .splits import ALIASES
 from .tasks import Predictor, Task, task_of_weights
 
-BATCH_ATOMS = 512
 HEXAGONS = 80
 
 
@@ -150,12 +149,9 @@ def predict_frames(
     Raises:
         GeoMolError: one of them is not finite.
     """
-    device = next(predictor.parameters()).device
     parts, done = [], 0
-    for batch in FixedBatches(
-        frames, fill_batches(np.arange(len(frames)), frames.n_atoms, BATCH_ATOMS), predictor.cutoff
-    ):
-        parts.append(Part(batch.frame.numpy(), task.predict(predictor, batch.to(device))))
+    for batch in all_in_batches(frames, predictor.cutoff, next(predictor.parameters()).device):
+        parts.append(Part(batch.frame.cpu().numpy(), task.predict(predictor, batch)))
         done += batch.graph.n_systems
         report(done, len(frames))
     predicted = gather(frames, parts)

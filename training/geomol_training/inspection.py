@@ -128,14 +128,18 @@ def _place(frames: Frames, frame: int) -> str:
     return f"frame {number}" + (f" of {trajectory}" if trajectory else "") + (f" (called {name})" if name else "")
 
 
-def _duplicates(frames: Frames) -> list[str]:
-    seen: Counter[bytes] = Counter()
+def digests(frames: Frames) -> list[bytes]:
+    """One for each structure, the same for those that are alike to 1e-4 Å, in whatever order their atoms are."""
+    found = []
     for start, end, cell in zip(frames.offsets[:-1], frames.offsets[1:], frames.cell, strict=True):
-        content = np.column_stack([frames.numbers[start:end], frames.positions[start:end].round(4)])
+        content = np.column_stack([frames.numbers[start:end], frames.positions[start:end].round(4) + 0.0])  # no -0
         order = np.lexsort(content.T[::-1])
-        digest = hashlib.sha256(content[order].tobytes() + cell.round(4).tobytes()).digest()
-        seen[digest] += 1
-    repeated = sum(count - 1 for count in seen.values())
+        found.append(hashlib.sha256(content[order].tobytes() + (cell.round(4) + 0.0).tobytes()).digest())
+    return found
+
+
+def _duplicates(frames: Frames) -> list[str]:
+    repeated = sum(count - 1 for count in Counter(digests(frames)).values())
     if not repeated:
         return []
     return [

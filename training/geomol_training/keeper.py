@@ -27,6 +27,7 @@ STOPPED = ("interrupted", "terminated", PAUSED)
 """What ends a run, and not its training."""
 TIME_USED = "time budget used"
 LAST = "last.pt"
+RECIPE = "recipe.json"
 MODEL = "model.safetensors"
 
 

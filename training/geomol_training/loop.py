@@ -23,7 +23,7 @@ from .keeper import Keeper
 from .logs import Logs
 from .memory import keep_freed_memory
 from .objective import Fitting
-from .processes import Crew, Together, followers, on_this_machine
+from .processes import Crew, Running, Together, followers, on_this_machine
 
 
 class Supply(Protocol):
@@ -67,6 +67,7 @@ def _learn(
             devices=here,
             num_nodes=processes // here,
             strategy="auto" if processes == 1 else Together(rank),
+            plugins=[Running(rank)] if processes == 1 else None,  # or Lightning asks SLURM how many there are
             max_epochs=-1,
             accumulate_grad_batches=fitting.recipe.training.parts,
             logger=loggers,

@@ -17,6 +17,7 @@ from ase_geomol.files import write_atomically
 from .checks import Limits, describe_skipped
 from .data import Loaded, cache_file, load
 from .frames import Frames, joined, load_frames
+from .keeper import LAST, RECIPE, read_state
 from .packed import packed_identity
 from .readers import Keys
 from .recipe import Recipe
@@ -74,6 +75,12 @@ def read_parts(recipe: Recipe, out: Path, known: dict[str, str], console: Consol
         if frames is not None:
             _check_labels(name, frames, recipe, Keys() if name == "replay" else keys_of(recipe), console)
     return Parts(train, valid, test, keys, replay)
+
+
+def parts_of_run(run: Path) -> Parts:
+    """The frames of a training, from what its folder keeps; raises what `read_parts` and `read_state` raise."""
+    recipe = Recipe.model_validate_json((run / RECIPE).read_text())
+    return read_parts(recipe, run, read_state(run / LAST, "identity")["identity"]["data"], Console(quiet=True))
 
 
 def read_training_frames(recipe: Recipe, out: Path, console: Console) -> Frames:

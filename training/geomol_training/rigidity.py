@@ -20,17 +20,22 @@ from ase_geomol.nn import segment_sum
 from ase_geomol.potential import Potential
 from ase_geomol.rigidity import Rigidity, RigidityForm
 
-from .batches import Batch, FixedBatches, fill_batches
+from .batches import Batch, all_in_batches
 from .checks import Limits
 from .data import load
-from .evaluate import BATCH_ATOMS, write_picture
-from .frames import Frames
+from .evaluate import write_picture
+from .frames import Frames, joined
+from .inspection import digests
+from .keeper import LAST
+from .parts import parts_of_run
 from .portions import Arrays, in_portions, kept_until_done
 from .readers import Keys
 from .splits import ALIASES, of_part
 
 REGULARISERS = 10.0 ** np.arange(-10, -3)
 """Values of s that are tried, in units of the mean eigenvalue of C. Larger ones hide what the data do not hold."""
+LEARNED = 0.01
+"""Share of the frames to validate that may be among those to learn."""
 BINS = 12
 
 Report = Callable[[str, int, int], None]
@@ -95,10 +100,10 @@ def add_rigidity(
     Args:
         checkpoint: path, or name of a shipped potential.
         data: file, folder or pattern. Where frames name a split, those to train are taken, and by default those to
-            validate and to test.
+            validate and to test. Or the folder of a training, which means its own frames as it divided them.
         out: folder of the results.
         save_as: where the weights go; default: to where they came from.
-        valid: other data to validate.
+        valid: other data to validate, which were not learned.
         test: other data to measure on.
         outside: data unlike the training data: how much larger deviations are there is told, too.
         max_frames: take so many random training frames at most.
@@ -126,6 +131,7 @@ def add_rigidity(
     )
     sources = {"train": data, "valid": valid, "test": test, "outside": outside}
     parts = _read_parts(sources, lambda source: load(source, keys, limits, bad_rows=bad_rows).frames)
+    _check_unlearned(parts)
     train = parts.train
     if max_frames is not None and max_frames < len(train):
         train = train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:max_frames]))
@@ -159,12 +165,19 @@ class _Parts(NamedTuple):
 
 def _read_parts(sources: Mapping[str, str | None], read: Callable[[str], Frames]) -> _Parts:
     """Frames of each part: of its own source, or those of "train" that name it."""
-    everything = read(str(sources["train"]))
-    named = set(map(str, everything.split_names)) & ALIASES.keys()
-    train = of_part(everything, "train") if named else everything
+    run = Path(str(sources["train"]))
+    if (run / LAST).is_file():
+        parts = parts_of_run(run)
+        train = parts.train if parts.replay is None else joined(parts.train, parts.replay)
+        known = {"valid": parts.valid, "test": parts.valid.take(np.arange(0)) if parts.test is None else parts.test}
+    else:
+        everything = read(str(run))
+        named = set(map(str, everything.split_names)) & ALIASES.keys()
+        train = of_part(everything, "train") if named else everything
+        known = {part: of_part(everything, part) for part in ("valid", "test")}
     valid, test = (
-        of_part(everything, part) if source is None else of_part(read(source), part, otherwise_all=True)
-        for part, source in (("valid", sources["valid"]), ("test", sources["test"]))
+        frames if (source := sources[part]) is None else of_part(read(source), part, otherwise_all=True)
+        for part, frames in known.items()
     )
     for name, frames in (("train", train), ("valid", valid)):
         if not len(frames):
@@ -174,6 +187,17 @@ def _read_parts(sources: Mapping[str, str | None], read: Callable[[str], Frames]
             )
     outside = sources["outside"]
     return _Parts(train, valid, test, None if outside is None else read(outside))
+
+
+def _check_unlearned(parts: _Parts) -> None:
+    """Refuse frames to validate that were learned; a few may be in both by chance."""
+    learned = set(digests(parts.train))
+    both = sum(digest in learned for digest in digests(parts.valid))
+    if both > LEARNED * len(parts.valid):
+        raise DataError(
+            f"{both} of the {len(parts.valid)} frames to validate are among those to learn, whose errors are too small "
+            "to say how uncertain others are: give others with --valid, or the folder of the training as DATA."
+        )
 
 
 def sum_features(potential: Potential, frames: Frames, folder: Path, identity: str, report: Report) -> Tensor:
@@ -312,9 +336,7 @@ def _binned(axes: Any, pairs: np.ndarray, across: str, up: str) -> None:
 def _batches(potential: Potential, frames: Frames, what: str, report: Report) -> Iterator[Batch]:
     """All frames in batches, on the potential's device; ``report`` is told after each."""
     done = 0
-    for batch in FixedBatches(
-        frames, fill_batches(np.arange(len(frames)), frames.n_atoms, BATCH_ATOMS), potential.cutoff
-    ):
-        yield batch.to(potential.scale.device)
+    for batch in all_in_batches(frames, potential.cutoff, potential.scale.device):
+        yield batch
         done += batch.graph.n_systems
         report(what, done, len(frames))

@@ -13,7 +13,7 @@ from ase_geomol.files import make_folder, write_atomically
 
 from .batches import Plan
 from .display import Display
-from .keeper import LAST, MODEL, STOPPED, TIME_USED, Keeper, read_state
+from .keeper import LAST, MODEL, RECIPE, STOPPED, TIME_USED, Keeper, read_state
 from .loop import Supply, train
 from .objective import Fitting
 from .processes import Crew
@@ -68,7 +68,7 @@ def open_run(out: Path, recipe: TrainingRecipe, resume: bool) -> dict[str, Any] 
             raise ConfigError(
                 f"{out} holds {MODEL}, but no {LAST} to go on with: choose another folder with --out, or move it away."
             )
-    write_atomically(out / "recipe.json", recipe.model_dump_json(indent=1).encode())
+    write_atomically(out / RECIPE, recipe.model_dump_json(indent=1).encode())
     return state
 
 
@@ -84,7 +84,7 @@ def _same(before: dict[str, Any], now: dict[str, Any]) -> None:
     if changed:
         raise ConfigError(
             f"The run was started with another '{changed[0]}' in its recipe: start anew in another folder, or "
-            "resume with the recipe it had (recipe.json in its folder)."
+            f"resume with the recipe it had ({RECIPE} in its folder)."
         )
 
 

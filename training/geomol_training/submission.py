@@ -19,12 +19,14 @@ from .checks import Inspector, Limits
 from .evaluate import predict_frames
 from .frames import Frames, pack
 from .metrics import Predicted
-from .readers import Keys, read_rows
+from .packed import ROWS_AT_ONCE
+from .readers import Keys, parts_of, read_rows
 from .sources import find_files, fingerprint
 from .tasks import Predictor, RelaxationTask, task_of_weights
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
 """Test sets: in the domain, with other adsorbates, other catalysts, both."""
+OF_ATOMS = ("forces", "pos")
 Arrays = dict[str, np.ndarray]
 
 
@@ -41,7 +43,8 @@ def submit(
     For each split it holds ``SPLIT_ids``, the structures' names; of a potential (S2EF) ``SPLIT_energy`` (S,) in eV,
     ``SPLIT_forces`` (N, 3) in eV/Å of all atoms that are not fixed, one structure after the other, and
     ``SPLIT_chunk_idx`` (S - 1,), where `numpy.split` cuts these; of what was trained on ends of relaxations
-    ``SPLIT_energy`` (IS2RE), or ``SPLIT_pos`` of all atoms in Å and where to cut them (IS2RS), or both. Files are read
+    ``SPLIT_energy`` (IS2RE), or ``SPLIT_pos`` of all atoms in Å and where to cut them (IS2RS), or both. Structures are
+    in the order of their names as text, as OC20's own code writes them. Files, or 10,000 rows of a database, are read
     and predicted one after the other; what they give is kept in a folder beside ``out`` until all is done, so that the
     same call goes on after a kill.
 
@@ -78,10 +81,12 @@ def submit(
     with alone_in(kept):
         for split, source in splits.items():
             parts: list[Arrays] = []
-            for file in find_files(source):
-                done = kept / f"{fingerprint([file], Keys(), limits, f'{weights} {direct_forces}')}.npz"
+            pieces = [(file, part) for file in find_files(source) for part in parts_of(file, ROWS_AT_ONCE)]
+            for file, part in pieces:
+                identity = fingerprint([file], Keys(), limits, f"{weights} {direct_forces} {part}")
+                done = kept / f"{identity}.npz"
                 if not done.exists():
-                    frames = pack(Inspector(limits).passed(read_rows(file, Keys()), file))
+                    frames = pack(Inspector(limits).passed(read_rows(file, Keys(), part), file, part.start or 0))
                     write_arrays(done, _predicted(predictor, frames, direct_forces), compressed=True)
                 parts.append(dict(np.load(done)))
                 report(split, sum(len(part["ids"]) for part in parts))
@@ -117,13 +122,20 @@ def _predicted(predictor: Predictor, frames: Frames, direct_forces: bool) -> Arr
 
 
 def _joined(parts: list[Arrays], split: str) -> Arrays:
-    """All files of a split, with the places where arrays of atoms are cut."""
+    """All files of a split in the order of the names, with the places where arrays of atoms are cut."""
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     names, counts = np.unique(found["ids"], return_counts=True)
     if "" in names:
         raise DataError(f"Structures of {split} have no system number, without which nobody can compare them.")
     if (counts > 1).any():
         raise DataError(f"{split} has {names[counts.argmax()]} {counts.max()} times.")
+    order = np.argsort(found["ids"])
+    if "counts" in found:
+        counts = found["counts"]
+        first, sizes = np.cumsum(counts) - counts, counts[order]
+        atoms = np.repeat(first[order] - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+        found |= {name: found[name][atoms] for name in OF_ATOMS if name in found}
+    found |= {name: values[order] for name, values in found.items() if name not in OF_ATOMS}
     if "counts" in found:
         found["chunk_idx"] = np.cumsum(found.pop("counts"))[:-1]
     return found

@@ -190,7 +190,7 @@ def _evaluation_folder(data: str, out: Path | None = None) -> Path:
 
 def rigidity(
     checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
-    data: Annotated[str, typer.Argument(help="File, folder or pattern of the structures that it was trained on.")],
+    data: Annotated[str, typer.Argument(help="Structures that it was trained on, or a training's folder.")],
     valid: Annotated[str | None, typer.Option(help="To validate; default: frames of DATA with this split.")] = None,
     test: Annotated[str | None, typer.Option(help="To measure on; default: likewise, or those to validate.")] = None,
     outside: Annotated[str | None, typer.Option(help="Unlike all of these: how uncertain are they?")] = None,
@@ -212,6 +212,8 @@ def rigidity(
     The calculator then has `energy_std` and `energies_std`, and `ase-geomol md --stop-above` works.
 
     Examples:
+
+    `geomol-train rigidity runs/mine/model.safetensors runs/mine`
 
     `geomol-train rigidity runs/mine/model.safetensors my_frames.extxyz --valid my_other_frames.extxyz`
 

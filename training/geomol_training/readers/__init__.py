@@ -126,7 +126,8 @@ def files_read(path: Path) -> list[Path]:
     if portion is not None:
         return list(portion)
     table = oc20.table_of(path)
-    beside = [] if table is None else [table]
+    systems = oc20.systems_of(path)
+    beside = [found for found in (table, systems) if found is not None]
     if path.suffix == ".sdf" or gaps.is_table(path):
         beside = gaps.files_beside(path)
     if vasp.is_outcar(path):
@@ -146,7 +147,7 @@ def start_and_end(path: Path, keys: Keys) -> Row:
     first, last = rows[0], rows[-1]
     if len(rows) == 1 or not np.array_equal(first.numbers, last.numbers):
         raise DataError(f"{path} is no relaxation: it needs two frames or more of the same atoms.")
-    name = path.name.split(".")[0]
+    name = path.name.split(".")[0] if first.trajectory == str(path) else first.trajectory
     return first._replace(energy=last.energy, forces=None, stress=None, relaxed=last.positions, name=name, group=name)
 
 
@@ -167,6 +168,8 @@ def _reader_of(path: Path) -> Callable[[Path, Keys], Iterator[Row]]:
         return read_json
     if oc20.table_of(path) is not None:
         return oc20.read_s2ef
+    if oc20.systems_of(path) is not None:
+        return oc20.read_relaxation
     if is_extxyz(path):
         return read_extxyz
     return vasp.read_vasp if vasp.is_vasprun(path) or vasp.is_outcar(path) else read_ase

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def row_of_atoms(atoms: Atoms, keys: Keys) -> Row:
     """Make a row of ``Atoms`` with labels in its calculator's results, its info or its arrays."""
     results = {} if atoms.calc is None else atoms.calc.results
     fixed = fixed_atoms(atoms)
-    formula = formula_of(atoms.get_chemical_symbols())
+    formula = formula_of(atoms.get_chemical_symbols(), atoms.pbc)
     return make_row(
         atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, results, atoms.info, atoms.arrays, keys, formula
     )._replace(fixed=fixed)
@@ -72,9 +74,13 @@ def fixed_atoms(atoms: Atoms) -> np.ndarray | None:
     return fixed
 
 
-def formula_of(symbols: Iterable[str]) -> str:
-    """The same text for the same composition, whichever reader asks."""
-    return "".join(sorted(symbols))
+def formula_of(symbols: Iterable[str], pbc: Iterable[bool]) -> str:
+    """The same text for the same composition, whichever reader asks; of periodic structures that of one unit, so that
+    a cell and its supercell have the same.
+    """
+    counts = Counter(symbols)
+    units = gcd(*counts.values()) if any(pbc) else 1
+    return "".join(symbol * (counts[symbol] // units) for symbol in sorted(counts))
 
 
 def make_row(

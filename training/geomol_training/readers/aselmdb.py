@@ -54,7 +54,8 @@ def _stored_row(transaction: Any, number: int, keys: Keys) -> Row:
 def _row(fields: dict[str, Any], keys: Keys) -> Row:
     info = {**fields.get("key_value_pairs", {}), **fields.get("data", {})}
     numbers = _array(fields["numbers"]).astype(np.int64)
-    formula = formula_of(chemical_symbols[number] for number in numbers)
+    pbc = _array(fields["pbc"])
+    formula = formula_of((chemical_symbols[number] for number in numbers), pbc)
     arrays = {name: _array(fields[name]) for name in ("tags",) if fields.get(name) is not None}
     results = {name: fields[name] for name in ("energy", keys.energy) if fields.get(name) is not None}
     results |= {
@@ -67,7 +68,7 @@ def _row(fields: dict[str, Any], keys: Keys) -> Row:
         numbers,
         _array(fields["positions"]),
         _array(cell["array"] if isinstance(cell, dict) and "array" in cell else cell).reshape(3, 3),
-        _array(fields["pbc"]),
+        pbc,
         results,
         {"molecule": info.get("sid", formula), "name": _name(info), "trajectory": info.get("sid", ""), **info},
         arrays,

@@ -25,6 +25,7 @@ from .keys import Keys
 
 _PLAIN = re.compile(r"species:S:1(?::\w+:[RIL]:\d+)+")
 _PAIR = re.compile(r'([^\s="]+)=(?:"([^"]*)"|([^\s"{\[]+))(?:\s|$)')
+"""As most write it; ASE knows more ways."""
 
 
 def open_text(path: Path):
@@ -38,7 +39,10 @@ def is_extxyz(path: Path) -> bool:
     return any(suffix in (".extxyz", ".xyz") for suffix in path.suffixes[-2:])
 
 
-def _comment_pairs(comment: str) -> dict[str, str]:
+def _comment_pairs(comment: str) -> dict[str, str] | None:
+    """Names and values; None where some are written in another way."""
+    if "=" in _PAIR.sub("", comment):
+        return None
     return {name: quoted or bare for name, quoted, bare in _PAIR.findall(comment)}
 
 
@@ -56,7 +60,8 @@ def _columns(info: Mapping[str, str]) -> dict[str, slice] | None:
 
 
 def read_extxyz(path: Path, keys: Keys) -> Iterator[Row]:
-    """Yield the rows of an (extended) XYZ file; frames with other columns than ``species`` and numbers go through ASE.
+    """Yield the rows of an (extended) XYZ file; frames with other columns than ``species`` and numbers, or with pairs
+    that are not plain, go through ASE.
 
     Raises:
         DataError: nobody can tell where the next frame begins.
@@ -80,8 +85,8 @@ def _row(n: int, comment: str, body: list[str], keys: Keys) -> Row:
     if len(body) < n:
         raise DataError(f"the file ends inside it: {len(body)} of {n} atoms")
     info = _comment_pairs(comment)
-    columns = _columns(info)
-    if columns is not None:
+    columns = None if info is None else _columns(info)
+    if info is not None and columns is not None:
         return _plain_row(info, columns, body, keys)
     return row_of_atoms(read(StringIO("".join([f"{n}\n", comment, *body])), format="extxyz"), keys)  # type: ignore[arg-type]
 
@@ -112,7 +117,7 @@ def _plain_row(info: Mapping[str, str], columns: Mapping[str, slice], body: list
         info,
         arrays,
         keys,
-        formula_of(symbols),
+        formula_of(symbols, periodic),
     )
     if "move_mask" not in columns:
         return row

@@ -112,7 +112,7 @@ def _row_of_block(block: str, number: int, line: dict[str, str], name: str, spli
 
 
 def _blocks(path: Path) -> Iterator[str]:
-    """The text of each molecule."""
+    """The text of each molecule; raises :class:`DataError` where the file ends inside one."""
     lines: list[str] = []
     with path.open(encoding="utf-8") as file:
         for line in file:
@@ -121,6 +121,8 @@ def _blocks(path: Path) -> Iterator[str]:
                 lines = []
             else:
                 lines.append(line)
+    if any(line.strip() for line in lines):
+        raise DataError(f"{path} ends inside a molecule: download it again.")
 
 
 def _geometry(block: str) -> tuple[np.ndarray, np.ndarray]:

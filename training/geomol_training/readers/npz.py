@@ -51,8 +51,8 @@ def read_npz(path: Path, keys: Keys) -> Iterator[Row]:
         if missing:
             raise DataError(f"{path} is no file of MD17 or rMD17: it has no {', '.join(sorted(missing))}.")
         for unit, known in (("e_unit", ("kcal/mol",)), ("r_unit", ("Ang", "Angstrom", "angstrom"))):
-            if unit in arrays and str(arrays[unit]) not in known:
-                raise DataError(f"{path}: {unit} is {arrays[unit]}, not {known[0]}: convert it first.")
+            if unit in arrays and (named := str(arrays[unit].astype(str))) not in known:
+                raise DataError(f"{path}: {unit} is {named}, not {known[0]}: convert it first.")
         if "lattice" in arrays:
             raise DataError(f"{path} holds a periodic structure (lattice): convert it to extended XYZ.")
         numbers, coords = arrays[names["numbers"]].astype(np.int64), arrays[names["positions"]]

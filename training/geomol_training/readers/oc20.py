@@ -1,9 +1,12 @@
-"""OC20 as it is published: S2EF as extended XYZ with tables, IS2RE and IS2RS (and older S2EF) as LMDB files."""
+"""OC20 as it is published: S2EF as extended XYZ with tables, relaxations as extended XYZ with a list of systems, IS2RE
+and IS2RS (and older S2EF) as LMDB files.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from .keys import Keys
 from .lmdb_files import Bag, open_lmdb, unpickle
 
 TABLES = (".txt", ".txt.xz")
+SYSTEMS = "system.txt"
 
 
 def table_of(path: Path) -> Path | None:
@@ -50,7 +54,7 @@ def check_tables(files: Iterable[Path]) -> None:
     """
     chosen: dict[Path, list[str]] = {}
     for path in files:
-        if _is_extxyz(path):
+        if _is_extxyz(path) and systems_of(path) is None:
             chosen.setdefault(path.parent, []).append(path.name)
     for folder, names in chosen.items():
         there = {entry.name for entry in folder.iterdir()}
@@ -95,6 +99,49 @@ def read_s2ef(path: Path, keys: Keys) -> Iterator[Row]:
             continue
         energy = None if row.energy is None else row.energy - reference
         yield row._replace(energy=energy, name=f"{system}_{frame}", group=system, trajectory=system)
+
+
+def systems_of(path: Path) -> Path | None:
+    """The list of systems that belongs to a relaxation: ``system.txt`` in the folder of ``random123.extxyz.xz``, or in
+    the one above; None without one, or for other files.
+    """
+    if _system(path) is None:
+        return None
+    return next((folder / SYSTEMS for folder in path.parents[:2] if (folder / SYSTEMS).exists()), None)
+
+
+def _system(path: Path) -> str | None:
+    found = re.fullmatch(r"random(\d+)\.extxyz(\.xz|\.gz)?", path.name)
+    return found[1] if found else None
+
+
+def read_relaxation(path: Path, keys: Keys) -> Iterator[Row]:
+    """Yield the frames of a relaxation, with energies relative to the clean surface and the gas-phase adsorbate.
+
+    A line of the list is ``random123,-67.8``: system, and the reference energy (eV) to subtract.
+    """
+    systems, system = systems_of(path), _system(path)
+    assert systems is not None
+    assert system is not None
+    reference = _references(systems, systems.stat().st_mtime_ns).get(system)
+    if reference is None:
+        raise DataError(f"{systems} has no reference energy of {path.name}, whose energies would be total ones.")
+    for number, row in enumerate(read_extxyz(path, keys)):
+        energy = None if row.energy is None else row.energy - reference
+        yield row._replace(energy=energy, name=f"{system}_{number}", group=system, trajectory=system)
+
+
+@lru_cache(maxsize=4)
+def _references(systems: Path, changed: int) -> dict[str, float]:
+    """Reference energies by system, of a list that was ``changed`` then."""
+    found = {}
+    for number, line in enumerate(systems.read_text().splitlines(), start=1):
+        try:
+            system, reference = line.split(",")
+            found[system.strip().removeprefix("random")] = float(reference)
+        except ValueError as error:
+            raise DataError(f"{systems}, line {number}: not a system and its reference energy: {line!r}.") from error
+    return found
 
 
 def read_lmdb(path: Path, keys: Keys, part: slice = slice(None)) -> Iterator[Row]:

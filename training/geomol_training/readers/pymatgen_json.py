@@ -76,7 +76,7 @@ def _row(name: str, entry: dict[str, Any], keys: Keys) -> Row:
         labels,
         arrays,
         keys,
-        formula_of(symbols),
+        formula_of(symbols, pbc),
     )
 
 
