@@ -4,7 +4,7 @@ The twenty relaxations in `../shared/data/oc20` are learned with the small recip
 relaxation" is learned by heart: what is measured is what was learned, the shortest one. "other frames" of the
 relaxations that are learned are measured for S2EF; "other relaxations" are two, after 16 were learned. "S2EF from
 est-crystal" is a fine-tuning of the shipped weights, which know these elements from crystals; with it the starts of the
-two are relaxed, too (to 0.03 eV/Å, 200 steps at most): their ways are in its row. Energies are total ones, MAEs of
+two are relaxed, too (to 0.03 eV/Å, 200 steps at most): ends and ways are in its row. Energies are total ones, MAEs of
 structures; forces and ways are those of atoms that may move. Beside them is who knows the mean energy of what is
 learned, or an energy of each element fitted to it (S2EF and IS2RE), and who says that there are no forces or no motion.
 ADwT is the share of structures whose atoms end close enough, averaged over OC20's thresholds.
@@ -54,8 +54,9 @@ FMAX, STEPS = 0.03, 200
 ONE, FRAMES, OTHERS = "one relaxation", "other frames", "other relaxations"
 SETTINGS = {"data": "20 relaxations of OC20, 3372 frames, total energies (RPBE)", "seed": 142}
 ENERGY, FORCES, WAY, NEAR = "energy MAE (eV)", "forces MAE (eV/Å)", "way MAE (Å)", "ADwT (%)"
+END = "energy MAE of ends (eV)"
 COLUMNS = {"task": lambda _: "", "measured on": lambda _: ""} | dict.fromkeys(
-    (ENERGY, "of the mean", "of elements", FORCES, "of no forces", WAY, "of no way", NEAR, "of no motion"),
+    (ENERGY, "of the mean", "of elements", FORCES, "of no forces", END, WAY, "of no way", NEAR, "of no motion"),
     lambda _: None,
 )
 COLUMNS |= {"steps": sum, "minutes": sum}
@@ -82,7 +83,8 @@ STUDIES = (
 
 def run(smoke: bool, minutes: float) -> Answer:
     """One row a training."""
-    with work_folder("oc20", {**SETTINGS, "minutes": minutes}, smoke) as folder:
+    tuned = {"start": load_checkpoint(START).fingerprint, "relaxed to eV/Å": FMAX, "in steps": STEPS}
+    with work_folder("oc20", {**SETTINGS, "minutes": minutes, **tuned}, smoke) as folder:
         data = _stand_in(folder / "trajectories") if smoke else DATA
         _ends(data, folder)
         work = partial(_row, data=data, folder=folder, seconds=None if smoke else 60 * minutes)
@@ -171,6 +173,7 @@ def _relaxed(model: Path, test: Frames, steps: int) -> Row:
     task = RelaxationTask(Loss(), Relaxation(energy=1.0, displacement=(1.0, 1.0)), tagged=False)
     errors = task.errors(frames, Predicted(np.array(energies), np.concatenate(ways)))
     return {
+        END: errors["energy_MAE_meV"] * 1e-3,
         WAY: errors["displacement_MAE_A"],
         "of no way": float(np.abs(displacements(frames)[~frames.fixed]).mean()),
         NEAR: errors["ADwT_percent"],

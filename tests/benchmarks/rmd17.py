@@ -14,7 +14,7 @@ on GPUs; benzene of MD17 is theirs of 2017.
 How force errors of the validation frames fell with the time, in the last column and in `results/rmd17.png`, shows how
 much of the distance to published errors is a matter of time. The learning rate falls to nothing at the end of each
 training, so that a curve is not what shorter trainings reach. Of trainings that are no longer in `runs` the picture has
-the four errors of that column.
+the four errors of that column, where it has them.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def run(smoke: bool, **options: Any) -> Answer:
             _train(_studies(options), Path(options["data"]))
         ours = _trained()
         _draw(TABLE.with_suffix(".png"), ours)
-    rows = [*_published(), *ours]
+    rows = [*_published(), *(trained.row for trained in ours)]
     order = {molecule: place for place, molecule in enumerate(MOLECULES)}
     rows.sort(key=lambda row: (order[row["molecule"]], row["labels"] != "revised", row["split"], row["minutes"] or 0))
     return Answer(rows, _ratios(rows))
@@ -130,15 +130,24 @@ def _train(studies: list[Study], data: Path) -> None:
             raise KeyboardInterrupt(f"trainings are kept in {RUNS}, the same command goes on from there")
 
 
-def _trained() -> list[Row]:
-    rows = [_of_training(folder, result) for folder, result in _results().items()]
-    known = {_identity(row) for row in rows}
-    earlier = json.loads(TABLE.read_text())["rows"] if TABLE.exists() else []
-    earlier = [{**row, FALL: row.get(FALL)} for row in earlier]
-    rows += [row for row in earlier if row["forces by"] != "paper" and _identity(row) not in known]
-    if not rows:
+class Trained(NamedTuple):
+    """What is told of one training, and how its errors fell, where that is known."""
+
+    row: Row
+    curve: Curve | None
+
+
+def _trained() -> list[Trained]:
+    """Those in `RUNS`, and earlier ones of the table."""
+    found = [_of_training(folder, result) for folder, result in _results().items()]
+    known = {_identity(trained.row) for trained in found}
+    for row in json.loads(TABLE.read_text())["rows"] if TABLE.exists() else []:
+        if row["forces by"] != "paper" and _identity(row) not in known:
+            words = row.get(FALL)
+            found.append(Trained({**row, FALL: words}, Curve.from_words(words, row["minutes"]) if words else None))
+    if not found:
         raise DataError(f"{RUNS} holds no finished training on (r)MD17: give --minutes, to train.")
-    return rows
+    return found
 
 
 def _results() -> dict[Path, dict[str, Any]]:
@@ -157,7 +166,7 @@ def _length(row: Row) -> float:
     return round(row["minutes"]) or row["minutes"]
 
 
-def _trained_now() -> list[Row]:
+def _trained_now() -> list[Trained]:
     """A training of a few steps on a molecule of 21 atoms, taken for aspirin, that is moved at random."""
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -169,11 +178,11 @@ def _trained_now() -> list[Row]:
         return [_of_training(run, result) for run, result in read_results(folder).items()]
 
 
-def _of_training(run: Path, result: dict[str, Any]) -> Row:
+def _of_training(run: Path, result: dict[str, Any]) -> Trained:
     recipe, errors = result["recipe"], result["errors"]
     direct = _is_direct(result)
     hardware, curve = result["hardware"], _curve(run, result)
-    return _row(
+    row = _row(
         recipe["variables"]["molecule"],
         recipe["data"]["labels"],
         recipe["variables"].get("split", "01"),
@@ -190,6 +199,7 @@ def _of_training(run: Path, result: dict[str, Any]) -> Row:
         f"{result['processes'] * hardware['threads']} thread(s)",
         fall=None if curve is None else curve.in_words(),
     )
+    return Trained(row, curve)
 
 
 def _is_direct(result: Mapping[str, Any]) -> bool:
@@ -202,25 +212,23 @@ def _curve(run: Path, result: Mapping[str, Any]) -> Curve | None:
     return read_curve(run, error, result["steps"], result["seconds"] / 60)
 
 
-def _draw(path: Path, ours: list[Row]) -> None:
-    """The curves of all trainings, a panel for each molecule and its labels."""
+def _draw(path: Path, ours: list[Trained]) -> None:
+    """The curves of all trainings of which they are known, a panel for each molecule and its labels."""
     panels: dict[str, dict[str, Curve]] = {}
     marks: dict[str, dict[str, float]] = {}
     for row in _published():
         marks.setdefault(_title(row), {})[row["network"]] = row["forces MAE (meV/Å)"]
-    logs = {_identity(_of_training(run, result)): _curve(run, result) for run, result in _results().items()}
-    for row in ours:
-        curve = logs.get(_identity(row)) or (row[FALL] and Curve.from_words(row[FALL], row["minutes"]))
-        if curve:
+    for row, curve in ours:
+        if curve is not None:
             panels.setdefault(_title(row), {})[_legend(row)] = curve
     if panels:
         draw_curves(path, panels, marks, "forces MAE (meV/Å), validation")
 
 
 def _legend(row: Row) -> str:
-    changes = f", {row['changes']}" if row["changes"] and row["forces by"] == "gradient" else ""
-    split = "" if row["split"] == "01" else f", split {row['split']}"
-    return f"{row['network']}, {row['forces by']}{changes}{split}, {_length(row):g} min"
+    changes = f", {row['changes']}" if row["changes"] else ""
+    which = "" if (row["split"], row["seed"]) == ("01", 0) else f", split {row['split']}, seed {row['seed']}"
+    return f"{row['network']}, {row['forces by']}{changes}{which}, {_length(row):g} min"
 
 
 def _title(row: Row) -> str:

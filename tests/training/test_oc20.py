@@ -205,7 +205,7 @@ def write_relaxations(folder: Path, place: str) -> list[list[Atoms]]:
 
 
 @pytest.mark.parametrize("place", ["7", "7/7"])
-def test_relaxations_with_their_list_of_systems(tmp_path: Path, place: str):
+def test_relaxations_with_their_list_of_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str):
     runs = write_relaxations(tmp_path, place)
     source = str(tmp_path / "7/7")
     frames = load(source, Keys(), Limits()).frames
@@ -213,10 +213,16 @@ def test_relaxations_with_their_list_of_systems(tmp_path: Path, place: str):
     np.testing.assert_allclose(frames.energy, relative, atol=1e-6)
     assert frames.name.tolist() == ["100_0", "100_1", "100_2", "101_0", "101_1", "101_2"]
     assert frames.group_names[frames.group].tolist() == ["100"] * 3 + ["101"] * 3
-    assert start_and_end(tmp_path / "7/7/random101.extxyz", Keys()).name == "101"
+    monkeypatch.chdir(tmp_path / "7/7")
+    assert start_and_end(Path("random101.extxyz"), Keys()).name == "101"
     systems = tmp_path / place / "system.txt"
     before = fingerprint(find_files(source), Keys(), Limits(), "raise")
-    systems.write_text("random100,1.0\n")
+    write(tmp_path / "7/7/random7.extxyz.gz", runs[0], format="extxyz")
+    write(tmp_path / "elsewhere.extxyz", runs[0], format="extxyz")
+    with pytest.raises(DataError, match=r"elsewhere\.extxyz has no system\.txt with its reference energy, as .*100"):
+        find_files([source, str(tmp_path / "elsewhere.extxyz")])
+    (tmp_path / "7/7/random7.extxyz.gz").unlink()
+    systems.write_text("random100,1.0\n\n")
     assert fingerprint(find_files(source), Keys(), Limits(), "raise") != before
     with pytest.raises(DataError, match=r"system\.txt has no reference energy of random101\.extxyz"):
         load(source, Keys(), Limits())

@@ -97,7 +97,12 @@ def test_own_extxyz_reader_equals_ase(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pairs", ["Lattice={9 0 0 0 9 0 0 0 9} energy=-1.0", 'Lattice = "9 0 0 0 9 0 0 0 9" energy = -1.0']
+    "pairs",
+    [
+        "Lattice={9 0 0 0 9 0 0 0 9} energy=-1.0",
+        'Lattice = "9 0 0 0 9 0 0 0 9" energy = -1.0',
+        "Lattice='9 0 0 0 9 0 0 0 9' energy='-1.0'",
+    ],
 )
 def test_pairs_that_are_written_in_another_way(pairs, tmp_path):
     """Without its lattice a crystal would be learned as a cluster."""
@@ -189,6 +194,18 @@ def test_portions_of_the_archive_of_rmd17(tmp_path, labels, times):
     assert len(load_portion(test).frames) == 1
     (tmp_path / "splits/index_test_01.csv").write_text("0\n1\n")
     assert len(load_portion(test).frames) == 2
+
+
+@pytest.mark.parametrize("unit", ["kcal/mol", b"kcal/mol", "eV", b"eV"])
+def test_units_of_md17(unit, tmp_path):
+    arrays = {"z": np.array([1, 1]), "R": np.eye(3)[None, :2], "E": np.ones((1, 1)), "F": np.ones((1, 2, 3))}
+    np.savez(tmp_path / "md17_h2.npz", e_unit=unit, r_unit="Ang", **arrays)
+    if unit in ("eV", b"eV"):
+        with pytest.raises(DataError, match=r"md17_h2\.npz: e_unit is eV, not kcal/mol"):
+            list(read_rows(tmp_path / "md17_h2.npz", Keys()))
+    else:
+        (row,) = read_rows(tmp_path / "md17_h2.npz", Keys())
+        assert row.energy == pytest.approx(KCAL)
 
 
 def test_portions_that_are_not_there(tmp_path):

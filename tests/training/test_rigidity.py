@@ -177,6 +177,24 @@ def test_the_frames_of_a_training(make_recipe, xyz, tmp_path):
     assert (found.form.frames, found.form.valid_frames) == (len(divided["train"]), 4)
     content = json.loads((tmp_path / "rigidity.json").read_text())
     assert (content["measured_on"], content["measured_frames"]) == ("test", 5)
+    (run / "recipe.json").write_text("{}")
+    with pytest.raises(DataError, match="holds no training of a potential: recipe"):
+        add_rigidity(run / "model.safetensors", str(run), tmp_path, save_as=tmp_path / "rigid.safetensors")
+
+
+def test_the_frames_of_a_training_that_replayed_others(make_recipe, xyz, structures, tmp_path):
+    """All that it learned counts; without test frames, those to validate are measured."""
+    first = fit(make_recipe(training={"max_steps": 3}), tmp_path / "first", threads=1).model
+    sections = {"data": {"split": {"by": "frame", "valid": 4}}, "training": {"max_steps": 3}}
+    recipe = make_recipe(**sections)
+    section = {"method": "full", "replay": str(xyz), "replay_share": 0.25}
+    fields = recipe.model_dump(mode="json", exclude_unset=True) | {"finetune": section}
+    fields["model"]["start"] = str(first)
+    run = fit(type(recipe).model_validate(fields), tmp_path / "run", threads=1).model.parent
+    found = add_rigidity(run / "model.safetensors", str(run), tmp_path, save_as=tmp_path / "rigid.safetensors")
+    train = len(json.loads((run / "splits.json").read_text())["train"])
+    replayed = sum(atoms.info["split"] == "train" for atoms in structures)
+    assert (found.form.frames, found.form.valid_frames, found.measured_on) == (train + replayed, 4, "validation")
 
 
 def test_frames_without_forces(trained, structures, tmp_path):
@@ -189,6 +207,12 @@ def test_frames_without_forces(trained, structures, tmp_path):
     write(tmp_path / "bare.extxyz", bare[:6])
     write(tmp_path / "others.extxyz", bare[6:])
     bare_data, others = str(tmp_path / "bare.extxyz"), str(tmp_path / "others.extxyz")
+    few = tmp_path / "few.extxyz"
+    write(few, [*bare[6:], bare[0], bare[1]])
+    with pytest.raises(DataError, match="2 of the 6 frames to validate are among those to learn"):
+        add_rigidity(trained, bare_data, tmp_path, valid=str(few), save_as=tmp_path / "rigid.safetensors")
+    write(few, [*bare[6:], bare[0]])  # one may be in both by chance
+    add_rigidity(trained, bare_data, tmp_path, valid=str(few), save_as=tmp_path / "rigid.safetensors")
     with pytest.raises(DataError, match="6 of the 6 frames to validate are among those to learn"):
         add_rigidity(trained, bare_data, tmp_path, valid=bare_data, save_as=tmp_path / "rigid.safetensors")
     found = add_rigidity(trained, bare_data, tmp_path, valid=others, save_as=tmp_path / "rigid.safetensors")

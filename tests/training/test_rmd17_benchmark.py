@@ -123,7 +123,7 @@ def test_rows_of_all_trainings_meet(rmd17, tmp_path: Path) -> None:
     log = "".join(f"{step},{64 / step},\n" for step in (4, 8, 16, 32, 64))
     (tmp_path / "runs/second/logs/version_0/metrics.csv").write_text(f"step,{FORCES},train/loss\n5,,1.0\n{log}")
     none = tmp_path / "gone"
-    earlier = [rmd17._of_training(none, result("01", 50.0)), rmd17._of_training(none, result("03", 14.0))]
+    earlier = [rmd17._of_training(none, result(split, forces)).row for split, forces in (("01", 50.0), ("03", 14.0))]
     del earlier[1][rmd17.FALL]
     (tmp_path / "rmd17.json").write_text(json.dumps({"rows": earlier}))
     found = rmd17.run(False, minutes=0)

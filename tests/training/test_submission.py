@@ -91,6 +91,17 @@ def test_energies_and_forces(structures, potential, tmp_path, direct, at_once, m
         np.testing.assert_allclose(of_free, moved.get_forces(apply_constraint=False)[free], atol=1e-4)
 
 
+def test_workers_change_nothing(structures, potential, tmp_path):
+    write_test_set(tmp_path / "id.aselmdb", structures, list("abcde"))
+    found = []
+    for workers in (0, 2):
+        out = tmp_path / f"{workers}.npz"
+        submit(potential, {"id": str(tmp_path / "id.aselmdb")}, out, workers=workers)
+        with np.load(out) as arrays:
+            found.append(dict(arrays))
+    assert all(np.array_equal(values, found[1][name]) for name, values in found[0].items())
+
+
 def test_files_that_were_predicted_are_not_predicted_again(structures, potential, tmp_path, monkeypatch):
     for number in (0, 1):
         write_test_set(tmp_path / f"{number}.aselmdb", structures, [f"{number}_{name}" for name in "abcde"])
@@ -99,7 +110,7 @@ def test_files_that_were_predicted_are_not_predicted_again(structures, potential
         [],
     )
 
-    def killed(predictor, frames, *more):
+    def killed(predictor, frames, task, workers):
         predicted.append(len(frames))
         if len(predicted) == 2:
             raise MemoryError  # stands for a kill

@@ -30,7 +30,7 @@ AHEAD = 4
 """Batches that each worker makes before they are asked for."""
 PORTION_BATCHES = 50
 """Batches of similar sizes are made within portions of the frames of about so many batches."""
-BATCH_ATOMS, BATCH_ATOMS_CUDA = 512, 2048
+BATCH_ATOMS = 512
 """Atoms of a batch where nothing is learned."""
 LEAST_PORTIONS, LEAST_BATCHES = 4, 4
 """There are at least so many portions of a pass, of at least so many batches, or each step would see one size only."""
@@ -403,7 +403,7 @@ class FrameSupply:
 
     def validation(self, rank: int, processes: int) -> IterableDataset:
         """Shares of one process."""
-        batches = fill_batches(np.arange(len(self.valid)), self.valid.n_atoms, 512)[rank::processes]
+        batches = fill_batches(np.arange(len(self.valid)), self.valid.n_atoms, BATCH_ATOMS)[rank::processes]
         return FixedBatches(self.valid, batches, self.cutoff)
 
 
@@ -453,13 +453,10 @@ def _sent(batch: Any) -> bytes:
     return buffer.getvalue()
 
 
-def all_in_batches(frames: Frames, cutoff: float | None, device: torch.device) -> Iterator[Batch]:
-    """All frames once, on the device; for CUDA other processes make the batches ahead, and they are larger."""
-    from .processes import room_for_workers  # Lightning takes a second to import
-
-    atoms, workers = (BATCH_ATOMS_CUDA, room_for_workers(1)) if device.type == "cuda" else (BATCH_ATOMS, 0)
-    batches = FixedBatches(frames, fill_batches(np.arange(len(frames)), frames.n_atoms, atoms), cutoff)
-    for batch in loader(batches, workers):
+def all_in_batches(frames: Frames, cutoff: float | None, device: torch.device, workers: int = 0) -> Iterator[Batch]:
+    """All frames once, on the device; ``workers`` are other processes that make the batches ahead."""
+    batches = fill_batches(np.arange(len(frames)), frames.n_atoms, BATCH_ATOMS)
+    for batch in loader(FixedBatches(frames, batches, cutoff), workers):
         yield batch.to(device)
 
 

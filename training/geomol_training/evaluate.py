@@ -59,6 +59,7 @@ def evaluate(
     bad_rows: Literal["raise", "skip"] = "raise",
     max_force: float | None = None,
     free_atoms_only: bool = False,
+    workers: int = 0,
     report: Callable[[int, int], None] = lambda done, frames: None,
 ) -> Evaluation:
     """Compare a checkpoint with labels; writes ``out/evaluation.json`` and ``out/parity.png``.
@@ -75,6 +76,7 @@ def evaluate(
         bad_rows: raise at a bad row, or leave it out.
         max_force: eV/Å; a larger label makes a row a bad one.
         free_atoms_only: compare forces of atoms that are not fixed only, as OC20 does.
+        workers: make the batches in so many other processes.
         report: told the number of frames done and of all.
 
     Raises:
@@ -98,7 +100,7 @@ def evaluate(
     )
     identity = f"{fingerprint} {metadata.forces} {frames.has_stress.any()}"
     with kept_until_done(out / "parts") as kept:
-        predicted = _predict_in_portions(predictor, frames, task, kept, identity, report)
+        predicted = _predict_in_portions(predictor, frames, task, kept, identity, workers, report)
         result = Evaluation(
             errors=task.errors(frames, predicted),
             by_source=task.errors_by(frames, predicted, frames.source, frames.source_names),
@@ -125,12 +127,12 @@ def _of_split(frames: Frames, split: str | None) -> Frames:
 
 
 def _predict_in_portions(
-    predictor: Predictor, frames: Frames, task: Task, folder: Path, identity: str, report: Report
+    predictor: Predictor, frames: Frames, task: Task, folder: Path, identity: str, workers: int, report: Report
 ) -> Predicted:
     """As `predict_frames`, kept in the folder as it goes."""
 
     def compute(portion: Frames, report: Report) -> Arrays:
-        predicted = predict_frames(predictor, portion, task, report)
+        predicted = predict_frames(predictor, portion, task, report, workers)
         return {name: values for name, values in predicted._asdict().items() if values is not None}
 
     portions = [Predicted(**arrays) for arrays in in_portions(frames, compute, folder, identity, report)]
@@ -143,14 +145,15 @@ def predict_frames(
     frames: Frames,
     task: Task,
     report: Callable[[int, int], None] = lambda done, frames: None,
+    workers: int = 0,
 ) -> Predicted:
-    """What the task asks for, of all frames.
+    """What the task asks for, of all frames; ``workers`` are other processes that make their batches.
 
     Raises:
         GeoMolError: one of them is not finite.
     """
     parts, done = [], 0
-    for batch in all_in_batches(frames, predictor.cutoff, next(predictor.parameters()).device):
+    for batch in all_in_batches(frames, predictor.cutoff, next(predictor.parameters()).device, workers):
         parts.append(Part(batch.frame.cpu().numpy(), task.predict(predictor, batch)))
         done += batch.graph.n_systems
         report(done, len(frames))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -128,14 +129,14 @@ def _place(frames: Frames, frame: int) -> str:
     return f"frame {number}" + (f" of {trajectory}" if trajectory else "") + (f" (called {name})" if name else "")
 
 
-def digests(frames: Frames) -> list[bytes]:
-    """One for each structure, the same for those that are alike to 1e-4 Å, in whatever order their atoms are."""
-    found = []
+def digests(frames: Frames) -> Iterator[bytes]:
+    """One for each structure, the same for those that are alike once rounded to 1e-4 Å, in whatever order their atoms
+    are.
+    """
     for start, end, cell in zip(frames.offsets[:-1], frames.offsets[1:], frames.cell, strict=True):
         content = np.column_stack([frames.numbers[start:end], frames.positions[start:end].round(4) + 0.0])  # no -0
         order = np.lexsort(content.T[::-1])
-        found.append(hashlib.sha256(content[order].tobytes() + (cell.round(4) + 0.0).tobytes()).digest())
-    return found
+        yield hashlib.sha256(content[order].tobytes() + (cell.round(4) + 0.0).tobytes()).digest()
 
 
 def _duplicates(frames: Frames) -> list[str]:

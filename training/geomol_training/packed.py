@@ -32,7 +32,7 @@ from .readers import Keys, parts_of, read_rows
 from .sources import find_files, fingerprint
 
 CONTENT = "packed.json"
-FORMAT = 3
+FORMAT = 4
 ROWS_AT_ONCE = 10_000
 """Of a database, so that several processes read one."""
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
+from pydantic import ValidationError
 from rich.console import Console
 
 from ase_geomol.checkpoint import Metadata
@@ -78,8 +79,15 @@ def read_parts(recipe: Recipe, out: Path, known: dict[str, str], console: Consol
 
 
 def parts_of_run(run: Path) -> Parts:
-    """The frames of a training, from what its folder keeps; raises what `read_parts` and `read_state` raise."""
-    recipe = Recipe.model_validate_json((run / RECIPE).read_text())
+    """The frames of a training, from what its folder keeps.
+
+    Raises:
+        DataError: it is none of a potential, or incomplete.
+    """
+    try:
+        recipe = Recipe.model_validate_json((run / RECIPE).read_text())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{run} holds no training of a potential: {RECIPE} is missing or of another kind.") from error
     return read_parts(recipe, run, read_state(run / LAST, "identity")["identity"]["data"], Console(quiet=True))
 
 
@@ -124,7 +132,8 @@ def _divided(recipe: Recipe, loaded: Loaded, out: Path) -> tuple[Frames, Frames,
     packed = packed_identity(recipe.data.train) is not None
     content = {"data": str(recipe.data.train) if packed else cache_file(out, loaded.key or "").name}
     content |= {name: index.tolist() for name, index in splits._asdict().items()}
-    write_atomically(out / SPLITS, json.dumps(content).encode())
+    if not (path := out / SPLITS).exists() or path.read_text() != json.dumps(content):
+        write_atomically(path, json.dumps(content).encode())
     train, valid, test = (loaded.frames.take(index) for index in splits)
     return train, valid, test if len(test) else None
 

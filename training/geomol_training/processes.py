@@ -105,7 +105,8 @@ def workers_watched() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise GeoMolError(
-            "A process that made batches ended (out of memory?). Go on with --resume, perhaps with fewer --workers."
+            "A process that made batches ended (out of memory?). Go on with the same command (a training "
+            "with --resume), perhaps with fewer --workers."
         ) from error
 
 
@@ -115,6 +116,7 @@ class Running(LightningEnvironment):
     def __init__(self, rank: int) -> None:
         super().__init__()
         self._rank = rank
+        self.set_global_rank(rank)  # else Lightning's logs take it from SLURM
 
     @property
     def creates_processes_externally(self) -> bool:

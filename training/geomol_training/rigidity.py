@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from .splits import ALIASES, of_part
 REGULARISERS = 10.0 ** np.arange(-10, -3)
 """Values of s that are tried, in units of the mean eigenvalue of C. Larger ones hide what the data do not hold."""
 LEARNED = 0.01
-"""Share of the frames to validate that may be among those to learn."""
+"""Share of the frames to validate that may be among those to learn; one frame always may."""
 BINS = 12
 
 Report = Callable[[str, int, int], None]
@@ -100,7 +101,8 @@ def add_rigidity(
     Args:
         checkpoint: path, or name of a shipped potential.
         data: file, folder or pattern. Where frames name a split, those to train are taken, and by default those to
-            validate and to test. Or the folder of a training, which means its own frames as it divided them.
+            validate and to test. Or the folder of a training, which means its own frames as it read and divided them,
+            whatever ``keys``, ``bad_rows`` and ``max_force`` say.
         out: folder of the results.
         save_as: where the weights go; default: to where they came from.
         valid: other data to validate, which were not learned.
@@ -131,7 +133,8 @@ def add_rigidity(
     )
     sources = {"train": data, "valid": valid, "test": test, "outside": outside}
     parts = _read_parts(sources, lambda source: load(source, keys, limits, bad_rows=bad_rows).frames)
-    _check_unlearned(parts)
+    if valid is not None or not _is_run(data):
+        _check_unlearned(parts)
     train = parts.train
     if max_frames is not None and max_frames < len(train):
         train = train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:max_frames]))
@@ -164,14 +167,14 @@ class _Parts(NamedTuple):
 
 
 def _read_parts(sources: Mapping[str, str | None], read: Callable[[str], Frames]) -> _Parts:
-    """Frames of each part: of its own source, or those of "train" that name it."""
-    run = Path(str(sources["train"]))
-    if (run / LAST).is_file():
-        parts = parts_of_run(run)
+    """Frames of each part: of its own source, or those of "train" that name it; if "train" is a run, its own parts."""
+    data = str(sources["train"])
+    if _is_run(data):
+        parts = parts_of_run(Path(data))
         train = parts.train if parts.replay is None else joined(parts.train, parts.replay)
         known = {"valid": parts.valid, "test": parts.valid.take(np.arange(0)) if parts.test is None else parts.test}
     else:
-        everything = read(str(run))
+        everything = read(data)
         named = set(map(str, everything.split_names)) & ALIASES.keys()
         train = of_part(everything, "train") if named else everything
         known = {part: of_part(everything, part) for part in ("valid", "test")}
@@ -189,11 +192,17 @@ def _read_parts(sources: Mapping[str, str | None], read: Callable[[str], Frames]
     return _Parts(train, valid, test, None if outside is None else read(outside))
 
 
+def _is_run(data: str) -> bool:
+    """Whether this is the folder of a training, which keeps its frames."""
+    return (Path(data) / LAST).is_file()
+
+
 def _check_unlearned(parts: _Parts) -> None:
     """Refuse frames to validate that were learned; a few may be in both by chance."""
-    learned = set(digests(parts.train))
-    both = sum(digest in learned for digest in digests(parts.valid))
-    if both > LEARNED * len(parts.valid):
+    valid = Counter(digests(parts.valid))
+    learned = {digest for digest in digests(parts.train) if digest in valid}
+    both = sum(valid[digest] for digest in learned)
+    if both > max(1, LEARNED * len(parts.valid)):
         raise DataError(
             f"{both} of the {len(parts.valid)} frames to validate are among those to learn, whose errors are too small "
             "to say how uncertain others are: give others with --valid, or the folder of the training as DATA."

@@ -15,7 +15,7 @@ from .checks import Limits
 from .readers import Keys, files_read, oc20, qm9, vasp
 from .readers.npz import portion_of_archive
 
-FORMAT = 3
+FORMAT = 4
 """Part of a cache's key; raised when frames are packed differently."""
 
 READ_FROM_FOLDERS = (".extxyz", ".xyz", ".traj", ".db", ".npz", ".xz", ".gz", ".lmdb", ".aselmdb")

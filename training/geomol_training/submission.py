@@ -36,6 +36,7 @@ def submit(
     out: Path,
     *,
     direct_forces: bool = False,
+    workers: int = 0,
     report: Callable[[str, int], None] = lambda split, frames: None,
 ) -> dict[str, int]:
     """Predict unlabelled structures and write ``out``, a ``.npz`` file.
@@ -54,6 +55,7 @@ def submit(
         out: file to write.
         direct_forces: take the forces of the potential's direct head, as is done anyway where it learned forces by
             this head alone.
+        workers: make the batches in so many other processes.
         report: told the split, and its structures so far.
 
     Returns:
@@ -87,7 +89,7 @@ def submit(
                 done = kept / f"{identity}.npz"
                 if not done.exists():
                     frames = pack(Inspector(limits).passed(read_rows(file, Keys(), part), file, part.start or 0))
-                    write_arrays(done, _predicted(predictor, frames, direct_forces), compressed=True)
+                    write_arrays(done, _predicted(predictor, frames, direct_forces, workers), compressed=True)
                 parts.append(dict(np.load(done)))
                 report(split, sum(len(part["ids"]) for part in parts))
             content |= {f"{split}_{name}": values for name, values in _joined(parts, split).items()}
@@ -96,12 +98,12 @@ def submit(
     return {split: len(content[f"{split}_ids"]) for split in splits}
 
 
-def _predicted(predictor: Predictor, frames: Frames, direct_forces: bool) -> Arrays:
+def _predicted(predictor: Predictor, frames: Frames, direct_forces: bool, workers: int) -> Arrays:
     """What one file gives; ``counts`` are the rows of each structure in the arrays of atoms."""
     task = task_of_weights(predictor, stress=False, direct_forces=direct_forces)
     if isinstance(task, RelaxationTask):
         task.check_tags(frames)
-    predicted: Predicted = predict_frames(predictor, frames, task)
+    predicted: Predicted = predict_frames(predictor, frames, task, workers=workers)
     found: Arrays = {"ids": np.array([str(name) for name in frames.name])}
     if isinstance(predictor, RelaxedState):
         if predictor.form.energy:
@@ -124,6 +126,8 @@ def _predicted(predictor: Predictor, frames: Frames, direct_forces: bool) -> Arr
 def _joined(parts: list[Arrays], split: str) -> Arrays:
     """All files of a split in the order of the names, with the places where arrays of atoms are cut."""
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if not len(found["ids"]):
+        raise DataError(f"There are no structures of {split}.")
     names, counts = np.unique(found["ids"], return_counts=True)
     if "" in names:
         raise DataError(f"Structures of {split} have no system number, without which nobody can compare them.")

@@ -13,6 +13,13 @@ from ase_geomol.cli.common import progress
 
 from .common import EnergyKey, ForcesKey, Labels, SkipBad, StressKey, packages, stoppable
 
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Make the batches in so many other processes; default: on CUDA those that fit, else none."
+    ),
+]
+
 
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A .safetensors file, or the name of a shipped potential.")],
@@ -31,6 +38,7 @@ def evaluate(
     skip_bad: SkipBad = False,
     max_force: Annotated[float | None, typer.Option(help="eV/Å; a row with a larger force is a bad one.")] = None,
     free_atoms: Annotated[bool, typer.Option(help="Compare forces of free atoms only, as OC20 does.")] = False,
+    workers: Workers = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU run.")] = None,
 ) -> None:
     """Compare a potential, or what else was trained, with labels: MAE and RMSE, a JSON file, a parity plot.
@@ -52,6 +60,7 @@ def evaluate(
     with packages("train", "Evaluation"):
         from ..display import errors_table
         from ..evaluate import evaluate as run_evaluate
+        from ..processes import room_for_workers, workers_watched
         from ..readers import Keys
 
     if threads is not None:
@@ -59,7 +68,7 @@ def evaluate(
     console, one, rows = Console(), len(data) == 1, {}
     for source in data:
         folder = out if one and out is not None else _evaluation_folder(source, out)
-        with console.status("reading data") as status:
+        with console.status("reading data") as status, workers_watched():
             result = run_evaluate(
                 checkpoint,
                 source,
@@ -69,6 +78,7 @@ def evaluate(
                 bad_rows="skip" if skip_bad else "raise",
                 max_force=max_force,
                 free_atoms_only=free_atoms,
+                workers=room_for_workers(1) if workers is None else workers,
                 report=lambda done, frames: status.update(f"{done} of {frames} frames"),
             )
         rows["all" if one else source] = {"frames": result.n_frames, **result.errors}
@@ -154,6 +164,7 @@ def submit(
     direct_forces: Annotated[
         bool, typer.Option(help="Forces of the direct head, where the weights know those of the gradient, too.")
     ] = False,
+    workers: Workers = None,
 ) -> None:
     """Predict test sets of OC20 (S2EF, IS2RE, IS2RS) and write them in the layout of its leaderboard. The same
     command goes on after a kill.
@@ -162,16 +173,18 @@ def submit(
     --ood-cat s2ef_test_ood_cat --ood-both s2ef_test_ood_both --out submission.npz`
     """
     with packages("train", "Predictions"):
+        from ..processes import room_for_workers, workers_watched
         from ..submission import submit as run_submit
 
     given = {"id": in_domain, "ood_ads": ood_ads, "ood_cat": ood_cat, "ood_both": ood_both}
     console = Console()
-    with console.status("predicting") as status:
+    with console.status("predicting") as status, workers_watched():
         counts = run_submit(
             checkpoint,
             {split: source for split, source in given.items() if source is not None},
             out,
             direct_forces=direct_forces,
+            workers=room_for_workers(1) if workers is None else workers,
             report=lambda split, frames: status.update(f"{split}: {frames} structures"),
         )
     told = ", ".join(f"{count} structures of {split}" for split, count in counts.items())

@@ -47,15 +47,25 @@ def table_of(path: Path) -> Path | None:
 
 
 def check_tables(files: Iterable[Path]) -> None:
-    """Refuse extended XYZ files without a table where others of the same folder have theirs.
+    """Refuse extended XYZ files without a table where others of the same folder have theirs, or without a list of
+    systems where others have one.
 
     Raises:
         DataError: their energies would be total ones, beside others that are relative to references.
     """
     chosen: dict[Path, list[str]] = {}
+    listed: list[Path] = []
     for path in files:
-        if _is_extxyz(path) and systems_of(path) is None:
+        if _is_extxyz(path) and systems_of(path) is not None:
+            listed.append(path)
+        elif _is_extxyz(path):
             chosen.setdefault(path.parent, []).append(path.name)
+    if listed and chosen:
+        folder, names = next(iter(chosen.items()))
+        raise DataError(
+            f"{folder / names[0]} has no {SYSTEMS} with its reference energy, as {listed[0]} has, and would keep its "
+            "total energies: read it apart, or add the list."
+        )
     for folder, names in chosen.items():
         there = {entry.name for entry in folder.iterdir()}
         if not any(there.intersection(_tables(name)) for name in there if _is_extxyz(Path(name))):
@@ -107,7 +117,7 @@ def systems_of(path: Path) -> Path | None:
     """
     if _system(path) is None:
         return None
-    return next((folder / SYSTEMS for folder in path.parents[:2] if (folder / SYSTEMS).exists()), None)
+    return next((folder / SYSTEMS for folder in path.absolute().parents[:2] if (folder / SYSTEMS).exists()), None)
 
 
 def _system(path: Path) -> str | None:
@@ -136,6 +146,8 @@ def _references(systems: Path, changed: int) -> dict[str, float]:
     """Reference energies by system, of a list that was ``changed`` then."""
     found = {}
     for number, line in enumerate(systems.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
         try:
             system, reference = line.split(",")
             found[system.strip().removeprefix("random")] = float(reference)
