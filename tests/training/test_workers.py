@@ -160,7 +160,7 @@ def test_interrupt_reaches_workers_too(with_workers, tmp_path):
 
 @needs_fork
 def test_a_worker_that_dies_ends_the_run_with_a_sentence(with_workers):
-    with pytest.raises(GeoMolError, match=r"made batches ended .* --resume, perhaps with fewer --workers"):
+    with pytest.raises(GeoMolError, match=r"made batches ended .* with --resume\), perhaps with fewer --workers"):
         with_workers(lambda pids: os.kill(pids[0], signal.SIGKILL))
 
 
