@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 from geomol_training.pool import in_processes
@@ -16,10 +17,12 @@ from ase_geomol.errors import DataError
 PROGRAM = """
 import sys
 from pathlib import Path
+from geomol_training.cli.common import stoppable
 from geomol_training.pool import in_processes
 from program_work import tell_and_sleep
 if __name__ == "__main__":
-    list(in_processes(tell_and_sleep, [sys.argv[1]], 1))
+    with stoppable(Path("out")):
+        list(in_processes(tell_and_sleep, [sys.argv[1]], 1))
 """
 WORK = """
 import os, time
@@ -77,24 +80,46 @@ def test_each_has_one_thread_and_this_process_keeps_its_own(monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_processes_end_with_the_one_that_started_them(tmp_path):
+@contextmanager
+def started_program(tmp_path):
+    """A process whose worker sleeps for minutes, and the worker's number."""
     (tmp_path / "program_work.py").write_text(WORK)
     told, program = tmp_path / "pid", tmp_path / "program.py"
     program.write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
-    started = subprocess.Popen([sys.executable, program, told], env=environment)
+    with subprocess.Popen(
+        [sys.executable, program, told], env=environment, stderr=subprocess.PIPE, text=True
+    ) as started:
+        _until(lambda: told.exists() and told.read_text())
+        worker = int(told.read_text())
+        assert _lives(worker)
+        yield started, worker
+    _until(lambda: not _lives(worker))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    with started_program(tmp_path) as (started, _):
+        started.kill()
+        started.wait()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_request_to_stop_does_not_wait(tmp_path, number):
+    with started_program(tmp_path) as (started, worker):
+        started.send_signal(number)
+        assert started.stderr.readline() == "Finishing what has begun; once more ends it at once.\n"
+        assert _lives(worker)
+        started.send_signal(number)
+        assert started.wait(30) == 130
+
+
+def _until(true) -> None:
     deadline = time.monotonic() + 60
-    while not (told.exists() and told.read_text()):
+    while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    worker = int(told.read_text())
-    assert _lives(worker)
-    started.kill()
-    started.wait()
-    while time.monotonic() < deadline and _lives(worker):
-        time.sleep(0.05)
-    assert not _lives(worker)
 
 
 def _lives(process: int) -> bool:

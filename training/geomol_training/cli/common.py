@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -45,10 +47,25 @@ def packages(extra: str, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def stoppable(out: Path) -> Iterator[None]:
-    """Ctrl-C and a request to terminate end the labelling inside, and the user reads how to go on."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Ctrl-C and a request to terminate end the work inside once its processes have finished what they had begun, which
+    is told at once; a second one does not wait for that. The user reads how to go on.
+    """
+    asked = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(130)  # processes end with this one, and write files whole or not at all
+        asked = True
+        Console(stderr=True).print("Finishing what has begun; once more ends it at once.")
+        signal.default_int_handler(number, frame)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt:
         Console().print(f"Stopped. {out} holds every finished job: run the same command to resume.", markup=False)
         raise typer.Exit(130) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
