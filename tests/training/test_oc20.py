@@ -221,6 +221,8 @@ def test_relaxations_with_their_list_of_systems(tmp_path: Path, monkeypatch: pyt
     write(tmp_path / "elsewhere.extxyz", runs[0], format="extxyz")
     with pytest.raises(DataError, match=r"elsewhere\.extxyz has no system\.txt with its reference energy, as .*100"):
         find_files([source, str(tmp_path / "elsewhere.extxyz")])
+    (tmp_path / "elsewhere.txt").write_text("random1,frame0,1.0\n" * 3)  # of S2EF, which have references as well
+    assert len(find_files([source, str(tmp_path / "elsewhere.extxyz")])) == 4
     (tmp_path / "7/7/random7.extxyz.gz").unlink()
     systems.write_text("random100,1.0\n\n")
     assert fingerprint(find_files(source), Keys(), Limits(), "raise") != before

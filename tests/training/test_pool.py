@@ -90,10 +90,13 @@ def started_program(tmp_path):
     with subprocess.Popen(
         [sys.executable, program, told], env=environment, stderr=subprocess.PIPE, text=True
     ) as started:
-        _until(lambda: told.exists() and told.read_text())
-        worker = int(told.read_text())
-        assert _lives(worker)
-        yield started, worker
+        try:
+            _until(lambda: told.exists() and told.read_text())
+            worker = int(told.read_text())
+            assert _lives(worker)
+            yield started, worker
+        finally:
+            started.kill()
     _until(lambda: not _lives(worker))
 
 
@@ -109,7 +112,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
 def test_the_second_request_to_stop_does_not_wait(tmp_path, number):
     with started_program(tmp_path) as (started, worker):
         started.send_signal(number)
-        assert started.stderr.readline() == "Finishing what has begun; once more ends it at once.\n"
+        assert started.stderr.readline() == "Stopping once what has begun is finished; once more ends it at once.\n"
         assert _lives(worker)
         started.send_signal(number)
         assert started.wait(30) == 130

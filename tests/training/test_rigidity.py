@@ -182,19 +182,20 @@ def test_the_frames_of_a_training(make_recipe, xyz, tmp_path):
         add_rigidity(run / "model.safetensors", str(run), tmp_path, save_as=tmp_path / "rigid.safetensors")
 
 
-def test_the_frames_of_a_training_that_replayed_others(make_recipe, xyz, structures, tmp_path):
+def test_the_frames_of_a_training_that_replayed_others(make_recipe, tmp_path):
     """All that it learned counts; without test frames, those to validate are measured."""
+    others = [labelled(molecule(name, info={"split": "train"})) for name in ("H2O", "CH4", "CH3OH")]
+    write(tmp_path / "others.extxyz", others)
     first = fit(make_recipe(training={"max_steps": 3}), tmp_path / "first", threads=1).model
     sections = {"data": {"split": {"by": "frame", "valid": 4}}, "training": {"max_steps": 3}}
     recipe = make_recipe(**sections)
-    section = {"method": "full", "replay": str(xyz), "replay_share": 0.25}
+    section = {"method": "full", "replay": str(tmp_path / "others.extxyz"), "replay_share": 0.25}
     fields = recipe.model_dump(mode="json", exclude_unset=True) | {"finetune": section}
     fields["model"]["start"] = str(first)
     run = fit(type(recipe).model_validate(fields), tmp_path / "run", threads=1).model.parent
     found = add_rigidity(run / "model.safetensors", str(run), tmp_path, save_as=tmp_path / "rigid.safetensors")
     train = len(json.loads((run / "splits.json").read_text())["train"])
-    replayed = sum(atoms.info["split"] == "train" for atoms in structures)
-    assert (found.form.frames, found.form.valid_frames, found.measured_on) == (train + replayed, 4, "validation")
+    assert (found.form.frames, found.form.valid_frames, found.measured_on) == (train + 3, 4, "validation")
 
 
 def test_frames_without_forces(trained, structures, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111
 from ase.constraints import FixAtoms
-from geomol_training import submission
+from geomol_training import batches, submission
 from geomol_training.cli import app
 from geomol_training.frames import Row
 from geomol_training.readers.aselmdb import write_aselmdb
@@ -91,7 +92,10 @@ def test_energies_and_forces(structures, potential, tmp_path, direct, at_once, m
         np.testing.assert_allclose(of_free, moved.get_forces(apply_constraint=False)[free], atol=1e-4)
 
 
-def test_workers_change_nothing(structures, potential, tmp_path):
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="workers are forked")
+def test_workers_change_nothing(structures, potential, tmp_path, monkeypatch):
+    used, loader = [], batches.loader
+    monkeypatch.setattr(batches, "loader", lambda data, workers: used.append(workers) or loader(data, workers))
     write_test_set(tmp_path / "id.aselmdb", structures, list("abcde"))
     found = []
     for workers in (0, 2):
@@ -100,6 +104,9 @@ def test_workers_change_nothing(structures, potential, tmp_path):
         with np.load(out) as arrays:
             found.append(dict(arrays))
     assert all(np.array_equal(values, found[1][name]) for name, values in found[0].items())
+    assert used == [0, 2]
+    with pytest.raises(ConfigError, match="workers must not be negative"):
+        submit(potential, {"id": str(tmp_path / "id.aselmdb")}, tmp_path / "out.npz", workers=-1)
 
 
 def test_files_that_were_predicted_are_not_predicted_again(structures, potential, tmp_path, monkeypatch):

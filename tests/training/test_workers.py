@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from geomol_training import batches
 from geomol_training.batches import AHEAD, FixedBatches, Plan, TrainingStream, loader, survey
 from geomol_training.checks import Limits
 from geomol_training.data import load
@@ -162,6 +163,14 @@ def test_interrupt_reaches_workers_too(with_workers, tmp_path):
 def test_a_worker_that_dies_ends_the_run_with_a_sentence(with_workers):
     with pytest.raises(GeoMolError, match=r"made batches ended .* with --resume\), perhaps with fewer --workers"):
         with_workers(lambda pids: os.kill(pids[0], signal.SIGKILL))
+
+
+@needs_fork
+def test_a_worker_that_hangs_ends_the_run_with_a_sentence(with_workers, monkeypatch):
+    monkeypatch.setattr(batches, "LATE", 3.0)
+    with pytest.raises(GeoMolError, match=r"made batches does not answer\. Go on .* with --resume\)"):
+        with_workers(lambda pids: os.kill(pids[0], signal.SIGSTOP))
+    assert not multiprocessing.active_children()
 
 
 def test_numbers_of_workers(make_recipe, tmp_path, monkeypatch):

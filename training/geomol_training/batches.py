@@ -30,6 +30,8 @@ AHEAD = 4
 """Batches that each worker makes before they are asked for."""
 PORTION_BATCHES = 50
 """Batches of similar sizes are made within portions of the frames of about so many batches."""
+LATE = 600.0
+"""Seconds for one batch, after which a worker is taken for lost: Python 3.11 may hang where it forks beside threads."""
 BATCH_ATOMS = 512
 """Atoms of a batch where nothing is learned."""
 LEAST_PORTIONS, LEAST_BATCHES = 4, 4
@@ -437,7 +439,20 @@ class _Loader(DataLoader):
     def __iter__(self) -> Iterator[AnyBatch]:
         if isinstance(self.dataset, Prepared):
             self.dataset.prepare(self.num_workers)
-        return map(pickle.loads, super().__iter__()) if self.num_workers else super().__iter__()
+        return _loaded(super().__iter__()) if self.num_workers else super().__iter__()
+
+
+def _loaded(batches: Any) -> Iterator[AnyBatch]:
+    """What workers sent; where one of them is lost, all are ended, or this process would wait for it at its end."""
+    try:
+        yield from map(pickle.loads, batches)
+    except RuntimeError:
+        if batches._worker_pids_set:  # or torch tells of each of these that it died, in the place of what happened
+            torch._C._remove_worker_pids(id(batches))
+            batches._worker_pids_set = False
+        for worker in batches._workers:
+            worker.kill()
+        raise
 
 
 class _Pickler(pickle.Pickler):
@@ -467,6 +482,7 @@ def loader(batches: IterableDataset, workers: int) -> DataLoader:
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
+        timeout=LATE if workers else 0,
         collate_fn=_sent if workers else None,
         multiprocessing_context="fork" if workers else None,  # frames are shared, not sent
         worker_init_fn=_begin_worker,

@@ -23,6 +23,7 @@ from .data import load
 from .frames import Frames, displacements
 from .metrics import Part, Predicted, gather
 from .portions import Arrays, Report, in_portions, kept_until_done
+from .processes import check_workers
 from .readers import Keys
 from .references import composition
 from .splits import ALIASES
@@ -81,9 +82,11 @@ def evaluate(
 
     Raises:
         CheckpointError: no such checkpoint.
+        ConfigError: workers cannot be had here.
         DataError: the data cannot be used.
         OutputError: ``out`` cannot be written.
     """
+    check_workers(workers)
     predictor, metadata, path, fingerprint = load_any(checkpoint, choose_device(None))
     periodic = predictor.cutoff is not None
     if isinstance(predictor, ScalarProperty):

@@ -138,7 +138,7 @@ def _fit(recipe: Recipe, out: Path, times: Times, resume: bool, crew: Crew, cons
     supply = FrameSupply(learned, parts.valid, *of_steps)
     run_to_end(fitting, supply, keeper, display, crew, state)
     reason = keeper.stopped_by or NOTHING_LEFT
-    card, before = _errors(recipe, task, parts, out, console, stopped=reason in STOPPED)
+    card, before = _errors(recipe, task, parts, out, console, crew.workers, stopped=reason in STOPPED)
     fitted = Fitted(
         model=out / MODEL,
         step=standing.step,
@@ -161,33 +161,33 @@ def _fit(recipe: Recipe, out: Path, times: Times, resume: bool, crew: Crew, cons
 
 
 def _errors(
-    recipe: Recipe, task: Task, parts: Parts, out: Path, console: Console, *, stopped: bool
+    recipe: Recipe, task: Task, parts: Parts, out: Path, console: Console, workers: int, *, stopped: bool
 ) -> tuple[Metadata, dict[str, float]]:
     """The card of the exported weights, and the errors where a fine-tuning began; a table shows both."""
-    card = _measured(task, parts.test, out, stopped=stopped)
-    before = {} if recipe.finetune is None else _before(task, parts, out, stopped=stopped)
+    card = _measured(task, parts.test, out, workers, stopped=stopped)
+    before = {} if recipe.finetune is None else _before(task, parts, out, workers, stopped=stopped)
     rows = {f"{part} before": found for part, found in by_part(before).items()} | by_part(card.errors)
     console.print(errors_table(f"{recipe.name}, best weights", rows))
     return card, before
 
 
-def _measured(task: Task, frames: Frames | None, out: Path, *, stopped: bool) -> Metadata:
+def _measured(task: Task, frames: Frames | None, out: Path, workers: int, *, stopped: bool) -> Metadata:
     """The card of the exported weights; with the errors on the test frames, if there are any and time for them."""
     predictor, card, path, _ = load_any(out / MODEL, choose_device(None))
     if stopped or frames is None:
         return card
-    found = task.errors(frames, predict_frames(predictor, frames, task))
+    found = task.errors(frames, predict_frames(predictor, frames, task, workers=workers))
     card = card.model_copy(update={"errors": {**card.errors, **{f"test_{k}": v for k, v in found.items()}}})
     save_checkpoint(path, predictor, card)
     return card
 
 
-def _before(task: Task, parts: Parts, out: Path, *, stopped: bool) -> dict[str, float]:
+def _before(task: Task, parts: Parts, out: Path, workers: int, *, stopped: bool) -> dict[str, float]:
     """Errors of the weights where a fine-tuning began, named as those of a card."""
     predictor, found = load_checkpoint(out / START, choose_device(None)).potential, {}
     for name, frames in (("validation", parts.valid), ("test", None if stopped else parts.test)):
         if frames is not None:
-            errors = task.errors(frames, predict_frames(predictor, frames, task))
+            errors = task.errors(frames, predict_frames(predictor, frames, task, workers=workers))
             found |= {f"{name}_{quantity}": value for quantity, value in errors.items()}
     return found
 

@@ -82,12 +82,15 @@ def parts_of_run(run: Path) -> Parts:
     """The frames of a training, from what its folder keeps.
 
     Raises:
-        DataError: it is none of a potential, or incomplete.
+        CheckpointError: its checkpoint is damaged.
+        DataError: it is none of a potential, or of another version.
     """
     try:
         recipe = Recipe.model_validate_json((run / RECIPE).read_text())
     except (OSError, ValidationError) as error:
-        raise DataError(f"{run} holds no training of a potential: {RECIPE} is missing or of another kind.") from error
+        raise DataError(
+            f"{run} holds no training of a potential: {RECIPE} is missing, or of another kind or version."
+        ) from error
     return read_parts(recipe, run, read_state(run / LAST, "identity")["identity"]["data"], Console(quiet=True))
 
 

@@ -98,15 +98,17 @@ def check_workers(workers: int) -> None:
 
 @contextmanager
 def workers_watched() -> Iterator[None]:
-    """What torch says of a worker that died becomes a sentence."""
+    """What torch says of a worker that died, or does not answer, becomes a sentence."""
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        late = "DataLoader timed out" in str(error)
+        if not late and "DataLoader worker" not in str(error):
             raise
+        what = "does not answer" if late else "ended (out of memory?)"
         raise GeoMolError(
-            "A process that made batches ended (out of memory?). Go on with the same command (a training "
-            "with --resume), perhaps with fewer --workers."
+            f"A process that made batches {what}. Go on with the same command (a training with --resume), perhaps with "
+            "fewer --workers."
         ) from error
 
 

@@ -133,8 +133,7 @@ def add_rigidity(
     )
     sources = {"train": data, "valid": valid, "test": test, "outside": outside}
     parts = _read_parts(sources, lambda source: load(source, keys, limits, bad_rows=bad_rows).frames)
-    if valid is not None or not _is_run(data):
-        _check_unlearned(parts)
+    _check_unlearned(parts, "" if _is_run(data) else ", or the folder of the training as DATA")
     train = parts.train
     if max_frames is not None and max_frames < len(train):
         train = train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:max_frames]))
@@ -197,7 +196,7 @@ def _is_run(data: str) -> bool:
     return (Path(data) / LAST).is_file()
 
 
-def _check_unlearned(parts: _Parts) -> None:
+def _check_unlearned(parts: _Parts, advice: str) -> None:
     """Refuse frames to validate that were learned; a few may be in both by chance."""
     valid = Counter(digests(parts.valid))
     learned = {digest for digest in digests(parts.train) if digest in valid}
@@ -205,7 +204,7 @@ def _check_unlearned(parts: _Parts) -> None:
     if both > max(1, LEARNED * len(parts.valid)):
         raise DataError(
             f"{both} of the {len(parts.valid)} frames to validate are among those to learn, whose errors are too small "
-            "to say how uncertain others are: give others with --valid, or the folder of the training as DATA."
+            f"to say how uncertain others are: give others with --valid{advice}."
         )
 
 

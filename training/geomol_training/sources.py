@@ -26,7 +26,7 @@ def find_files(sources: str | Sequence[str]) -> list[Path]:
     or a portion of rMD17's archive (`geomol_training.readers.npz.portion_of_archive`), which is no file.
 
     Raises:
-        DataError: a name means nothing, or some files of OC20 lack the tables that others beside them have.
+        DataError: a name means nothing, or some files of OC20 lack the reference energies that others have.
     """
     files: list[Path] = []
     for source in [sources] if isinstance(sources, str) else sources:

@@ -20,6 +20,7 @@ from .evaluate import predict_frames
 from .frames import Frames, pack
 from .metrics import Predicted
 from .packed import ROWS_AT_ONCE
+from .processes import check_workers
 from .readers import Keys, parts_of, read_rows
 from .sources import find_files, fingerprint
 from .tasks import Predictor, RelaxationTask, task_of_weights
@@ -63,11 +64,12 @@ def submit(
 
     Raises:
         CheckpointError: no such checkpoint.
-        ConfigError: no split, an unknown one, a checkpoint that predicts nothing of this, or structures without the
-            tags that it reads.
+        ConfigError: no split, an unknown one, workers that cannot be had here, a checkpoint that predicts nothing of
+            this, or structures without the tags that it reads.
         DataError: the data cannot be used, or a structure has no name, or one that was there before.
         OutputError: ``out`` cannot be written.
     """
+    check_workers(workers)
     unknown = sorted(set(splits) - set(SPLITS))
     if unknown or not splits:
         raise ConfigError(f"Give structures of one or more of the splits {', '.join(SPLITS)}, not {unknown or 'none'}.")

@@ -55,9 +55,10 @@ def stoppable(out: Path) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
+            Console().show_cursor()
             os._exit(130)  # processes end with this one, and write files whole or not at all
         asked = True
-        Console(stderr=True).print("Finishing what has begun; once more ends it at once.")
+        Console(stderr=True).print("Stopping once what has begun is finished; once more ends it at once.")
         signal.default_int_handler(number, frame)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -24,7 +24,7 @@ from .damage import row_or_damage
 from .keys import Keys
 
 _PLAIN = re.compile(r"species:S:1(?::\w+:[RIL]:\d+)+")
-_PAIR = re.compile(r'([^\s="]+)=(?:"([^"]*)"|([^\s"\x27{\[]+))(?:\s|$)')
+_PAIR = re.compile(r'([^\s="]+)=(?:"([^"]*)"|([^\s"\x27{\[][^\s"{\[]*))(?:\s|$)')
 """As most write it; ASE knows more ways."""
 
 

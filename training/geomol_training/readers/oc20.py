@@ -60,10 +60,15 @@ def check_tables(files: Iterable[Path]) -> None:
             listed.append(path)
         elif _is_extxyz(path):
             chosen.setdefault(path.parent, []).append(path.name)
-    if listed and chosen:
-        folder, names = next(iter(chosen.items()))
+    bare = [
+        folder / name
+        for folder, names in chosen.items()
+        for name in names
+        if not any((folder / table).exists() for table in _tables(name))
+    ]
+    if listed and bare:
         raise DataError(
-            f"{folder / names[0]} has no {SYSTEMS} with its reference energy, as {listed[0]} has, and would keep its "
+            f"{bare[0]} has no {SYSTEMS} with its reference energy, as {listed[0]} has, and would keep its "
             "total energies: read it apart, or add the list."
         )
     for folder, names in chosen.items():
