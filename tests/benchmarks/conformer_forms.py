@@ -22,8 +22,9 @@ from _frame import Answer, Option, Row, answer
 from _memorise import conformers_of
 from ase import Atoms
 from ase.io import write
-from geomol_training.conformers.evaluate import DRAWN, Options, evaluate_conformers
+from geomol_training.conformers.evaluate import Options, evaluate_conformers
 from geomol_training.conformers.methods import MODEL
+from geomol_training.conformers.summary import DRAWN
 from geomol_training.fit import fit
 from geomol_training.keeper import LAST
 from geomol_training.recipe import load_recipe

@@ -19,7 +19,7 @@ pytest.importorskip("tblite", reason="ensemble properties need the extra 'labels
 from geomol_training.cli import app
 from geomol_training.conformers import evaluate as evaluation
 from geomol_training.conformers.ensemble import ensemble_properties
-from geomol_training.conformers.evaluate import DRAWN, RELAXED, Options, evaluate_conformers
+from geomol_training.conformers.evaluate import Options, evaluate_conformers
 from geomol_training.conformers.methods import (
     CHECKED,
     CHOSEN,
@@ -33,6 +33,7 @@ from geomol_training.conformers.methods import (
     Methods,
 )
 from geomol_training.conformers.plausibility import FAULTS, Plausibility
+from geomol_training.conformers.summary import DRAWN, RELAXED, UNITS, differences, summarise
 from geomol_training.labelling.engine import GFN2
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
@@ -275,12 +276,41 @@ def test_matching_distances_are_of_the_same_molecules():
         return {"smiles": smiles, "stereo elements": 0, "methods": methods}
 
     rows = [row("A", ours=1.0, theirs=2.0, none=None), row("B", ours=9.0, theirs=None, none=None)]
-    found = evaluation.summarise(rows, Options(thresholds=(0.5,)))
+    found = summarise(rows, (0.5,))
     told = {name: [found[name][DRAWN][what] for what in ("molecules in AMR", "AMR-R mean Å")] for name in found}
     assert told["ours"] == [1, 1.0]
     assert told["theirs"] == [1, 2.0]
     assert told["none"] == [0, pytest.approx(np.nan, nan_ok=True)]
     assert found["ours"][DRAWN]["molecules"] == 2
+
+
+def test_differences_are_of_the_molecules_that_both_methods_have():
+    def row(smiles, **found):
+        values = {
+            name: {DRAWN: {"recall": [share], "precision": [0.0], "recall_distance": far, "precision_distance": None}}
+            for name, (share, far) in found.items()
+        }
+        return {
+            "smiles": smiles,
+            "methods": {{"ours": MODEL, "theirs": ETKDG}[name]: of for name, of in values.items()},
+        }
+
+    rows = [
+        row("A", ours=(0.5, 0.1), theirs=(0.25, 0.4)),
+        row("B", ours=(1.0, 0.3), theirs=(0.25, 0.4)),
+        row("C", ours=(1.0, None), theirs=(0.5, 0.1)),
+        row("D", ours=(0.0, 9.0)),
+    ]
+    (found,) = differences(rows, (0.5,))
+    assert (found["stage"], found["of"], found["beside"]) == (DRAWN, MODEL, ETKDG)
+    values = np.array([25, 75, 50])
+    assert found["COV-R 0.5 Å %"] == pytest.approx(
+        {"mean": 50, "standard error": values.std(ddof=1) / np.sqrt(3), "molecules": 3}
+    )
+    assert found["AMR-R Å"] == pytest.approx({"mean": -0.2, "standard error": 0.1, "molecules": 2})
+    assert found["COV-P 0.5 Å %"] == pytest.approx({"mean": 0, "standard error": 0, "molecules": 3})
+    assert found["AMR-P Å"]["molecules"] == 0
+    assert np.isnan(found["AMR-P Å"]["mean"])
 
 
 def test_errors_of_properties_are_of_the_same_molecules():
@@ -289,15 +319,15 @@ def test_errors_of_properties_are_of_the_same_molecules():
             name: {
                 DRAWN: {**NO_DISTANCE, "made": 1, "wrong stereo": 0, "implausible": 0},
                 **{"asked": 1, "seconds": 1.0, "mirrored": 0},
-                "properties": energy and dict.fromkeys(evaluation.UNITS, energy),
+                "properties": energy and dict.fromkeys(UNITS, energy),
             }
             for name, energy in energies.items()
         }
-        properties = dict.fromkeys(evaluation.UNITS, 1.0)
+        properties = dict.fromkeys(UNITS, 1.0)
         return {"smiles": smiles, "stereo elements": 0, "properties": properties, "methods": methods}
 
     rows = [row("A", ours=2.0, theirs=1.5, none=None), row("B", ours=9.0, theirs=None, none=None)]
-    found = evaluation.summarise(rows, Options(thresholds=(0.5,)))
+    found = summarise(rows, (0.5,))
     told = {name: [found[name][DRAWN].get(what) for what in ("ensembles", "dipole error D")] for name in found}
     assert told == {"ours": [1, 1.0], "theirs": [1, 0.5], "none": [None, None]}
 

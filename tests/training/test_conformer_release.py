@@ -13,8 +13,8 @@ pytest.importorskip("yaml", reason="recipes need the extra 'train'")
 
 from geomol_training import release as potentials
 from geomol_training.conformers import release as conformers
-from geomol_training.conformers.evaluate import DRAWN, RELAXED
 from geomol_training.conformers.methods import CHOSEN, ETKDG, MODEL
+from geomol_training.conformers.summary import DRAWN, RELAXED
 from geomol_training.release import release
 
 from ase_geomol import checkpoint
@@ -55,6 +55,13 @@ def evaluation(weights, tmp_path) -> dict:
             **{name: {DRAWN: VALUES, RELAXED: {**VALUES, "AMR-P median Å": None}} for name in (MODEL, ETKDG)},
             CHOSEN: {RELAXED: VALUES},
         },
+        "differences": [
+            {
+                **{"stage": DRAWN, "of": MODEL, "beside": ETKDG},
+                "AMR-R Å": {"mean": -0.0812, "standard error": 0.0123, "molecules": 7},
+                "AMR-P Å": {"mean": None, "standard error": None, "molecules": 0},
+            }
+        ],
     }
 
 
@@ -93,6 +100,8 @@ def test_every_comparison_is_called_by_its_references(weights, evaluation, shop,
     assert f"| {MODEL}, {DRAWN} | 7 | 50 | 0.1 | 99 | 0.5 |" in card
     assert f"| {CHOSEN}, {RELAXED} | 7 | 50 | 0.1 | 99 | 0.5 |" in card
     assert f"{CHOSEN}, {DRAWN}" not in card
+    assert "| | surrogate AMR-R Å | surrogate AMR-P Å |" in card
+    assert f"| {MODEL} − {ETKDG}, {DRAWN} | -0.0812 ± 0.01 |  |" in card
     assert "- distances that came too late or failed, not covered: 3" in card
     assert "on GPU 1 and abacus" in card
 

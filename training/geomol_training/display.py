@@ -198,7 +198,7 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
 
 
 def conformers_table(title: str, methods: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    """A row for each method and stage of `geomol_training.conformers.evaluate`; means over molecules."""
+    """A row for each method and stage of `geomol_training.conformers.summary`; means over molecules."""
     table = Table(title=escape(title))
     table.add_column("")
     names = dict.fromkeys(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -34,16 +33,13 @@ from ..splits import ALIASES
 from .data import load_sets
 from .ensemble import MOST_SAMPLES, ensemble_properties
 from .isomers import is_wrong
-from .methods import OVERSAMPLE, TIMED, WINDOW, Drawn, Methods
-from .metrics import Match, distance_matrix, match, summary
+from .methods import OVERSAMPLE, WINDOW, Drawn, Methods
+from .metrics import distance_matrix, match
 from .plausibility import Plausibility
 from .sets import ConformerSets
+from .summary import DRAWN, RELAXED, Row, differences, failures, remarks, summarise
 
 ROWS, SETTINGS, RESULT = "rows", "settings.json", "evaluation.json"
-DRAWN, RELAXED = "as drawn", "relaxed"
-UNITS = {"energy": "kcal/mol", "lowest_energy": "kcal/mol", "dipole": "D", "gap": "kcal/mol"}
-"""Of ensemble properties."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,7 @@ def evaluate_conformers(
     about = {"name": provider.metadata.name, "fingerprint": provider.fingerprint, "processor": processor()}
     told = {"rows": len(rows), "remarks": remarks(every), "failures": failures(rows)}
     told["processes"] = sorted({row["processes"] for row in rows})
-    told["methods"] = summarise(rows, options)
+    told |= {"methods": summarise(rows, options.thresholds), "differences": differences(rows, options.thresholds)}
     result = _plain({**settings, **about, **told})
     write_atomically(out / RESULT, _json(result))
     return result
@@ -333,130 +329,6 @@ def _relaxed(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalcula
     starts = [molecule.atoms(start, {}) for start in positions]
     ends = relax_together(starts, potential, steps=steps)
     return np.array([end.positions for end in ends if end is not None]).reshape(-1, len(molecule), 3)
-
-
-# --- all molecules
-
-
-def remarks(rows: Sequence[Row]) -> dict[str, int]:
-    """How much the means leave out."""
-    every, rows = rows, [row for row in rows if "error" not in row]
-    ends = [item for row in rows for item in (row, *row["methods"].values()) if "lost" in item]
-    measured = [
-        method[stage]
-        for row in rows
-        for method in row["methods"].values()
-        for stage in (DRAWN, RELAXED)
-        if stage in method
-    ]
-    found = {
-        "molecules whose measurement ended with an error, left out": len(every) - len(rows),
-        "molecules that the potential does not know, not relaxed": sum("not relaxed" in row for row in rows),
-        "molecules with more relabellings than are tried, whose distances are upper bounds": sum(
-            not row["all relabellings"] for row in rows
-        ),
-        "distances that came too late or failed, not covered": sum(item["unknown distances"] for item in measured),
-        "ensembles without a distance, whose molecules are left out of AMR": sum(
-            item["recall_distance"] is None for item in measured
-        ),
-        "structures that end in no minimum of the molecule, left out of ensemble properties": sum(
-            sum(item["lost"].values()) for item in ends
-        ),
-    }
-    return {name: count for name, count in found.items() if count}
-
-
-def failures(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
-    """How many structures each method lost, by reason."""
-    found: dict[str, Counter[str]] = {}
-    for row in rows:
-        for name, method in row["methods"].items():
-            found.setdefault(name, Counter()).update(method["failures"])
-    return {name: dict(counts) for name, counts in found.items() if counts}
-
-
-def summarise(rows: Sequence[Row], options: Options) -> dict[str, dict[str, dict[str, float]]]:
-    """Means by method and stage, from the rows alone, over the molecules that have that stage.
-
-    AMR, and errors of ensemble properties, are over the same molecules for all methods: those in which each that is
-    not `TIMED` has one, but for methods that have none at all.
-    """
-    comparable = {stage: _with_distances(rows, stage) for stage in (DRAWN, RELAXED)}
-    with_properties = _in_all(rows, lambda method: method.get("properties") is not None)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in _names(rows):
-        of_method = [row["methods"][name] for row in rows if name in row["methods"]]
-        stages = [stage for stage in (DRAWN, RELAXED) if any(stage in item for item in of_method)]
-        found[name] = {stage: _of_stage(rows, name, stage, comparable[stage], options) for stage in stages}
-        made = sum(item[stages[0]]["made"] for item in of_method)
-        seconds = sum(item["seconds"] for item in of_method)
-        found[name][stages[0]]["s per conformer"] = seconds / made if made else np.nan
-        mirrored = sum(item["mirrored"] for item in of_method)
-        if mirrored:
-            found[name][stages[0]]["reflected %"] = 100 * mirrored / made
-        found[name][stages[-1]] |= _property_errors([row for row in rows if row["smiles"] in with_properties], name)
-    return found
-
-
-def _names(rows: Sequence[Row]) -> list[str]:
-    """Methods in their order; of a molecule that is not relaxed some are missing."""
-    return list(dict.fromkeys(name for row in rows for name in row["methods"]))
-
-
-def _with_distances(rows: Sequence[Row], stage: str) -> set[str]:
-    """SMILES of the molecules in which all methods have a distance at this stage."""
-    return _in_all(rows, lambda method: method.get(stage, {}).get("recall_distance") is not None)
-
-
-def _in_all(rows: Sequence[Row], has: Callable[[Row], bool]) -> set[str]:
-    """SMILES of the molecules in which each method has something, of those that have it anywhere, without `TIMED`."""
-    found = [
-        {row["smiles"] for row in rows if name in row["methods"] and has(row["methods"][name])}
-        for name in _names(rows)
-        if name not in TIMED
-    ]
-    return set.intersection(*filter(None, found)) if any(found) else set()
-
-
-def _of_stage(rows: Sequence[Row], name: str, stage: str, comparable: set[str], options: Options) -> dict[str, float]:
-    rows = [row for row in rows if stage in row["methods"].get(name, {})]
-    of_stage = [row["methods"][name][stage] for row in rows]
-    matches = [_match(row["methods"][name][stage], row["smiles"] in comparable) for row in rows]
-    made, asked = sum(item["made"] for item in of_stage), sum(row["methods"][name]["asked"] for row in rows)
-    with_stereo = [(item, row) for item, row in zip(of_stage, rows, strict=True) if row["stereo elements"]]
-    right = sum(item["made"] - item["wrong stereo"] for item, _ in with_stereo)
-    of_these = sum(item["made"] for item, _ in with_stereo)
-    wanted = sum(row["methods"][name]["asked"] for _, row in with_stereo)
-    return {
-        "molecules": len(rows),
-        **summary(matches, options.thresholds),
-        "molecules in AMR": sum(item.recall_distance < np.inf for item in matches),
-        "made %": 100 * made / asked,
-        "right stereo %": 100 * right / of_these if of_these else np.nan,
-        "right stereo, of asked %": 100 * right / wanted if wanted else np.nan,
-        "plausible %": 100 * (1 - sum(item["implausible"] for item in of_stage) / made) if made else np.nan,
-    }
-
-
-def _match(measured: Row, comparable: bool) -> Match:
-    """What was measured, without the distances where not all methods have one."""
-    found = Match(**{field: measured[field] for field in Match._fields})
-    known = comparable and found.recall_distance is not None
-    return found if known else found._replace(recall_distance=np.nan, precision_distance=np.nan)
-
-
-def _property_errors(rows: Sequence[Row], name: str) -> dict[str, float]:
-    """Median absolute errors of ensemble properties, and over how many molecules."""
-    pairs = [
-        (row["properties"], row["methods"][name]["properties"])
-        for row in rows
-        if row.get("properties") and row["methods"].get(name, {}).get("properties")
-    ]
-    found: dict[str, float] = {"ensembles": len(pairs)} if pairs else {}
-    for what, unit in UNITS.items() if pairs else ():
-        errors = [abs(ours[what] - theirs[what]) for theirs, ours in pairs]
-        found[f"{what.replace('_', ' ')} error {unit}"] = float(np.median(errors))
-    return found
 
 
 def _json(content: Row) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -13,8 +14,8 @@ from ase_geomol.files import write_atomically
 
 from ..cards import Notes, benchmark_results, label_counts, pairs, read_json, symbols
 from ..config import read_yaml, validated
-from .evaluate import DRAWN
 from .methods import MODEL, WINDOW
+from .summary import DRAWN
 
 CARD = """# {name}
 
@@ -41,6 +42,10 @@ the lowest of each of as many clusters as were asked for.
 {measured}
 
 {remarks}
+
+What the network's methods have more than RDKit's, mean over the molecules and its standard error:
+
+{differences}
 
 ## At work
 
@@ -72,6 +77,7 @@ class MeasuredConformers(BaseModel):
     device: str
     remarks: dict[str, int]
     methods: dict[str, dict[str, dict[str, float | None]]]
+    differences: list[dict[str, Any]]
 
 
 def release_conformers(
@@ -100,6 +106,7 @@ def release_conformers(
         model=MODEL,
         window=WINDOW,
         measured=_table(measured.methods, words.references),
+        differences=_differences(measured.differences, words.references),
         remarks="\n".join(f"- {remark}: {count}" for remark, count in measured.remarks.items()),
         results=at_work,
         **words.model_dump(),
@@ -125,6 +132,21 @@ def _table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]], refe
         cells = ("" if value is None else f"{value:.3g}" for value in shown)
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _differences(rows: Sequence[Mapping[str, Any]], references: str) -> str:
+    """A row for each two methods."""
+    names = [name for name in rows[0] if name not in ("stage", "of", "beside")] if rows else []
+    lines = [f"| | {' | '.join(_named(name, references) for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    for row in rows:
+        cells = " | ".join(_with_error(row[name]) for name in names)
+        lines.append(f"| {row['of']} − {row['beside']}, {row['stage']} | {cells} |")
+    return "\n".join(lines)
+
+
+def _with_error(difference: Mapping[str, float | None]) -> str:
+    mean, error = difference["mean"], difference["standard error"]
+    return "" if mean is None else f"{mean:.3g}" if error is None else f"{mean:.3g} ± {error:.1g}"
 
 
 def _facts(loaded: ConformerCheckpoint) -> str:
