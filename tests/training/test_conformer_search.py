@@ -157,12 +157,14 @@ def test_a_run_is_resumed_and_its_frames_say_what_they_are(tmp_path):
 
 def test_molecules_are_small_and_flexible():
     recipe = tiny_recipe()
+    wanted = recipe.molecules
+    assert wanted is not None
     plan = make_conformer_plan(recipe)
     assert plan.fingerprint == make_conformer_plan(recipe).fingerprint
-    assert all(is_wanted(task.molecules[0].smiles, recipe) for job in plan.jobs for task in job.tasks)
-    assert is_wanted("CCCC", recipe)
-    assert not is_wanted("c1ccccc1", recipe)
-    assert not is_wanted("CCCCCCCCCCCCC", recipe)
+    assert all(is_wanted(task.molecules[0].smiles, wanted) for job in plan.jobs for task in job.tasks)
+    assert is_wanted("CCCC", wanted)
+    assert not is_wanted("c1ccccc1", wanted)
+    assert not is_wanted("CCCCCCCCCCCCC", wanted)
 
 
 def test_wrong_recipes(tmp_path):

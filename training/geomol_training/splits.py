@@ -100,6 +100,19 @@ def _count(size: float, total: int) -> int:
     return max(1, round(size * total))
 
 
+def places_of(data: Divided, split: str) -> np.ndarray:
+    """Indices of what the data themselves assign to a split.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    names = np.array([ALIASES.get(str(name), str(name)) for name in data.split_names])
+    found = np.flatnonzero(names[data.split] == ALIASES.get(split, split))
+    if not len(found):
+        raise DataError(f"No molecule has the split '{split}'; there are: {', '.join(data.split_names)}.")
+    return found
+
+
 def of_part(frames: Frames, part: str, *, otherwise_all: bool = False) -> Frames:
     """The frames whose split is ``part``; if asked for, all where no frame has a split.
 

@@ -29,7 +29,7 @@ from ase_geomol.simulate import relax_together
 
 from ..pool import in_processes
 from ..result import processor
-from ..splits import ALIASES
+from ..splits import places_of
 from .data import load_sets
 from .ensemble import MOST_SAMPLES, ensemble_properties
 from .isomers import is_wrong
@@ -216,13 +216,7 @@ def _device(provider: ConformerProvider) -> str:
 
 def _chosen(sets: ConformerSets, options: Options) -> np.ndarray:
     """Places of the molecules that are measured, in random order."""
-    index = np.arange(len(sets))
-    if options.split is not None:
-        wanted = ALIASES.get(options.split, options.split)
-        names = np.array([ALIASES.get(str(name), str(name)) for name in sets.split_names])
-        index = np.flatnonzero(names[sets.split] == wanted)
-    if not len(index):
-        raise DataError(f"No molecule has the split '{options.split}'; there are: {', '.join(sets.split_names)}.")
+    index = np.arange(len(sets)) if options.split is None else places_of(sets, options.split)
     return np.random.default_rng(options.seed).permutation(index)[: options.molecules]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,10 +24,13 @@ from ..labelling.plan import Job, Plan, Task, fingerprint, interleaved
 from ..labelling.pools import druglike_molecules, excluded_keys
 from ..labelling.qm9 import sample_qm9
 from ..labelling.run import Progress, run_plan
-from .recipe import ConformerRecipe
+from ..splits import places_of
+from .data import load_sets
+from .recipe import ConformerRecipe, Known, Molecules
 from .search import find_conformers
 
-JOB_SIZES = {"qm9": 8, "druglike": 4}
+KNOWN = "known"
+JOB_SIZES = {"qm9": 8, "druglike": 4, KNOWN: 1}
 ROWS = 2.5
 """Of QM9 that are looked at for each molecule that is wanted: many have no rotatable bond."""
 
@@ -54,12 +57,15 @@ def make_conformers(
 
 def make_conformer_plan(recipe: ConformerRecipe) -> Plan:
     """Draw all molecules; the same recipe and packages give the same plan."""
+    if recipe.known is not None:
+        return _plan_of_known(recipe, recipe.known)
+    assert recipe.molecules is not None
     forbidden, note = excluded_keys(recipe.exclude)
     random, wanted = np.random.default_rng(recipe.seed), recipe.molecules
     seen = set(forbidden)
 
     def suits(molecule: Molecule) -> bool:
-        return molecule.key not in seen and is_wanted(molecule.smiles, recipe)
+        return molecule.key not in seen and is_wanted(molecule.smiles, wanted)
 
     found: dict[str, tuple[int, Iterator[Molecule]]] = {
         "qm9": (wanted.qm9, (m for m in sample_qm9(round(ROWS * wanted.qm9), random) if suits(m))),
@@ -73,16 +79,33 @@ def make_conformer_plan(recipe: ConformerRecipe) -> Plan:
             chosen.append(Task((Molecule(molecule.smiles, molecule.key),)))
         if len(chosen) < count:
             raise DataError(f"Only {len(chosen)} of {count} molecules of {kind} suit the recipe: ask for fewer.")
-        for number, start in enumerate(range(0, count, JOB_SIZES[kind])):
-            seed = int(np.random.SeedSequence((recipe.seed, order, number)).generate_state(1)[0])
-            jobs.append(Job(f"{kind}_{number:05d}", kind, seed, tuple(chosen[start : start + JOB_SIZES[kind]])))
+        jobs += _jobs(chosen, kind, (recipe.seed, order))
     jobs = interleaved(jobs, random)
     return Plan(tuple(jobs), fingerprint(recipe, jobs), note)
 
 
-def is_wanted(smiles: str, recipe: ConformerRecipe) -> bool:
+def _plan_of_known(recipe: ConformerRecipe, known: Known) -> Plan:
+    """The stereoisomers that the sets are of, so that the split, which is that of the skeleton, stays the same."""
+    sets = load_sets(known.sets).sets
+    places = np.random.default_rng(recipe.seed).permutation(places_of(sets, known.split))
+    keys = [str(sets.group_names[sets.group[place]]) for place in places]
+    tasks = [Task((Molecule(str(sets.smiles[place]), key),)) for place, key in zip(places, keys, strict=True)]
+    jobs = _jobs(tasks, KNOWN, (recipe.seed,))
+    return Plan(tuple(jobs), fingerprint(recipe, jobs), f"molecules of {known.sets} that are not of '{known.split}'")
+
+
+def _jobs(tasks: Sequence[Task], kind: str, seeds: tuple[int, ...]) -> list[Job]:
+    """Jobs of one kind, each with a seed of its own that follows from ``seeds``."""
+    size, jobs = JOB_SIZES[kind], []
+    for number, start in enumerate(range(0, len(tasks), size)):
+        seed = int(np.random.SeedSequence((*seeds, number)).generate_state(1)[0])
+        jobs.append(Job(f"{kind}_{number:05d}", kind, seed, tuple(tasks[start : start + size])))
+    return jobs
+
+
+def is_wanted(smiles: str, wanted: Molecules) -> bool:
     """Whether a molecule is small and flexible enough."""
-    mol, wanted = Chem.MolFromSmiles(smiles), recipe.molecules
+    mol = Chem.MolFromSmiles(smiles)
     small = mol.GetNumHeavyAtoms() <= wanted.heavy_atoms
     return small and rdMolDescriptors.CalcNumRotatableBonds(mol) >= wanted.rotatable_bonds
 

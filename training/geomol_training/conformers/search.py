@@ -62,10 +62,16 @@ def find_conformers(smiles: str, settings: Search, potential: GeoMolCalculator, 
     if embedded is None:
         return Found([], Counter({"no first geometry": 1}), sums)
     molecule, built = embedded
+    raw = [Chem.Mol(geometries) for geometries in built] if settings.thorough else []
     if "\\" in molecule.smiles:
         return Found([], Counter({"SMILES that extended XYZ does not keep": 1}), sums)
     with _timed(sums, "force field"):
         starts = _force_field_minima(molecule, built, settings)
+        starts += [
+            (_positions(geometries, name), _hessian(geometries, name))
+            for geometries in raw
+            for name in _names(geometries)
+        ]
     with _timed(sums, "potential"):
         starts = _nearer(molecule, starts, settings, potential, sums)
     with _timed(sums, "GFN2"):
@@ -77,42 +83,68 @@ def find_conformers(smiles: str, settings: Search, potential: GeoMolCalculator, 
                 rejected[rejection.reason] += 1
     with _timed(sums, "comparison"):
         conformers = _lowest(molecule, minima, settings)
-    sums.update(molecules=bool(conformers), embedded=built.GetNumConformers(), starts=len(starts), minima=len(minima))
+    sums.update(
+        molecules=bool(conformers),
+        embedded=sum(len(_names(geometries)) for geometries in built),
+        starts=len(starts),
+        minima=len(minima),
+    )
     return Found(conformers, rejected, sums)
 
 
-def _embedded(smiles: str, settings: Search, random: np.random.Generator) -> tuple[Molecule, Chem.Mol] | None:
-    """A stereoisomer, and itself with geometries by ETKDGv3; None where there are none."""
+def _embedded(smiles: str, settings: Search, random: np.random.Generator) -> tuple[Molecule, list[Chem.Mol]] | None:
+    """A stereoisomer, and itself with geometries by ETKDGv3; None where there are none.
+
+    In a thorough search the same again with geometries by distances alone, whatever torsions are usual.
+    """
     seed = int(random.integers(2**31 - 1))
     options = StereoEnumerationOptions(maxIsomers=ISOMERS, onlyUnassigned=True, rand=seed)
     isomers = list(EnumerateStereoisomers(Chem.MolFromSmiles(smiles), options=options))
     for isomer in (isomers[place] for place in random.permutation(len(isomers))[:ISOMERS_TRIED]):
         molecule = parse(parse(Chem.MolToSmiles(isomer)).smiles)  # in the order of the spelling that is written
-        built, how = Chem.Mol(molecule.mol), rdDistGeom.ETKDGv3()
-        how.randomSeed, how.maxIterations, how.timeout = seed, 20, SECONDS_FOR_GEOMETRIES
         bonds = rdMolDescriptors.CalcNumRotatableBonds(isomer)
         seeds = min(settings.seeds + settings.seeds_per_bond * bonds, settings.most_seeds)
-        if len(rdDistGeom.EmbedMultipleConfs(built, seeds, how)):
+        built = []
+        for how in (rdDistGeom.ETKDGv3(), *([rdDistGeom.KDG()] if settings.thorough else [])):
+            how.randomSeed, how.maxIterations, how.timeout = seed, 20, SECONDS_FOR_GEOMETRIES
+            geometries = Chem.Mol(molecule.mol)
+            if len(rdDistGeom.EmbedMultipleConfs(geometries, seeds, how)):
+                built.append(geometries)
+        if built:
             return molecule, built
     return None
+
+
+def _names(built: Chem.Mol) -> list[int]:
+    """Of its geometries."""
+    return [conformer.GetId() for conformer in built.GetConformers()]
+
+
+def _positions(built: Chem.Mol, name: int) -> np.ndarray:
+    """(N, 3) Å of one of its geometries."""
+    return built.GetConformer(name).GetPositions()
 
 
 # --- MMFF94s
 
 
-def _force_field_minima(molecule: Molecule, built: Chem.Mol, settings: Search) -> list[tuple[np.ndarray, np.ndarray]]:
+def _force_field_minima(
+    molecule: Molecule, built: Sequence[Chem.Mol], settings: Search
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Positions (N, 3) and Hessians (3N, 3N; eV/Å²) of the different minima in the window; of two mirror images, one.
 
     Here rotamers of hydroxyls and the like are different: GFN2-xTB decides which of them is the lowest.
     """
-    if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(built):
+    if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(built[0]):
         raise RejectedFrame("no MMFF94s parameters")
-    outcome = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(built, mmffVariant="MMFF94s", maxIters=1000)
-    names = [conformer.GetId() for conformer in built.GetConformers()]
-    minima = [built.GetConformer(name).GetPositions() for name in names]
-    energies = np.array([energy * KCAL for _, energy in outcome])
-    kept = _different(molecule, minima, energies, settings.force_field_window, settings.apart)
-    return [(minima[place], _hessian(built, names[place])) for place in kept]
+    minima, energies = [], []
+    for geometries in built:
+        outcome = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(geometries, mmffVariant="MMFF94s", maxIters=1000)
+        minima += [(geometries, name) for name in _names(geometries)]
+        energies += [energy * KCAL for _, energy in outcome]
+    positions = [_positions(*minimum) for minimum in minima]
+    kept = _different(molecule, positions, np.array(energies), settings.force_field_window, settings.apart)
+    return [(positions[place], _hessian(*minima[place])) for place in kept]
 
 
 def _hessian(built: Chem.Mol, name: int) -> np.ndarray:
