@@ -153,13 +153,29 @@ def structure(text: str) -> tuple[Atoms, str]:
     from ..simulate import interpret, load_structure
 
     kind, plain = interpret(text)
-    atoms = load_structure(text)
+    single = kind == "smiles" and "." not in plain
+    atoms = _molecule(plain) if single else load_structure(text)
     formula = atoms.get_chemical_formula()
     name = {"file": Path(plain).stem, "g2": plain, "smiles": formula}[kind]
     words = {"file": "file", "g2": "g2 collection", "smiles": "SMILES"}[kind]
     source = f"[dim](from {words}: {escape(plain)})[/dim]"
     console.print(f"[bold]{formula}[/bold], {len(atoms)} atoms {source}", soft_wrap=True)
     return atoms, name
+
+
+def _molecule(smiles: str) -> Atoms:
+    """One molecule by RDKit, with charge and spin where it is an ion or a radical."""
+    from ase import Atoms
+
+    from ..simulate.structures import read_molecules
+
+    read_molecules(smiles)  # says what else the text is not
+    from .. import RDKitProvider
+
+    (made,) = RDKitProvider().sample(smiles)
+    info = {key: made.info[key] for key, usual in (("charge", 0), ("spin", 1)) if made.info[key] != usual}
+    masses = made.get_masses() if made.has("masses") else None
+    return Atoms(made.numbers, made.positions, masses=masses, info=info)
 
 
 def see_apart(structures: Iterable[str], replaced: Iterable[Path]) -> None:

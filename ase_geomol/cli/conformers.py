@@ -43,6 +43,7 @@ BESIDE_ONE, BESIDE_LINES = (".png", ".html"), (".csv", ".json")
 
 
 def conformers(
+    context: typer.Context,
     molecules: Annotated[
         str, typer.Argument(metavar="SMILES", help="A SMILES string, or a file of them.", show_default=False)
     ],
@@ -99,6 +100,8 @@ def conformers(
     many = os.path.isfile(molecules)
     if resume and not many:
         raise ConfigError("--resume goes on with a file of molecules; the conformers of one molecule are made at once.")
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with earlier results, which --overwrite replaces: leave one of them out.")
     path = _target(molecules, out, many)
     for file in (path, *map(path.with_suffix, BESIDE_LINES if many else BESIDE_ONE)):
         if many and file.exists() and file.samefile(molecules):
@@ -114,21 +117,31 @@ def conformers(
         "fmax": fmax,
         "window": window,
         "unique": unique or None,
-        "time_limit": time_limit,
     }
-    check_arguments(**settings)
+    check_arguments(**settings, time_limit=time_limit)
     if window is not None and not relax:
         raise ConfigError("--window needs energies: add --relax (with --steps 0, no relaxation).")
+    _see_used(context)
     maker = _provider(provider, sampler_steps, dtype, device, fallback)
     calculator = common.calculator(model, [], dtype, device, skin) if relax else None
 
-    options: dict[str, Any] = {**settings, "relax": calculator, "rank": relax}
+    options: dict[str, Any] = {**settings, "time_limit": time_limit, "relax": calculator, "rank": relax}
     if many:
         about = {"provider": maker.name, "version": maker.version, "fallback": fallback, **settings}
         about["calculator"] = calculator.identity if calculator else None
         _run_file(Path(molecules), partial(maker.sample_many, **options), path, about, resume)
     else:
         _run_one(molecules, partial(maker.sample, **options), path, settings, calculator.name if calculator else None)
+
+
+def _see_used(context: typer.Context) -> None:
+    """Refuse options that would change nothing."""
+    from ..errors import ConfigError
+
+    for name in () if context.params["relax"] else ("model", "steps", "fmax", "skin"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--{name} is about the relaxation: add --relax.")
 
 
 def _provider(name: str, sampler_steps: int | None, dtype: str, device: str | None, fallback: bool) -> Provider:
@@ -140,6 +153,8 @@ def _provider(name: str, sampler_steps: int | None, dtype: str, device: str | No
         return ConformerProvider(name, device=device, dtype=dtype, steps=sampler_steps, fallback=other)  # type: ignore[arg-type]
     if sampler_steps is not None:
         raise ConfigError("--sampler-steps are those of a conformer model: name one with --provider.")
+    if fallback:
+        raise ConfigError("--fallback lets RDKit help a conformer model: name one with --provider.")
     return RDKitProvider()
 
 
@@ -168,7 +183,6 @@ def _run_one(
 
     from ..errors import ProviderWarning
     from ..providers.pictures import ensemble_picture
-    from ..providers.stores import write_structures
     from ..providers.viewer import write_viewer
 
     begin, made = time.perf_counter(), list[Atoms]()
@@ -187,7 +201,7 @@ def _run_one(
             _keep(made, path, ranked=model is not None)
             raise
     seconds = time.perf_counter() - begin
-    write_structures(path, ensemble)
+    _write(path, ensemble)
     title = f"{ensemble[0].get_chemical_formula()}: {len(ensemble)} conformers" + (f", {model}" if model else "")
     picture, page = path.with_suffix(".png"), path.with_suffix(".html")
     ensemble_picture(picture, ensemble, title=title)
@@ -216,14 +230,21 @@ def _makers(ensemble: Ensemble) -> str:
 
 def _keep(made: list[Atoms], path: Path, *, ranked: bool) -> None:
     """Write what there is when the user ends it, and say so."""
-    from ..providers.stores import write_structures
-
     if ranked:
         made.sort(key=lambda atoms: atoms.get_potential_energy())
     if made:
-        write_structures(path, made)
+        _write(path, made)
     kept = f"{len(made)} conformers, of which none was left out, are in {path}" if made else "nothing was written"
     common.errors.print(f"Interrupted: {escape(kept)}.", soft_wrap=True)
+
+
+def _write(path: Path, structures: Sequence[Atoms]) -> None:
+    """Write structures, and remove pictures of earlier ones, which are not of these."""
+    from ..providers.stores import write_structures
+
+    for suffix in BESIDE_ONE:
+        path.with_suffix(suffix).unlink(missing_ok=True)
+    write_structures(path, structures)
 
 
 def _run_file(
@@ -247,7 +268,7 @@ def _run_file(
             common.errors.print(f"Interrupted: {escape(kept)}.", soft_wrap=True)
             raise
     failed = [outcome for outcome in outcomes if not outcome.structures]
-    remarked = [outcome for outcome in outcomes if outcome.structures and outcome.message]
+    remarked = [outcome for outcome in outcomes if outcome.structures and outcome.is_remarkable]
     for told in (failed, remarked):
         _print_messages(told)
     common.summary(

@@ -96,6 +96,10 @@ class Provider(ABC):
         """Whether ``n`` structures of each of these are better drawn all at once than one molecule after the other."""
         return False
 
+    def prepare(self) -> None:
+        """Start what `draw` needs, once, before the time limit of a request begins."""
+        return
+
     def foresee(self, molecules: Sequence[Molecule], seeds: Sequence[int], deadline: float) -> None:
         """Draw a candidate of each molecule for each seed at once, and keep them until `draw` is asked for them.
 
@@ -148,7 +152,7 @@ class Provider(ABC):
                 one, by the symmetry-aware distance of heavy atoms and of hydrogens that are not on carbon.
             time_limit: seconds for everything; what is drawn, and relaxed as far as it got, by then is given. A single
                 call of the calculator, the reading of the request and the clustering of ``oversample`` are not
-                interrupted. None: no limit.
+                interrupted, and the start of RDKit's process is not counted. None: no limit.
             on_structure: called with each structure when it is drawn and relaxed, ``n * oversample`` times where none
                 fails: in any order, before any is left out.
 
@@ -283,11 +287,14 @@ class Provider(ABC):
         `makers` makes comes after those of its batch that this one makes.
         """
         check_arguments(n, seed=seed, checks=checks, attempts=attempts, time_limit=time_limit)
-        deadline = np.inf if time_limit is None else time.monotonic() + time_limit
+        begin = time.monotonic()
         molecule = parse(request)
         makers = [maker for maker in self.makers if maker.makes(molecule)]
         if not makers:
             self.makers[-1].check(molecule)
+        reading = time.monotonic() - begin
+        makers[0].prepare()
+        deadline = np.inf if time_limit is None else time.monotonic() + time_limit - reading
         return Drawing(makers, molecule, n, seed, checks, attempts, deadline)
 
     def check(self, molecule: Molecule) -> None:

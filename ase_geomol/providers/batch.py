@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from ..errors import DataError, GeoMolError, InputError, OutputError, ProviderError, ProviderWarning
 from ..files import write_atomically
 from ..simulate.files import GrowingFile
-from .drawing import Ensemble
+from .drawing import KEPT, TIME, Ensemble
 from .smiles_files import Line, any_length
 from .stores import Store, open_store
 
@@ -32,9 +33,10 @@ class Outcome:
         structures: how many were made.
         lowest_energy_eV: of these, or nothing where they have none.
         seconds: of wall time; where several lines are drawn at once, the first one has that of all.
-        message: what `Ensemble.remarks` says: why there are fewer than asked for, how many were not relaxed to the end
-            or compared, and who else made them; or the error; or nothing.
-        again: whether it ended by an error that need not come back: a resumed run tries it again.
+        message: what `Ensemble.remarks` and `Ensemble.selection` say: why there are fewer than asked for, how many were
+            not relaxed to the end or compared, and who else made them; or the error; or nothing.
+        again: whether there are none because of the time limit, or of an error that need not come back: a resumed run
+            tries it again.
         mark: state of the structures' file after this line.
         earlier: whether an earlier run did it; no column of the table.
     """
@@ -49,6 +51,11 @@ class Outcome:
     again: bool
     mark: int
     earlier: bool = False
+
+    @property
+    def is_remarkable(self) -> bool:
+        """Whether the message says more than how many duplicates and high structures were left out."""
+        return bool(self.message) and not self.message.startswith(f"{KEPT} ")
 
 
 COLUMNS = tuple(field.name for field in fields(Outcome))[:-1]
@@ -105,9 +112,10 @@ def run_lines(
 def _outcome(line: Line, result: Ensemble | Exception, store: Store, begin: float) -> Outcome:
     """What became of a line, whatever it is: one is not the end of all. Its structures are stored."""
     structures: Sequence[Any] = ()
-    again = isinstance(result, Exception) and not isinstance(result, InputError | ProviderError)
+    late = isinstance(result, ProviderError) and TIME in result.failures
+    again = late or (isinstance(result, Exception) and not isinstance(result, InputError | ProviderError))
     if isinstance(result, Ensemble):
-        structures, message = result, result.remarks
+        structures, message = result, " ".join(filter(None, [result.remarks, result.selection]))
     else:
         message = str(result) if isinstance(result, GeoMolError) else f"{type(result).__name__}: {result}"
     for atoms in structures:
@@ -159,5 +167,5 @@ def _rows_of(text: str) -> list[dict[str, str]]:
 
 def _row(values: Sequence[object]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([str(value).replace("\n", " ") for value in values])
+    csv.writer(text, lineterminator="\n").writerow([re.sub("[\r\n]+", " ", str(value)) for value in values])
     return text.getvalue()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 TIME, DUPLICATE, HIGH = "time limit", "duplicate", "above the energy window"
 """Reasons for which there is no structure, beside those of `CHECKS` and of providers."""
+KEPT = "Kept"
+"""How the sentence begins that says what was left out."""
 HOPELESS = 10
 """After this many structures without a single success, no more are drawn, nor relaxed."""
 
@@ -73,6 +75,14 @@ class Ensemble(list[Atoms]):
         if len(self) == self.requested or self.made == self.sought:
             return ""
         return shortage(len(self), self.requested, self.smiles, self.failures)
+
+    @property
+    def selection(self) -> str:
+        """A sentence on what was left out where fewer than asked for are left; empty where `shortage` says it."""
+        left_out = {reason: self.failures[reason] for reason in (DUPLICATE, HIGH) if reason in self.failures}
+        if len(self) == self.requested or self.shortage or not left_out:
+            return ""
+        return f"{KEPT} {len(self)} of {self.requested} structures ({_listed(left_out)})."
 
     @property
     def unfinished(self) -> str:

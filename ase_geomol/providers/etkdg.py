@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import rdkit
 
 from ..errors import ConfigError
+from ._rdkit import rdkit
+from .axes import axes
 from .base import TIME, Candidate, Limits, Provider
 from .molecules import Molecule
 from .worker import Worker
 
 FORCE_FIELDS = ("MMFF94s", "MMFF94")
+START = 60.0
+"""Seconds that RDKit's process has to start, before a request's time limit begins."""
 
 
 class RDKitProvider(Provider):
@@ -31,7 +35,8 @@ class RDKitProvider(Provider):
 
     Args:
         force_field: what to relax each structure with: "MMFF94s", "MMFF94", or None. UFF takes its place for
-            molecules of which it lacks parameters.
+            molecules of which it lacks parameters. Both would flatten allenes: there the planes at the ends of
+            cumulated double bonds are held, and ``info["method"]`` says so.
 
     Raises:
         ConfigError: an unknown force field.
@@ -51,15 +56,23 @@ class RDKitProvider(Provider):
         """RDKit's version and the force field."""
         return f"RDKit {rdkit.__version__}, {self.force_field or 'no force field'}"
 
+    def prepare(self) -> None:
+        """Start RDKit's process; what goes wrong is told by `draw`."""
+        if not self._worker.is_running:
+            with suppress(TimeoutError, ChildProcessError):
+                self._worker.ask({}, time.monotonic() + START)
+
     def draw(self, molecule: Molecule, seeds: Sequence[int], deadline: float) -> Iterator[Candidate | str]:
         """Embed the molecule once for each seed; see `Provider.draw`."""
         encoded = base64.b64encode(molecule.mol.ToBinary()).decode()
+        held = [(axis.torsion, (90, -90) if axis.perpendicular else (0, 180)) for axis in axes(molecule)]
         for seed in seeds:
             seconds = deadline - time.monotonic()
             question = {
                 "molecule": encoded,
                 "seed": seed % (2**31 - 1),
                 "force_field": self.force_field,
+                "held": held,
                 "seconds": seconds if np.isfinite(seconds) else None,
             }
             yield self._answer(question, deadline)

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 import torch
-from rdkit import Chem
 
 from ..errors import InputError
 from ..models.ditmc import MolecularGraph, molecular_graph
 from ..models.ditmc.graph import CIS, TRANS
+from ._rdkit import Chem
 from .base import Limits
 from .geometry import bond_distances
 from .molecules import Molecule

@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 from scipy.spatial.distance import cdist
 
+from .axes import axis_errors
 from .molecules import Molecule
 
 SHORTEST, LONGEST = 0.65, 1.4
@@ -23,7 +24,7 @@ UNKNOWN_RADIUS = 2.0
 
 
 def bond_errors(molecule: Molecule, positions: np.ndarray) -> list[str]:
-    """Name bonds that are broken or squeezed, and pairs of atoms that have become bonded.
+    """Name bonds that are broken or squeezed, pairs of atoms that have become bonded, and twisted cumulenes.
 
     Args:
         molecule: what was asked for.
@@ -38,7 +39,8 @@ def bond_errors(molecule: Molecule, positions: np.ndarray) -> list[str]:
     ratio[first, second] = ratio[second, first] = np.inf
     np.fill_diagonal(ratio, np.inf)
     new = np.argwhere(np.triu(~(ratio > BONDED)))
-    return errors + [f"{_pair(molecule, i, j)} became bonded" for i, j in new]
+    errors += [f"{_pair(molecule, i, j)} became bonded" for i, j in new]
+    return errors + axis_errors(molecule, positions)
 
 
 def clashes(molecule: Molecule, positions: np.ndarray) -> list[str]:

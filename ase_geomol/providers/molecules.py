@@ -14,13 +14,10 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses, chemical_symbols
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
+from ._rdkit import Chem, rdBase
+from .marks import refuse_marks
 from .volumes import bond_volume
-
-try:
-    from rdkit import Chem, rdBase
-except ImportError as error:
-    raise MissingExtraError("rdkit", "providers", "Making structures of molecules") from error
 
 LONGEST = 5_000
 """Characters of a SMILES string."""
@@ -135,7 +132,7 @@ def parse(request: Request) -> Molecule:
 
     Raises:
         InputError: with one sentence on what is wrong: empty, no SMILES string, an impossible valence, several
-            molecules, an atom or bond that is none.
+            molecules, an atom or bond that is none, stereochemistry that is not made.
     """
     if isinstance(request, Molecule):
         return request
@@ -145,6 +142,7 @@ def parse(request: Request) -> Molecule:
             mol = _normalised(_from_smiles(text), quoted(text))
             return Molecule(_lasting(text, mol), mol)
         if isinstance(request, Chem.Mol):
+            refuse_marks(request, "The RDKit molecule")
             mol = _normalised(request, "The RDKit molecule")
             return Molecule(_lasting(Chem.MolToSmiles(_without_hydrogens(mol)), mol), mol)
         if isinstance(request, Atoms):
@@ -166,10 +164,13 @@ def _from_smiles(text: str) -> Chem.Mol:
         raise InputError(f"A SMILES string of {len(text)} characters is too long: the limit is {LONGEST}.")
     if len(text.split()) > 1:
         raise InputError(f"{quoted(text)} is no SMILES string: there is a space in it.")
+    if not text.isprintable():
+        raise InputError(f"{quoted(text)} is no SMILES string: there is a character in it that cannot be printed.")
     mol = Chem.MolFromSmiles(text)
-    if mol is not None:
-        return mol
     unchecked = Chem.MolFromSmiles(text, sanitize=False)
+    if mol is not None:
+        refuse_marks(unchecked, quoted(text))
+        return mol
     problems = Chem.DetectChemistryProblems(unchecked) if unchecked is not None else ()
     why = f": {problems[0].Message().rstrip('.')}" if problems else ""
     raise InputError(f"{quoted(text)} cannot be understood as a SMILES string{why}.")
@@ -293,7 +294,8 @@ def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
 
 
 def quoted(text: str) -> str:
-    """A text in quotation marks for a message; a long one is cut."""
+    """A text in quotation marks for a message, whose odd characters are spelled out; a long one is cut."""
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
     return f"'{text}'" if len(text) <= 80 else f"'{text[:77]}…'"
 
 

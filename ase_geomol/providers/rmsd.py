@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rdkit import Chem
-from rdkit.Chem import rdMolAlign
 
+from ._rdkit import Chem, rdMolAlign
 from .molecules import ORDER_CODES, Molecule
 
 MOST_MATCHES, FEW_MATCHES = 10_000, 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import NamedTuple, TextIO
 from ase import Atoms
 
 from ..errors import InputError, ProviderError
-from .etkdg import RDKitProvider
 
 
 class Line(NamedTuple):
@@ -77,7 +77,7 @@ def read_lines(path: Path) -> list[Line]:
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise InputError(f"{path} cannot be read: it is no text in UTF-8.")
         text = content.decode("utf-8", errors="replace")
-        lines = parse_lines(text.splitlines(), commas=path.suffix.lower() == ".csv")
+        lines = parse_lines(io.StringIO(text, newline=None), commas=path.suffix.lower() == ".csv")
     except (OSError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     if not lines:
@@ -100,7 +100,10 @@ def read_smiles(file: TextIO, index: int | slice = -1, *, seed: int = 0) -> Iter
     Raises:
         InputError: a line that is no molecule or of which there is no structure, with its number; no molecules, or
             none from ``index`` on. A slice that ends, such as "10:20", may be empty.
+        MissingExtraError: RDKit is not installed; where this file is imported ASE would make another error of it.
     """
+    from .etkdg import RDKitProvider
+
     provider = RDKitProvider()
     for line in _chosen(parse_lines(file), index, getattr(file, "name", "this file")):
         try:

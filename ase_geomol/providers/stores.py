@@ -16,10 +16,10 @@ from ase import Atoms
 from ase.db.core import convert_str_to_int_float_bool_or_str
 from ase.db.row import AtomsRow
 from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
-from rdkit import Chem
 
 from ..errors import DataError, OutputError
 from ..simulate.files import GrowingFile, frame_text
+from ._rdkit import Chem
 from .molecules import parse
 
 FORMATS = (".extxyz", ".sdf", ".db")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -48,5 +49,6 @@ def write_viewer(path: Path, structures: Sequence[Atoms], *, title: str) -> None
         ],
     }
     embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    page = TEMPLATE.read_text(encoding="utf-8")
-    write_atomically(path, page.replace("{{title}}", escape(title)).replace("{{data}}", embedded).encode())
+    filled = {"title": escape(title), "data": embedded}
+    page = re.sub("{{(title|data)}}", lambda place: filled[place[1]], TEMPLATE.read_text(encoding="utf-8"))
+    write_atomically(path, page.encode())

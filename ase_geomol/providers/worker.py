@@ -43,26 +43,41 @@ class Worker:
         """The answer to a question.
 
         Raises:
-            TimeoutError: there was none at ``deadline`` (of ``time.monotonic``); the process was killed.
+            TimeoutError: there was none at ``deadline`` (of ``time.monotonic``); the process was killed, unless another
+                thread's question kept it busy.
             ChildProcessError: the process crashed.
             GeoMolError: it cannot be started.
         """
         self._leave_to_parent()
-        with self._lock:
-            process = self._running()
-            answers: list[dict[str, Any]] = []
-            reader = threading.Thread(target=_exchange, args=(process, question, answers), daemon=True)
-            reader.start()
-            try:
-                while reader.is_alive() and time.monotonic() < deadline:
-                    reader.join(min(POLL, max(deadline - time.monotonic(), 0)))
-            except BaseException:  # an interrupt: the answer that is still to come belongs to nobody
-                self.stop()
-                raise
-            if answers:
-                return answers[0]
-            late = reader.is_alive()
-            status = self.stop()
+        lock = self._lock
+        if not lock.acquire(timeout=min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX)):
+            raise TimeoutError
+        try:
+            return self._asked(question, deadline)
+        finally:
+            lock.release()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process."""
+        self._leave_to_parent()
+        return self._process is not None and self._process.poll() is None
+
+    def _asked(self, question: dict[str, Any], deadline: float) -> dict[str, Any]:
+        process = self._running()
+        answers: list[dict[str, Any]] = []
+        reader = threading.Thread(target=_exchange, args=(process, question, answers), daemon=True)
+        reader.start()
+        try:
+            while reader.is_alive() and time.monotonic() < deadline:
+                reader.join(min(POLL, max(deadline - time.monotonic(), 0)))
+        except BaseException:  # an interrupt: the answer that is still to come belongs to nobody
+            self.stop()
+            raise
+        if answers:
+            return answers[0]
+        late = reader.is_alive()
+        status = self.stop()
         if late:
             raise TimeoutError
         raise ChildProcessError(f"The process ended with status {status}.")

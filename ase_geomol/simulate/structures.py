@@ -19,6 +19,8 @@ from ..errors import InputError, MissingExtraError
 Kind = Literal["file", "g2", "smiles"]
 FULL = 0.99
 """Occupancy from which a site counts as full: refinements leave some thousandths."""
+LONGEST = 600
+"""s, for each way of embedding."""
 FRAGMENT_GAP = 2.5
 """Å between the boxes of a SMILES string's separate molecules, before they are relaxed together."""
 
@@ -33,9 +35,10 @@ class Source(NamedTuple):
 def load_structure(text: str, index: int = -1, *, seed: int = 0) -> Atoms:
     """Make Atoms of a text.
 
-    See `interpret` for the order in which a text is tried. SMILES strings are embedded with RDKit's ETKDGv3 and
-    cleaned up with MMFF94s (UFF where it has no parameters); ``info["charge"]`` is set for ions and
-    ``info["spin"]`` (2S+1, all unpaired electrons parallel) for radicals.
+    See `interpret` for the order in which a text is tried. SMILES strings, also of several molecules, are embedded with
+    RDKit's ETKDGv3 and cleaned up with MMFF94s (UFF where it has no parameters), without the checks of
+    `ase_geomol.RDKitProvider`; ``info["charge"]`` is set for ions and ``info["spin"]`` (2S+1, all unpaired electrons
+    parallel) for radicals.
 
     Args:
         text: file path, SMILES string or g2 name.
@@ -118,18 +121,33 @@ def _from_g2(name: str) -> Atoms:
     return atoms
 
 
-def _from_smiles(smiles: str, seed: int) -> Atoms:
+def read_molecules(smiles: str) -> Any:
+    """RDKit's molecule of a SMILES string, which may be several molecules.
+
+    Raises:
+        InputError: it is none.
+        MissingExtraError: RDKit is not installed.
+    """
     try:
         from rdkit import Chem, rdBase
     except ImportError as error:
         raise MissingExtraError("rdkit", "providers", f"Reading '{smiles}' as a SMILES string") from error
     with rdBase.BlockLogs():
-        parsed = Chem.MolFromSmiles(smiles)
-        if parsed is None or parsed.GetNumAtoms() == 0:
-            raise InputError(
-                f"'{smiles}' is not a structure: there is no such file, it cannot be parsed as a SMILES string, "
-                f"and it is no name of ASE's g2 collection.{_similar(smiles)}"
-            )
+        parsed = Chem.MolFromSmiles(smiles) if smiles.isprintable() else None
+    if parsed is None or parsed.GetNumAtoms() == 0:
+        shown = smiles if smiles.isprintable() else ascii(smiles)[1:-1]
+        raise InputError(
+            f"'{shown}' is not a structure: there is no such file, it cannot be parsed as a SMILES string, "
+            f"and it is no name of ASE's g2 collection.{_similar(smiles)}"
+        )
+    return parsed
+
+
+def _from_smiles(smiles: str, seed: int) -> Atoms:
+    parsed = read_molecules(smiles)
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
         molecule = Chem.AddHs(parsed)
         _embed(molecule, smiles, seed)
     atoms = Atoms(
@@ -149,6 +167,7 @@ def _embed(molecule: Any, smiles: str, seed: int) -> None:
 
     options = AllChem.ETKDGv3()  # type: ignore[attr-defined]
     options.randomSeed = seed
+    options.timeout = LONGEST
     for random_start in (False, True):
         options.useRandomCoords = random_start
         if AllChem.EmbedMolecule(molecule, options) == 0:  # type: ignore[attr-defined]

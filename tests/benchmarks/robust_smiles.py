@@ -4,7 +4,8 @@ Molecules of QM9, drug-like molecules joined from fragments, and strings that ar
 conformers by `RDKitProvider` and by `ConformerProvider`, with all checks. A line ends as "made", as one sentence
 (refused as a request, or no structure within the time limit), or as an unexpected error, which is a bug, as is a
 sentence of several lines or a line that takes more than two seconds longer than its limit. Structures with wrong
-stereochemistry among those made are looked for once more by RDKit's own reading of the positions, where it has one.
+stereochemistry among those made are looked for once more by RDKit's own reading of the positions, where it has one; the
+stereochemistry that it does not read off positions at all (of axes, of metals) is refused as a request.
 """
 
 from __future__ import annotations

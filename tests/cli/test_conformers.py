@@ -126,6 +126,15 @@ def test_a_shortage_is_told(cli, here, monkeypatch):
     assert "time limit" in result.output
 
 
+def test_duplicates_of_lines_are_in_the_table_and_no_remark(cli, here):
+    (here / "in.smi").write_text("C\n")
+    result = cli("conformers", "in.smi", "-n", "3", "--out", "x.sdf")
+    assert result.exit_code == 0, result.output
+    assert "line 1" not in result.stdout
+    (row,) = csv.DictReader((here / "x.csv").open())
+    assert row["message"] == "Kept 1 of 3 structures (duplicate: 2)."
+
+
 def test_lines_with_fewer_than_asked_are_told(cli, here, monkeypatch):
     from ase_geomol.providers import etkdg
     from ase_geomol.providers.drawing import TIME
@@ -161,7 +170,10 @@ def test_a_file_of_molecules_is_resumed(cli, here):
     (here / "in.smi").write_text("CCO ethanol\nC.C two\nO\nN\n")
     assert cli("conformers", "in.smi", "-n", "2").exit_code == 1
     assert "other settings" in cli("conformers", "in.smi", "-n", "3", "--resume").stderr
-    again = cli("conformers", "in.smi", "-n", "2", "--resume")
+    both = cli("conformers", "in.smi", "-n", "2", "--resume", "--overwrite")
+    assert both.exit_code == 1
+    assert "which --overwrite replaces: leave one of them out" in both.stderr
+    again = cli("conformers", "in.smi", "-n", "2", "--resume", "--time-limit", "100")
     assert again.exit_code == 0, again.output
     assert "of 4 molecules" in again.stdout
     assert read(folder / "conformers.extxyz").get_chemical_formula() == "H3N"
@@ -211,6 +223,12 @@ def test_other_files_are_replaced_only_if_asked(cli, here, molecules, taken):
         ("--attempts=0", "attempts is 0"),
         ("--window=-1", "window is -1"),
         ("--window=0.2", "--window needs energies: add --relax"),
+        ("--model=geomformer-organic", "--model is about the relaxation: add --relax"),
+        ("--steps=1000", "--steps is about the relaxation: add --relax"),
+        ("--fmax=0.1", "--fmax is about the relaxation: add --relax"),
+        ("--skin=0.1", "--skin is about the relaxation: add --relax"),
+        ("--fallback", "--fallback lets RDKit help a conformer model"),
+        ("--time-limit=0", "time_limit is 0"),
     ],
 )
 @pytest.mark.parametrize("molecules", ["C", "in.smi"])
@@ -297,16 +315,23 @@ def test_ctrl_c_keeps_finished_conformers(cli, here, monkeypatch, weights, words
         return drawn(self, molecule, seeds, deadline)
 
     monkeypatch.setattr(etkdg.RDKitProvider, "draw", draw)
-    result = cli("conformers", "CO", "-n", "9", "-m", weights, *words, "--out", "x.extxyz")
+    words += ("-m", weights) if words else ()
+    result = cli("conformers", "CO", "-n", "9", *words, "--out", "x.extxyz")
     assert result.exit_code == 130
     assert f"Interrupted: {kept} conformers, of which none was left out, are in x.extxyz." in result.stderr
     frames = read("x.extxyz", ":")
     assert sorted(atoms.info["index"] for atoms in frames) == list(range(kept))
     assert all(atoms.calc is not None for atoms in frames) is bool(words)
     assert [path.name for path in here.iterdir()] == ["x.extxyz"]
-    again = cli("conformers", "CO", "-n", "9", "--out", "y.sdf")
+    for name in ("y.png", "y.html"):
+        (here / name).write_text("earlier")
+    again = cli("conformers", "CO", "-n", "9", "--out", "y.sdf", "--overwrite")
     assert again.exit_code == 130
     assert "Interrupted: nothing was written." in again.stderr
+    assert (here / "y.png").exists()
+    calls.clear()
+    assert cli("conformers", "CO", "-n", "9", "--out", "y.sdf", "--overwrite").exit_code == 130
+    assert sorted(path.name for path in here.iterdir()) == ["x.extxyz", "y.sdf"], "no pictures of other structures"
 
 
 def test_help(cli):

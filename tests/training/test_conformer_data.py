@@ -128,6 +128,24 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert sets.split_names.tolist() == ["test"]
 
 
+def test_dative_bonds_are_refused_where_sets_are_read(tmp_path):
+    """RDKit makes them of a metal's bonds; no network knows them."""
+    cisplatin = parse("Cl[Pt](Cl)([NH3])[NH3]")
+    assert Chem.BondType.DATIVE in {bond.GetBondType() for bond in cisplatin.mol.GetBonds()}
+    positions = np.random.default_rng(0).normal(size=(len(cisplatin), 3))
+    known = {cisplatin.smiles: [cisplatin.with_positions(positions)], "CC": embedded("CC", 1)}
+    folder = write_geom(tmp_path / "a", {str(len(smiles)): content(smiles, mols) for smiles, mols in known.items()})
+    references = tmp_path / "test_mols.pkl"
+    references.write_bytes(pickle.dumps(known))
+    for source in (folder, references):
+        sets, skipped, _ = load_sets(str(source))
+        assert sets.smiles.tolist() == ["CC"]
+        assert skipped == {"molecules with a dative bond": 1}
+    write(tmp_path / "own.extxyz", cisplatin.atoms(positions, {}))
+    with pytest.raises(DataError, match=r"own\.extxyz has no conformers that can be used: .*with a dative bond"):
+        load_sets(str(tmp_path / "own.extxyz"))
+
+
 class Attack:
     def __reduce__(self):
         import os
@@ -198,6 +216,36 @@ def test_our_own_files(own_conformers, tmp_path):
     write(tmp_path / "a.extxyz", frames)
     with pytest.raises(DataError, match="in another order"):
         load_sets(str(tmp_path))
+
+
+def test_the_most_probable_of_our_own_conformers_is_the_first(own_conformers, tmp_path):
+    frames = own_conformers("CCCO", 3, "train")
+    for atoms, energy in zip(frames, (-7.0, -7.5, -7.2), strict=True):
+        atoms.calc.results["energy"] = energy
+    unknown = own_conformers("CCCC", 3, "train")
+    for atoms in unknown:
+        atoms.calc = None
+    write(tmp_path / "a.extxyz", [*frames, *unknown])
+    sets = load_sets(str(tmp_path / "a.extxyz")).sets
+    assert sets.energies[:3].tolist() == [-7.5, -7.2, -7.0]
+    assert (np.diff(sets.weights[:3]) < 0).all()
+    for place, order in ((0, (frames[1], frames[2], frames[0])), (1, unknown)):
+        for conformer, atoms in zip(sets.conformers(place), order, strict=True):
+            np.testing.assert_allclose(conformer, atoms.positions, atol=1e-6)
+
+
+def test_our_own_conformers_of_another_isomer_are_left_out(own_conformers, tmp_path):
+    right = own_conformers("C[C@H](F)C=O", 3, "train")
+    right[0].positions[:, 2] *= -1
+    bent = own_conformers("C/C=C/Cl", 1, "train")
+    other = own_conformers("C/C=C/F", 1, "train")
+    bent[0].positions = own_conformers(r"C/C=C\Cl", 1, "train")[0].positions
+    write(tmp_path / "a.extxyz", [*right, *bent, *other])
+    sets, skipped, _ = load_sets(str(tmp_path / "a.extxyz"))
+    assert sets.n_conformers.tolist() == [2, 1]
+    assert skipped == {"conformers of another stereoisomer": 2, "molecules without a conformer left": 1}
+    assert sets.weights.tolist() == pytest.approx([*boltzmann_weights(np.array([0, 0.02])), 1])
+    np.testing.assert_allclose(sets.conformers(0)[0], right[1].positions, atol=1e-6)
 
 
 def test_molecules_survive_packing_and_choosing(own_conformers, tmp_path):

@@ -18,7 +18,7 @@ pytest.importorskip("tblite", reason="ensemble properties need the extra 'labels
 
 from geomol_training.cli import app
 from geomol_training.conformers import evaluate as evaluation
-from geomol_training.conformers.ensemble import ensemble_properties
+from geomol_training.conformers.ensemble import Minima, nearest_minima
 from geomol_training.conformers.evaluate import Options, evaluate_conformers
 from geomol_training.conformers.methods import (
     CHECKED,
@@ -36,7 +36,7 @@ from geomol_training.conformers.plausibility import FAULTS, Plausibility
 from geomol_training.conformers.summary import DRAWN, RELAXED, UNITS, differences, summarise
 from geomol_training.labelling.engine import GFN2
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
+from rdkit.Chem import rdDistGeom, rdMolTransforms
 from tblite.interface import Calculator as TBLite
 from typer.testing import CliRunner
 
@@ -47,6 +47,7 @@ from ase_geomol.models.ditmc import ConformerFlow, DiTMC, DiTMCConfig, FlowForm,
 from ase_geomol.providers.base import Candidate, Limits, Provider
 from ase_geomol.providers.conformers import ConformerProvider
 from ase_geomol.providers.molecules import parse
+from ase_geomol.providers.rmsd import symmetry
 
 KCAL = units.kcal / units.mol
 SMILES = ("CCCO", "C[C@H](F)C=O", "C[NH3+]")
@@ -96,6 +97,10 @@ def test_a_row_for_each_molecule_and_means_over_them(result):
     written = json.loads((out / "evaluation.json").read_text())
     assert written["methods"][ETKDG] == found["methods"][ETKDG]
     assert written["fingerprint"] == found["fingerprint"]
+    (with_properties,) = [row for row in rows if "properties" in row]
+    for method in with_properties["methods"].values():
+        assert 0 <= method["unknown minima"] <= method["low minima"] <= method.get(RELAXED, method.get(DRAWN))["made"]
+    assert found["methods"][MMFF][RELAXED]["low minima that no reference is near %"] == 0
 
 
 def test_methods_that_choose_by_energy_are_relaxed_only(result):
@@ -145,8 +150,8 @@ def test_a_molecule_that_the_potential_does_not_know_is_told_and_not_relaxed(res
 
 
 def test_what_a_method_cannot_make_is_its_failure_and_not_the_end(own_conformers, provider, tmp_path, monkeypatch):
-    refused = {"C[Se]C": "Atom 1 is Se", "N->B": "is dative"}
-    frames = [atoms for smiles in ("CCO", "CF", *refused) for atoms in own_conformers(smiles, 1, "test")]
+    refused = {"C[Se]C": "Atom 1 is Se"}
+    frames = [atoms for smiles in ("CCO", "CF", *refused, "N->B") for atoms in own_conformers(smiles, 1, "test")]
     write(tmp_path / "a.extxyz", frames)
     positions = provider._positions
 
@@ -158,10 +163,11 @@ def test_what_a_method_cannot_make_is_its_failure_and_not_the_end(own_conformers
     monkeypatch.setattr(provider, "_positions", fails)
     found = evaluate_conformers(provider, str(tmp_path / "a.extxyz"), tmp_path / "out", Options(relax_steps=0))
     model = found["methods"][MODEL][DRAWN]
-    assert model["molecules"] == found["rows"] == 4
-    assert model["made %"] == 25
-    assert model["COV-P 0.75 Å mean %"] <= 25
+    assert model["molecules"] == found["rows"] == 3
+    assert model["made %"] == pytest.approx(100 / 3)
+    assert model["COV-P 0.75 Å mean %"] <= 100 / 3
     assert found["methods"][ETKDG][DRAWN]["made %"] == 100
+    assert found["remarks"]["not read, of all splits: molecules with a dative bond"] == 1
     reasons = " ".join(found["failures"][MODEL])
     for words in (*refused.values(), "LinAlgError: eigenvalues did not converge"):
         assert words in reasons
@@ -343,6 +349,15 @@ def test_several_processes_measure_the_same(result, data, provider, tmp_path):
             assert without_times(two) == pytest.approx(without_times(one))
 
 
+def test_of_many_references_there_are_not_twice_as_many_structures(data, provider, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "MOST_ASKED", 3)
+    options = Options(relax_steps=0, baselines=False, molecules=1)
+    evaluate_conformers(provider, str(data), tmp_path, options)
+    (row,) = (json.loads(path.read_text()) for path in (tmp_path / "rows").glob("*.json"))
+    assert (row["references"], row["asked"]) == (2, 3)
+    assert row["methods"][MODEL]["asked"] == row["methods"][MODEL][DRAWN]["made"] == 3
+
+
 def test_a_split_that_is_not_there(data, provider, tmp_path):
     with pytest.raises(DataError, match="No molecule has the split 'valid'; there are: test, train"):
         evaluate_conformers(provider, str(data), tmp_path, Options(split="valid"))
@@ -353,7 +368,7 @@ def test_command(data, provider, tmp_path):
     arguments += ["--device", "cpu"]
     done = CliRunner(env={"COLUMNS": "300", "TERM": "dumb"}).invoke(app, [*arguments, "--molecules", "1"])
     assert done.exit_code == 0, done.output
-    for words in ("1 molecules, cpu", "ETKDGv3", "plausible %", "evaluation.json"):
+    for words in ("1 molecules, cpu", "ETKDGv3", "plausible %", "evaluation.json", "100 (100)"):
         assert words in done.output
 
 
@@ -411,17 +426,17 @@ def test_properties_of_an_ensemble_are_boltzmann_means():
     mol = Chem.Mol(molecule.mol)
     rdDistGeom.EmbedMultipleConfs(mol, 4, randomSeed=1)
     starts = [conformer.GetPositions() for conformer in mol.GetConformers()]
-    singles = [found for start in starts if (found := ensemble_properties(molecule, [start]).properties) is not None]
+    singles = [found for start in starts if (found := nearest_minima(molecule, [start]).properties) is not None]
     energies = np.array([single["energy"] for single in singles])
     assert np.ptp(energies) > 0.5  # kcal/mol
     weights = np.exp((energies.min() - energies) / 0.592484)
     weights /= weights.sum()
-    whole = ensemble_properties(molecule, starts).properties
+    whole = nearest_minima(molecule, starts).properties
     assert whole is not None
     assert whole["lowest_energy"] == pytest.approx(energies.min(), abs=0.01)
     for name, within in (("energy", 0.01), ("dipole", 0.02), ("gap", 0.1)):
         assert whole[name] == pytest.approx(weights @ [single[name] for single in singles], abs=within)
-    assert ensemble_properties(molecule, []) == (None, {})
+    assert nearest_minima(molecule, []).properties is None
 
 
 def test_minima_that_are_none_or_of_another_molecule_count_for_nothing(monkeypatch):
@@ -432,13 +447,39 @@ def test_minima_that_are_none_or_of_another_molecule_count_for_nothing(monkeypat
     hydrogen = next(atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() == 1)
     torn = start.copy()
     torn[hydrogen] += 8 * (start[hydrogen] - start.mean(0))
-    found = ensemble_properties(molecule, [start, start * (1, 1, -1), torn])
-    alone = ensemble_properties(molecule, [start])
+    found = nearest_minima(molecule, [start, start * (1, 1, -1), torn])
+    alone = nearest_minima(molecule, [start])
     assert found.properties == pytest.approx(alone.properties)
     assert sum(found.lost.values()) == 2
     assert alone.lost == {}
     monkeypatch.setattr("geomol_training.conformers.ensemble.STEPS", 1)
-    assert ensemble_properties(molecule, [start]) == (None, {"no minimum reached": 1})
+    stopped = nearest_minima(molecule, [start])
+    assert stopped.properties is None
+    assert stopped.lost == {"no minimum reached": 1}
+
+
+def test_low_minima_that_no_reference_is_near_are_counted():
+    molecule = parse("CCCC")
+    mol = Chem.Mol(molecule.mol)
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    anti, gauche = Chem.Mol(mol).GetConformer(), Chem.Mol(mol).GetConformer()
+    for conformer, degrees in ((anti, 180.0), (gauche, 65.0)):
+        rdMolTransforms.SetDihedralDeg(conformer, 0, 1, 2, 3, degrees)
+    shapes = np.array([anti.GetPositions(), gauche.GetPositions(), gauche.GetPositions()])
+    ends = Minima(shapes, np.array([[0.03, 0, 0], [0.1, 0, 0], [0.5, 0, 0]]), {})
+    symmetric = symmetry(molecule)
+    known = Minima(shapes[:1], np.array([[0.0, 0, 0]]), {})
+    assert evaluation._unknown(symmetric, known, ends, 0.1) == {"low minima": 2, "unknown minima": 1}
+    assert evaluation._unknown(symmetric, known, ends, 2.0) == {"low minima": 2, "unknown minima": 0}
+    assert evaluation._unknown(symmetric, Minima(shapes[:0], np.zeros((0, 3)), {}), ends, 0.1) == {}
+
+
+def test_no_method_is_measured_on_its_lowest_structures_alone():
+    structures = np.arange(100.0)[:, None, None] * np.ones((1, 2, 3))
+    chosen = evaluation._some(structures, 0)[:, 0, 0]
+    assert len(set(chosen)) == len(chosen) == 32
+    assert 30 < chosen.mean() < 70
+    assert np.array_equal(chosen, evaluation._some(structures, 0)[:, 0, 0])
 
 
 @pytest.mark.parametrize(("smiles", "charge", "unpaired"), [("C[NH3+]", 1, 0), ("[O-]C=O", -1, 0), ("C[CH2]", 0, 1)])
@@ -447,8 +488,8 @@ def test_ensembles_of_ions_and_radicals(smiles, charge, unpaired):
     mol = Chem.Mol(molecule.mol)
     rdDistGeom.EmbedMolecule(mol, randomSeed=1)
     start = mol.GetConformer().GetPositions()
-    found, _ = ensemble_properties(molecule, [start])
-    shifted, _ = ensemble_properties(molecule, [start + 7.0])
+    found = nearest_minima(molecule, [start]).properties
+    shifted = nearest_minima(molecule, [start + 7.0]).properties
     assert found is not None
     assert shifted is not None
     atoms = Atoms(molecule.numbers, start, calculator=GFN2(charge=charge, multiplicity=unpaired + 1))

@@ -182,8 +182,26 @@ def test_shares_make_up_the_batch(data):
         assert {share.whole for share in of_step} == {batch.whole}
         for share in (share for share in of_step if len(share)):
             summed = goal.predict(flow, share).sum()
-            assert goal.loss(flow, share).item() == pytest.approx(summed / batch.whole.frames, rel=1e-5)
+            assert goal.loss(flow, share).item() == pytest.approx(summed / batch.whole.usual, rel=1e-5)
     assert min(len(share) for of_rank in shares for share in of_rank) == 0
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 1), (2, 1), (1, 2)])
+def test_over_a_pass_all_molecules_count_the_same(data, monkeypatch, processes, parts):
+    """Batches of three, two and one of them; the loss of each stands for itself, so that it is its own derivative."""
+    atoms = supply_of(data).train.n_atoms
+    supply = supply_of(data, plan=Plan(atoms**2, atoms, 250, seed=0), interval=3, parts=parts)
+    assert sorted(len(batch) for batch in supply.plan.epoch(0)) == [1, 2, 3]
+    losses = torch.zeros(20, requires_grad=True)  # by numbers of atoms
+    found = lambda flow, molecules, positions, _: losses[molecules.atoms.sum(1)][:, None].expand(positions.shape[:2])  # noqa: E731
+    monkeypatch.setattr("geomol_training.conformers.learning.flow_loss", found)
+    flow, goal = untrained_flow(recipe_of(data)), FlowGoal()
+    for rank in range(processes):
+        shares = list(FlowStream(supply, lambda: 0, rank, processes))
+        assert len(shares) == 3 * parts
+        sum(goal.loss(flow, share) for share in shares if len(share)).backward()
+    sizes, counts = np.unique(atoms, return_counts=True)
+    np.testing.assert_allclose(losses.grad.numpy()[sizes] / counts / 3, 1 / len(atoms), rtol=1e-6)
 
 
 def recipe_of(data: Path) -> FlowRecipe:

@@ -26,6 +26,7 @@ NOTES = Path(__file__).parents[2] / "training/recipes/shipped/ditmc_small_card.y
 VALUES = {
     "molecules": 7,
     "COV-R 0.5 Å mean %": 50.0,
+    "AMR-P mean Å": 0.5,
     "AMR-P median Å": 0.25,
     "dipole error D": 0.1,
     "made %": 99.0,
@@ -86,6 +87,7 @@ def test_every_comparison_is_called_by_its_references(weights, evaluation, shop,
     assert errors == {
         "test_molecules": 7.0,
         "test_surrogate COV-R 0.5 Å mean %": 50.0,
+        "test_surrogate AMR-P mean Å": 0.5,
         "test_surrogate AMR-P median Å": 0.25,
         "test_surrogate dipole error D": 0.1,
         "test_surrogate made %": 99.0,
@@ -94,11 +96,12 @@ def test_every_comparison_is_called_by_its_references(weights, evaluation, shop,
     card = (shop / "tiny.md").read_text()
     assert "## Measured with surrogate references on molecules" in card
     assert (
-        "| | molecules | surrogate COV-R 0.5 Å % | surrogate dipole error D | surrogate made % | s per conformer |"
-        in card
+        "| | molecules | surrogate COV-R 0.5 Å % | surrogate AMR-P Å | surrogate dipole error D | surrogate made % "
+        "| s per conformer |" in card
     )
-    assert f"| {MODEL}, {DRAWN} | 7 | 50 | 0.1 | 99 | 0.5 |" in card
-    assert f"| {CHOSEN}, {RELAXED} | 7 | 50 | 0.1 | 99 | 0.5 |" in card
+    assert f"| {MODEL}, {DRAWN} | 7 | 50 | 0.5 (0.25) | 0.1 | 99 | 0.5 |" in card
+    assert f"| {MODEL}, {RELAXED} | 7 | 50 | 0.5 | 0.1 | 99 | 0.5 |" in card
+    assert f"| {CHOSEN}, {RELAXED} | 7 | 50 | 0.5 (0.25) | 0.1 | 99 | 0.5 |" in card
     assert f"{CHOSEN}, {DRAWN}" not in card
     assert "| | surrogate AMR-R Å | surrogate AMR-P Å |" in card
     assert f"| {MODEL} − {ETKDG}, {DRAWN} | -0.0812 ± 0.01 |  |" in card

@@ -20,7 +20,7 @@ from geomol_training.conformers.search import find_conformers
 from geomol_training.labelling.engine import GFN2, RejectedFrame
 
 from ase_geomol import GeoMolCalculator
-from ase_geomol.errors import ConfigError
+from ase_geomol.errors import ConfigError, DataError
 from ase_geomol.providers.molecules import parse
 from ase_geomol.providers.rmsd import rmsd_matrix, symmetry
 from ase_geomol.providers.stereo import stereo_errors
@@ -167,7 +167,43 @@ def test_molecules_are_small_and_flexible():
     assert not is_wanted("CCCCCCCCCCCCC", wanted)
 
 
+def test_a_thorough_search_finds_what_the_force_field_has_no_minimum_of():
+    """Peroxides of MMFF94s have few conformers, and ETKDGv3 draws the torsions that are usual."""
+    smiles = "COOCC"
+    narrow = SEARCH.model_copy(update={"seeds": 20, "seeds_per_bond": 0})
+    thorough = narrow.model_copy(update={"thorough": True})
+    found = [find_conformers(smiles, search, POTENTIAL, np.random.default_rng(0)) for search in (narrow, thorough)]
+    positions = [np.array([atoms.positions for atoms in result.conformers]) for result in found]
+    assert found[1].sums["embedded"] == 2 * found[0].sums["embedded"] == 40
+    assert len(positions[1]) > len(positions[0])
+    missed = rmsd_matrix(symmetry(parse(found[0].conformers[0].info["smiles"])), *positions).min(1)
+    assert (missed < SEARCH.apart).all()
+
+
+def test_molecules_that_have_a_set_get_another_one(tmp_path):
+    first = make_conformers(tiny_recipe(), tmp_path / "first")
+    fields = tiny_recipe().model_dump(exclude={"molecules"})
+    split = next(iter(first["counts"]["split"]))
+    known = {"sets": str(tmp_path / "first"), "split": split}
+    recipe = ConformerRecipe.model_validate({**fields, "known": known})
+    make_conformers(recipe, tmp_path / "second")
+    both = [
+        [atoms for shard in sorted((tmp_path / name).glob("*.extxyz")) for atoms in read(shard, ":")]
+        for name in ("first", "second")
+    ]
+    told = [
+        {(atoms.info["smiles"], atoms.info["molecule"], atoms.info["split"]) for atoms in frames} for frames in both
+    ]
+    assert told[1] == {names for names in told[0] if names[2] == split}
+    missing = ConformerRecipe.model_validate({**fields, "known": {**known, "split": "nowhere"}})
+    with pytest.raises(DataError, match="No molecule has the split 'nowhere'"):
+        make_conformer_plan(missing)
+
+
 def test_wrong_recipes(tmp_path):
     (tmp_path / "a.yaml").write_text(SHIPPED.read_text(encoding="utf-8").replace("seeds: 10", "seeds: 0"))
     with pytest.raises(ConfigError, match=r"search.seeds: Input should be greater than or equal to 1"):
         load_conformer_recipe(tmp_path / "a.yaml")
+    for changes in (["molecules=null"], ["known.sets=a", "known.split=test"]):
+        with pytest.raises(ConfigError, match="give either molecules, which are drawn, or known"):
+            load_conformer_recipe(SHIPPED, changes)

@@ -302,7 +302,7 @@ def test_small_molecules_are_drawn_together_and_are_the_same(passes, provider):
             continue
         assert [atoms.info["index"] for atoms in result] == [0, 1]
         for one, two in zip(draw(provider, smiles, 2, seed=5), result, strict=True):
-            np.testing.assert_allclose(one.positions, two.positions, atol=2e-4)
+            np.testing.assert_allclose(one.positions, two.positions, rtol=0, atol=1e-4)
             assert one.info["smiles"] == two.info["smiles"]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from benchmarks._graphs import bonds_of, centres_of
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdMolTransforms
 from unit.small_ditmc import L_ALANINE, graph
@@ -47,10 +48,6 @@ def embedded(mol: Chem.Mol) -> Chem.Mol:
     return mol
 
 
-def bonds_of(graph: MolecularGraph) -> dict[tuple[int, int], list[float]]:
-    return {tuple(pair): row for pair, row in zip(graph.bonds.tolist(), graph.bond_features.tolist(), strict=True)}
-
-
 @pytest.mark.parametrize("smiles", MOLECULES)
 def test_the_order_of_atoms_does_not_matter(smiles):
     first = graph(smiles)
@@ -67,8 +64,8 @@ def test_the_order_of_atoms_does_not_matter(smiles):
         assert torch.equal(second.hops, first.hops[order][:, order])
         assert torch.equal(second.sides, first.sides[order][:, order])
         torch.testing.assert_close(second.root, first.root[order][:, order])
-        old = bonds_of(first)
-        assert {(order[i], order[j]): row for (i, j), row in bonds_of(second).items()} == old
+        assert bonds_of(second, order) == bonds_of(first)
+        assert centres_of(second, order) == centres_of(first)
 
 
 def test_a_molecule_is_the_same_by_whatever_road_it_comes():
@@ -84,6 +81,7 @@ def test_a_molecule_is_the_same_by_whatever_road_it_comes():
             for name in ("numbers", "atom_features", "hops", "sides", "root"):
                 assert torch.equal(getattr(second, name), getattr(first, name)), (smiles, name)
             assert bonds_of(second) == bonds_of(first)
+            assert centres_of(second) == centres_of(first)
 
 
 # Stereochemistry
@@ -102,6 +100,12 @@ def test_the_volumes_of_stereocentres_are_positive(smiles):
         found = volumes(graph_of(molecule, ORGANIC), embedded(molecule.mol).GetConformer().GetPositions())
         assert len(found) == smiles.count("[C@") + smiles.count("[S@")
         assert min(found) > 0.5
+
+
+def test_mirror_images_have_centres_of_the_other_hand():
+    first, second = (centres_of(graph(smiles)) for smiles in MOLECULES[:2])
+    assert [(four, not odd) for four, odd in second] == first
+    assert len(first) == 1
 
 
 def test_unspecified_stereochemistry_has_no_features():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from unit.small_ditmc import graph
 
+from ase_geomol.models.ditmc import ConformerFlow, FlowForm, MoleculeBatch, collate_molecules, flow_loss
 from ase_geomol.models.ditmc.flow import correction_scales, interpolate, loss_weight, spread_times
 from ase_geomol.models.ditmc.geometry import align, centre, handedness, random_rotations
 from ase_geomol.models.ditmc.graph import UNREACHABLE, harmonic_root
@@ -63,6 +67,62 @@ def test_corrections_are_what_the_best_linear_guess_leaves_in_units_of_its_size(
     left = end - kept * path
     assert left.square().mean().sqrt() == pytest.approx(float(scale), rel=0.02)
     assert abs((left * path).mean()) < 0.02 * SPREAD**2, "no multiple of the path is a better guess"
+
+
+class Listener(nn.Module):
+    """In the place of a network: keeps what it is given."""
+
+    def encode(self, molecules: MoleculeBatch) -> MoleculeBatch:
+        return molecules
+
+    def denoise(self, conditioning: MoleculeBatch, positions: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        self.positions, self.time = positions[0], time[0]
+        return torch.zeros_like(positions)
+
+
+def paths(count: int, noise: float, *, prior: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Positions (S, N, 3) that a network learns from, times (S,) and the one conformer (N, 3) to which they lead.
+
+    The same random numbers whatever the noise and whether there is a prior, or zeros in its place.
+    """
+    molecules = collate_molecules([graph("CCO")])
+    if not prior:
+        molecules = dataclasses.replace(molecules, root=torch.zeros_like(molecules.root))
+    conformer = centre(2 * cloud(1, 1, molecules.numbers.shape[1], 3, seed=5), molecules.atoms)
+    listener = Listener()
+    flow_loss(
+        ConformerFlow(listener, FlowForm(noise=noise)), molecules, conformer.expand(-1, count, -1, -1), generator()
+    )
+    return listener.positions, listener.time, conformer[0, 0]
+
+
+def test_the_noise_that_a_network_learns_from_is_the_same_at_all_times():
+    count, sigma = 20_000, 0.3
+    noisy, time, conformer = paths(count, sigma)
+    plain, same_time, _ = paths(count, 0.0)
+    assert torch.equal(time, same_time)
+    expected = sigma**2 * (1 - 1 / len(conformer))
+    for begin in (0.0, 0.25, 0.5, 0.75):
+        chosen = (time >= begin) & (time < begin + 0.25)
+        assert chosen.sum() == count / 4
+        variance = (noisy - plain)[chosen].square().mean(0)
+        assert (variance - expected).abs().max() < 4 * expected * math.sqrt(2 / (count / 4))
+
+
+def test_a_network_learns_from_all_orientations_and_from_priors_turned_onto_them():
+    count = 20_000
+    to_ends, time, conformer = paths(count, 0.0, prior=False)
+    ends = to_ends / time[:, None, None]
+    rotations = torch.linalg.lstsq(conformer.expand_as(ends), ends).solution
+    torch.testing.assert_close(conformer @ rotations, ends)
+    torch.testing.assert_close(rotations @ rotations.mT, torch.eye(3, **DOUBLE).expand_as(rotations))
+    torch.testing.assert_close(torch.linalg.det(rotations), torch.ones(count, **DOUBLE))
+    assert rotations.mean(0).abs().max() < 4 * math.sqrt(1 / 3 / count)
+    plain, _, _ = paths(count, 0.0)
+    starts = (plain - to_ends) / (1 - time)[:, None, None]
+    torch.testing.assert_close(align(starts, ends), starts)
+    lengths = 3 * collate_molecules([graph("CCO")]).root.double().square().sum()
+    assert starts.square().sum((1, 2)).mean() == pytest.approx(float(lengths), rel=0.02)
 
 
 # Turning

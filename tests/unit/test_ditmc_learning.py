@@ -12,6 +12,7 @@ CASES = {
     "butane": ("equivariant", "correction", ("CCCC",), 400, 6),
     "both alanines": ("equivariant", "conformer", (L_ALANINE, "C[C@@H](N)C(=O)O"), 300, 4),
     "butane, the shipped form": ("absolute", "correction", ("CCCC",), 1000, 6),
+    "both alanines, the shipped form": ("absolute", "correction", (L_ALANINE, "C[C@@H](N)C(=O)O"), 3000, 4),
 }
 
 

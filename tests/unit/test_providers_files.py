@@ -22,7 +22,7 @@ from rdkit import Chem
 
 import ase_geomol
 from ase_geomol import GeoMolCalculator, RDKitProvider
-from ase_geomol.errors import ConfigError, DataError, InputError, OutputError, ProviderWarning
+from ase_geomol.errors import ConfigError, DataError, InputError, OutputError, ProviderError, ProviderWarning
 from ase_geomol.providers.batch import Outcome, run_lines
 from ase_geomol.providers.molecules import parse
 from ase_geomol.providers.pictures import ensemble_picture
@@ -301,13 +301,42 @@ def test_a_very_long_line_and_one_in_another_encoding_are_two_sentences(rdkit, t
     assert [line.name for line in read_lines(tmp_path / "x.csv")] == ["long", "short"]
 
 
+def test_only_what_ends_lines_elsewhere_ends_them_here(tmp_path):
+    """And not the rarer characters that Python takes for ends of lines."""
+    path = tmp_path / "x.smi"
+    path.write_bytes("C a\x0bb\r\nN c\x1cd\x0ce\rO f\u2028g\x85h\nCC last\n".encode())
+    names = ["a\x0bb", "c\x1cd\x0ce", "f\u2028g\x85h", "last"]
+    assert [(line.number, line.name) for line in read_lines(path)] == list(enumerate(names, start=1))
+
+
+def test_what_was_left_out_is_told(rdkit, tmp_path):
+    """Where fewer are left than were asked for, and nowhere else."""
+    lines, sample_many = [Line(1, "C", ""), Line(2, "CCCO", "")], partial(rdkit.sample_many, n=3, unique=0.1)
+    outcomes = list(run_lines(lines, sample_many, tmp_path / "a.sdf", {}))
+    assert [outcome.structures for outcome in outcomes] == [1, 3]
+    assert [outcome.message for outcome in outcomes] == ["Kept 1 of 3 structures (duplicate: 2).", ""]
+    assert [outcome.is_remarkable for outcome in outcomes] == [False, False]
+    assert rows(tmp_path / "a.sdf")[0]["message"] == outcomes[0].message
+
+
+def test_lines_that_the_time_limit_ended_are_tried_again(rdkit, tmp_path):
+    def late(smiles: str):
+        raise ProviderError(f"There is no structure of '{smiles}' (time limit: 2).", {"time limit": 2})
+
+    out = tmp_path / "all.sdf"
+    first = list(run_lines(LINES, many(lambda s: late(s) if s == "CCO" else rdkit.sample(s, 2)), out, {}))
+    assert [outcome.again for outcome in first] == [True, False, False, False]
+    second = run_lines(LINES, many(lambda s: rdkit.sample(s, 2)), out, {}, resume=True)
+    assert {outcome.line: outcome.structures for outcome in second if not outcome.earlier} == {1: 2}
+
+
 def test_an_unexpected_error_is_not_the_end_of_all(tmp_path):
     def fails(smiles: str):
-        raise ZeroDivisionError("oh\nno")
+        raise ZeroDivisionError("oh\r\nno\rno")
 
     outcomes = list(run_lines(LINES[:2], many(fails), tmp_path / "all.sdf", {}))
-    assert [outcome.message for outcome in outcomes] == ["ZeroDivisionError: oh\nno"] * 2
-    assert [row["message"] for row in rows(tmp_path / "all.sdf")] == ["ZeroDivisionError: oh no"] * 2
+    assert [outcome.message for outcome in outcomes] == ["ZeroDivisionError: oh\r\nno\rno"] * 2
+    assert [row["message"] for row in rows(tmp_path / "all.sdf")] == ["ZeroDivisionError: oh no no"] * 2
 
 
 def test_lines_that_ended_by_an_error_that_may_pass_are_tried_again(rdkit, tmp_path):
@@ -427,11 +456,13 @@ def test_picture_and_page(relaxed, rdkit, tmp_path):
     ensemble_picture(tmp_path / "ranked.png", relaxed, title="C4H10 <b>&")
     ensemble_picture(tmp_path / "bare.png", rdkit.sample("O"), title="water")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
-    write_viewer(tmp_path / "page.html", relaxed, title="C4H10 </script><b>&")
+    write_viewer(tmp_path / "page.html", relaxed, title="C4H10 </script><b>& {{data}}")
     page = (tmp_path / "page.html").read_text()
     assert "http" not in page  # nothing is fetched
-    assert "C4H10 &lt;/script&gt;&lt;b&gt;&amp;" in page
-    assert "{{" not in page
+    assert "C4H10 &lt;/script&gt;&lt;b&gt;&amp; {{data}}</h1>" in page
+    assert "{{title}}" not in page
+    assert "<th>index</th>" in page
+    assert "conformer.index," in page
     data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
     assert data["symbols"] == relaxed[0].get_chemical_symbols()
     assert [conformer["energy"] for conformer in data["conformers"]] == [a.info["relative_energy"] for a in relaxed]

@@ -154,6 +154,11 @@ def test_charge_and_multiplicity(smiles, charge, multiplicity):
         ("C(C)(C)(C)(C)C", r"valence for atom # 0 C, 5, is greater than permitted\."),
         ("c1ccc1c", "cannot be understood"),
         ("CC C", "there is a space in it"),
+        ("C\nC", r"'C\\nC' is no SMILES string: there is a space in it"),
+        ("C\ud800", r"'C\\ud800' is no SMILES string: there is a character in it that cannot be printed"),
+        ("C\x00", r"'C\\x00' is no SMILES string: there is a character"),
+        ("CCO\x01", r"'CCO\\x01' is no SMILES string: there is a character"),
+        (Atoms("C", info={"smiles": "C\x00"}), r"'C\\x00' is no SMILES string"),
         ("C" * 20_000, "20000 characters is too long"),
         ("[Na+].[Cl-]", r"is 2 separate molecules \(Na \+ Cl\): ask for one of them\."),
         ("C.C.C.C.C.C", "is 6 separate molecules"),
@@ -173,7 +178,7 @@ def test_charge_and_multiplicity(smiles, charge, multiplicity):
 def test_what_is_no_molecule_is_told_in_a_sentence(request_, message):
     with pytest.raises(InputError, match=message) as caught:
         parse(request_)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
     assert str(caught.value).endswith(".")
 
 
@@ -231,13 +236,6 @@ def test_bridgeheads_with_bonds_in_a_plane_are_right(name):
     assert flattest < 0.1, "the case is the one that is meant"
 
 
-@pytest.mark.parametrize("smiles", ["CC=[C@]=CC", "C/C=C=C=C/C"])
-def test_axes_are_free(smiles):
-    molecule = parse(smiles)
-    assert count_stereo(molecule) == 0
-    assert "@" not in Chem.MolToSmiles(molecule.mol)
-
-
 @pytest.mark.parametrize("name", STEREO)
 def test_the_mirror_image_is_noticed_at_every_centre(name, rdkit):
     smiles, _ = STEREO[name]
@@ -261,6 +259,7 @@ def test_flat_centres_and_twisted_bonds_are_noticed(rdkit):
     arms = atoms.positions[1:5] - atoms.positions[0]
     atoms.positions[1:5] -= np.outer(arms @ (arms[0] - arms[1]), arms[0] - arms[1]) / ((arms[0] - arms[1]) ** 2).sum()
     assert stereo_errors(parse("[C@H](F)(Cl)Br"), atoms.positions) == ["the stereocentre at atom 0 (C) is flat"]
+    assert len(stereo_errors(parse("C[C@H](F)Cl"), np.zeros((8, 3)))) == 1, "a volume that is NaN is not right"
     atoms = rdkit.sample("F/C=C/F")[0]
     atoms.set_dihedral(0, 1, 2, 3, 90, indices=[3])
     (error,) = stereo_errors(parse("F/C=C/F"), atoms.positions)

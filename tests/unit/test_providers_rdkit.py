@@ -19,6 +19,7 @@ from rdkit import Chem
 import ase_geomol
 from ase_geomol import RDKitProvider
 from ase_geomol.errors import ConfigError, InputError, ProviderError
+from ase_geomol.providers import _embed
 from ase_geomol.providers._embed import GRACE
 from ase_geomol.providers.worker import Worker
 
@@ -89,6 +90,15 @@ def test_the_time_limit_holds_inside_rdkit(rdkit):
     assert len(rdkit.sample("CC", 2)) == 2
 
 
+def test_the_start_of_the_process_does_not_count(tmp_path):
+    """Nor where it takes longer than the limit."""
+    slow = tmp_path / "_embed.py"
+    slow.write_text(f"import runpy, time; time.sleep(2); runpy.run_path({_embed.__file__!r}, run_name='__main__')\n")
+    rdkit = RDKitProvider()
+    rdkit._worker = Worker(slow)
+    assert len(rdkit.sample("C", time_limit=1.0)) == 1
+
+
 def test_the_time_limit_is_over_with_the_request():
     rdkit = RDKitProvider()
     rdkit.sample("C")  # the process runs
@@ -136,6 +146,20 @@ def test_a_worker_is_killed_at_the_deadline(worker):
         worker.ask({"sleep": 60}, begin + 0.3)
     assert time.monotonic() - begin < 1.5
     assert worker.ask({"value": 7}, np.inf)["answer"] == 7
+
+
+def test_a_worker_that_is_busy_for_another_thread_is_not_waited_for_beyond_the_deadline(worker):
+    own, answers = worker.ask({}, np.inf)["pid"], []
+    busy = threading.Thread(target=lambda: answers.append(worker.ask({"value": 1, "sleep": 1.5}, np.inf)))
+    busy.start()
+    time.sleep(0.2)
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError):
+        worker.ask({}, begin + 0.3)
+    assert time.monotonic() - begin < 0.8
+    busy.join()
+    assert answers == [{"answer": 1, "pid": own}]
+    assert worker.ask({}, np.inf)["pid"] == own
 
 
 def test_a_worker_survives_a_crash_of_its_process(worker):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -197,17 +197,11 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def conformers_table(title: str, methods: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    """A row for each method and stage of `geomol_training.conformers.summary`; means over molecules."""
+def conformers_table(title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
+    """What `geomol_training.conformers.summary.as_table` gives: a row for each method and stage."""
     table = Table(title=escape(title))
-    table.add_column("")
-    names = dict.fromkeys(
-        name for stages in methods.values() for found in stages.values() for name in found if "median" not in name
-    )
-    for name in names:
-        table.add_column(name.replace(" mean", ""), justify="right")
-    for method, stages in methods.items():
-        for stage, found in stages.items():
-            shown = (found.get(name) for name in names)
-            table.add_row(f"{method}\n{stage}", *("-" if value is None else f"{value:.3g}" for value in shown))
+    for name in ("", *headings):
+        table.add_column(name, justify="right" if name else "left")
+    for row, cells in rows.items():
+        table.add_row(row, *cells)
     return table

@@ -46,11 +46,6 @@ class DiTMCConfig(BaseModel):
     graph_layers: int = Field(default=2, ge=1)
     longest_path: int = Field(default=LONGEST_PATH, ge=1, le=LONGEST_PATH)
 
-    @property
-    def heads(self) -> int:
-        """Number of attention heads."""
-        return self.channels // HEAD_CHANNELS
-
     @model_validator(mode="after")
     def _consistent(self) -> DiTMCConfig:
         if self.channels % HEAD_CHANNELS:

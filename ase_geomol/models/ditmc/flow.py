@@ -153,8 +153,9 @@ def spread_times(shape: tuple[int, ...] | torch.Size, generator: torch.Generator
 def flow_loss(flow: ConformerFlow, molecules: MoleculeBatch, positions: Tensor, generator: torch.Generator) -> Tensor:
     """Weighted squared error (G, S) in Å² of the positions that the network predicts on random paths to conformers.
 
-    Conformers are turned at random and positions of the prior turned onto them. All atoms of a molecule count alike,
-    and all molecules, whatever their size: the mean of this is the loss.
+    Conformers are turned at random and positions of the prior turned onto them. All atoms of a molecule count alike.
+    The loss is the mean of this over all molecules, not the mean of the means of batches, since some batches have fewer
+    molecules than others.
 
     Args:
         flow: what is trained; its network's precision is that of the arithmetic.

@@ -107,6 +107,9 @@ def evaluate_conformers(
         int, typer.Option(min=0, help="Compute ensemble properties of so many molecules with GFN2-xTB.")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of molecules and of the samples.")] = 0,
+    geom_splits: Annotated[
+        str | None, typer.Option(help="The split0.npy of a folder of GEOM's pickles, as in recipes.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: CUDA if there is one.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
 ) -> None:
@@ -123,6 +126,7 @@ def evaluate_conformers(
 
         from ..conformers.evaluate import RESULT, Options
         from ..conformers.evaluate import evaluate_conformers as run_evaluate
+        from ..conformers.summary import as_table
 
     torch.set_num_threads(1)
     folder = _evaluation_folder(data) if out is None else out
@@ -133,6 +137,7 @@ def evaluate_conformers(
         potential=potential,
         properties=properties,
         seed=seed,
+        geom_splits=geom_splits,
     )
     console = Console()
     with stoppable(folder), progress() as bar:
@@ -143,9 +148,8 @@ def evaluate_conformers(
             bar.update(task, completed=done, total=of_all)
 
         result = run_evaluate(provider, data, folder, options, workers, report)
-    console.print(
-        conformers_table(f"{checkpoint} on {data}: {result['rows']} molecules, {result['device']}", result["methods"])
-    )
+    title = f"{checkpoint} on {data}: {result['rows']} molecules, {result['device']}"
+    console.print(conformers_table(title, *as_table(result["methods"])))
     for remark, count in result["remarks"].items():
         console.print(f"{remark}: {count}", soft_wrap=True, markup=False)
     for method, failures in result["failures"].items():

@@ -15,14 +15,15 @@ import numpy as np
 from ase_geomol.errors import DataError, InputError
 from ase_geomol.providers.molecules import parse
 from ase_geomol.providers.refine import boltzmann_weights
+from ase_geomol.providers.stereo import count_stereo, stereo_errors
 
 from ..readers import Keys, read_intact_rows
 from ..sources import find_files
-from .geom import read_geom, read_references
+from .geom import UNKNOWN_BONDS, has_unknown_bonds, read_geom, read_references
 from .sets import ConformerSets, MoleculeSet, pack_sets, read_packed_sets, save_sets
 
-FORMAT = 1
-"""Part of a cache's key; raised when sets are packed differently."""
+FORMAT = 2
+"""Part of a cache's key; raised when sets are read or packed differently."""
 
 
 class LoadedSets(NamedTuple):
@@ -90,26 +91,41 @@ def _read(source: str, splits: Path | None, skipped: Counter[str]) -> Iterator[M
         yield from read_references(files[0], skipped)
     else:
         for file in files:
-            yield from _read_frames(file)
+            yield from _read_frames(file, skipped)
 
 
-def _read_frames(file: Path) -> Iterator[MoleculeSet]:
-    """Frames of one molecule follow each other; ``smiles`` says in which order its atoms are."""
+def _read_frames(file: Path, skipped: Counter[str]) -> Iterator[MoleculeSet]:
+    """Frames of one molecule follow each other; ``smiles`` says in which order its atoms are, and which isomer it is.
+
+    Molecules that no conformer model knows, and conformers of another stereoisomer, are left out and counted.
+    """
     for smiles, rows in groupby(read_intact_rows(file, Keys(name="smiles")), key=lambda row: row.name):
         frames = list(rows)
         try:
             molecule = parse(smiles)
         except InputError as error:
             raise DataError(f"{file} has a molecule that is none: {error}") from error
+        if has_unknown_bonds(molecule):
+            skipped[UNKNOWN_BONDS] += 1
+            continue
         for row in frames:
             if not np.array_equal(row.numbers, molecule.numbers):
                 raise DataError(f"{file} has conformers of {smiles} whose atoms are in another order than its own.")
+        if count_stereo(molecule):
+            right = [row for row in frames if not stereo_errors(molecule, row.positions)]
+            skipped["conformers of another stereoisomer"] += len(frames) - len(right)
+            frames = right
+        if not frames:
+            skipped["molecules without a conformer left"] += 1
+            continue
         energies = np.array([np.nan if row.energy is None else row.energy for row in frames])
+        order = np.argsort(energies, kind="stable")  # those without energies stay as they are
+        positions = np.array([row.positions for row in frames])
         yield MoleculeSet(
             molecule=molecule,
-            positions=np.array([row.positions for row in frames]),
-            weights=_weights(energies),
-            energies=energies,
+            positions=positions[order],
+            weights=_weights(energies)[order],
+            energies=energies[order],
             group=frames[0].group,
             split=frames[0].split,
             source=frames[0].source,

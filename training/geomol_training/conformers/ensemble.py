@@ -20,25 +20,45 @@ FMAX, STEPS = 0.03, 300
 MOST_SAMPLES = 32
 
 
-class Ensemble(NamedTuple):
-    """What an ensemble is like.
+class Minima(NamedTuple):
+    """Where structures end.
 
     Attributes:
-        properties: ``energy`` and ``lowest_energy`` (kcal/mol), ``dipole`` (D), ``gap`` (kcal/mol); None where no
-            structure ended in a minimum.
-        lost: structures that did not, by reason.
+        positions: (M, N, 3) Å of the minima of GFN2-xTB.
+        values: (M, 3): energy (eV), dipole (D), gap (eV).
+        lost: structures that ended in none, by reason.
     """
 
-    properties: dict[str, float] | None
+    positions: np.ndarray
+    values: np.ndarray
     lost: dict[str, int]
 
+    @property
+    def energies(self) -> np.ndarray:
+        """(M,) eV."""
+        return self.values[:, 0]
 
-def ensemble_properties(molecule: Molecule, positions: Iterable[np.ndarray]) -> Ensemble:
-    """Boltzmann means at 298.15 K over the minima of GFN2-xTB nearest to ``positions`` (N, 3 each).
+    @property
+    def properties(self) -> dict[str, float] | None:
+        """Boltzmann means at 298.15 K: ``energy`` and ``lowest_energy`` (kcal/mol), ``dipole`` (D), ``gap`` (kcal/mol).
+
+        None where there is no minimum.
+        """
+        if not len(self.values):
+            return None
+        weights, kcal = boltzmann_weights(self.energies), units.kcal / units.mol
+        energy, dipole, gap = (float(mean) for mean in weights @ self.values)
+        lowest = float(self.energies.min())
+        return {"energy": energy / kcal, "lowest_energy": lowest / kcal, "dipole": dipole, "gap": gap / kcal}
+
+
+def nearest_minima(molecule: Molecule, positions: Iterable[np.ndarray]) -> Minima:
+    """The minima of GFN2-xTB nearest to ``positions`` (N, 3 each).
 
     Minima with other bonds or another stereochemistry are not of this molecule, and left out.
     """
-    engine, found = GFN2(charge=molecule.charge, multiplicity=molecule.multiplicity), []
+    engine = GFN2(charge=molecule.charge, multiplicity=molecule.multiplicity)
+    found, values = [], []
     lost: Counter[str] = Counter()
     for start in positions:
         atoms = Atoms(molecule.numbers, start, calculator=engine)
@@ -46,21 +66,11 @@ def ensemble_properties(molecule: Molecule, positions: Iterable[np.ndarray]) -> 
             converged = BFGS(atoms, logfile=None).run(fmax=FMAX, steps=STEPS)
             reason = refusal(molecule, atoms.positions, ("stereo", "bonds")) if converged else "no minimum reached"
             if not reason:
-                found.append(engine.properties_of(atoms))
+                values.append(engine.properties_of(atoms))
+                found.append(atoms.positions.copy())
         except RejectedFrame as rejection:
             reason = rejection.reason
         if reason:
             lost[reason] += 1
-    return Ensemble(_means(np.array(found)) if found else None, dict(lost))
-
-
-def _means(found: np.ndarray) -> dict[str, float]:
-    """Of energies, dipoles and gaps (M, 3) of minima."""
-    energies, dipoles, gaps = found.T
-    weights, kcal = boltzmann_weights(energies), units.kcal / units.mol
-    return {
-        "energy": float(weights @ energies / kcal),
-        "lowest_energy": float(energies.min() / kcal),
-        "dipole": float(weights @ dipoles),
-        "gap": float(weights @ gaps / kcal),
-    }
+    shape = (-1, len(molecule), 3)
+    return Minima(np.array(found).reshape(shape), np.array(values, dtype=float).reshape(-1, 3), dict(lost))

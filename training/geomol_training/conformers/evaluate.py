@@ -31,7 +31,7 @@ from ..pool import in_processes
 from ..result import processor
 from ..splits import places_of
 from .data import load_sets
-from .ensemble import MOST_SAMPLES, ensemble_properties
+from .ensemble import MOST_SAMPLES, Minima, nearest_minima
 from .isomers import is_wrong
 from .methods import OVERSAMPLE, WINDOW, Drawn, Methods
 from .metrics import distance_matrix, match
@@ -39,6 +39,8 @@ from .plausibility import Plausibility
 from .sets import ConformerSets
 from .summary import DRAWN, RELAXED, Row, differences, failures, remarks, summarise
 
+MOST_ASKED = 60
+"""Structures of a molecule, however many references it has."""
 ROWS, SETTINGS, RESULT = "rows", "settings.json", "evaluation.json"
 
 
@@ -53,10 +55,12 @@ class Options:
         relax_steps: steps of relaxation with ``potential`` after which all is measured again; 0: it is not, and
             nothing is chosen by energies.
         potential: a shipped name or a path.
-        properties: of so many molecules, the first ones, ensemble properties are computed with GFN2-xTB.
+        properties: of so many molecules, the first ones, structures are followed into minima of GFN2-xTB: at most
+            `MOST_SAMPLES` of each method, for ensemble properties, and for how many of them the references lack.
         baselines: measure RDKit beside the model.
         seed: of everything.
         time_limit: s, of the comparison of structures of one method with the references.
+        geom_splits: the ``split0.npy`` of a folder of GEOM's, as in a recipe.
     """
 
     split: str | None = "test"
@@ -68,6 +72,7 @@ class Options:
     baselines: bool = True
     seed: int = 0
     time_limit: float = 300.0
+    geom_splits: str | None = None
 
 
 def evaluate_conformers(
@@ -78,7 +83,7 @@ def evaluate_conformers(
     workers: int = 1,
     report: Callable[[int, int], None] = lambda done, molecules: None,
 ) -> dict[str, Any]:
-    """Compare conformers with references, twice as many samples as there are references of each molecule.
+    """Compare conformers with references: twice as many samples as a molecule has references, at most `MOST_ASKED`.
 
     Rows are written to ``out/rows`` as they are computed, and not computed again but where they ended with an error;
     ``out/evaluation.json`` has the means. See `geomol_training.conformers.methods` for what is compared.
@@ -95,7 +100,7 @@ def evaluate_conformers(
         DataError: the data cannot be used, or have no such split.
         OutputError: ``out`` cannot be written, or has rows of another model, data or options.
     """
-    sets, _, key = load_sets(data)
+    sets, skipped, key = load_sets(data, options.geom_splits)
     chosen = _chosen(sets, options)
     relaxing = load_checkpoint(options.potential).fingerprint if options.relax_steps else None
     versions = {"potential fingerprint": relaxing, "rdkit": rdkit.__version__}
@@ -124,7 +129,8 @@ def evaluate_conformers(
     if not rows:
         raise DataError(f"No molecule could be measured; the first: {every[0]['smiles']}: {every[0]['error']}")
     about = {"name": provider.metadata.name, "fingerprint": provider.fingerprint, "processor": processor()}
-    told = {"rows": len(rows), "remarks": remarks(every), "failures": failures(rows)}
+    not_read = {f"not read, of all splits: {reason}": count for reason, count in skipped.items()}
+    told = {"rows": len(rows), "remarks": not_read | remarks(every), "failures": failures(rows)}
     told["processes"] = sorted({row["processes"] for row in rows})
     told |= {"methods": summarise(rows, options.thresholds), "differences": differences(rows, options.thresholds)}
     result = _plain({**settings, **about, **told})
@@ -203,7 +209,7 @@ def _write_row(model: Model, data: str, key: str, options: Options, task: Task) 
 @cache
 def _bench_of(model: Model, data: str, key: str, options: Options) -> Bench:
     torch.set_num_threads(1)
-    loaded = load_sets(data)
+    loaded = load_sets(data, options.geom_splits)
     if loaded.key != key:
         raise DataError(f"{data} has changed since the evaluation began: start anew in another folder.")
     return Bench(model.provider(), loaded.sets, options)
@@ -250,7 +256,7 @@ def measure_molecule(
     """The row of one molecule."""
     molecule, references = sets.molecule(index), sets.conformers(index).astype(float)
     symmetric, plausibility = symmetry(molecule, most=MOST_MATCHES), Plausibility(molecule)
-    asked = 2 * len(references)
+    asked = min(2 * len(references), MOST_ASKED)
     row: Row = {
         "atoms": len(molecule),
         "references": len(references),
@@ -261,14 +267,16 @@ def measure_molecule(
     }
     if potential is not None and (refused := _refusal(molecule, references[0], potential)):
         row["not relaxed"], potential = refused, None
-    if with_properties:
-        row |= ensemble_properties(molecule, references)._asdict()
+    known = nearest_minima(molecule, references) if with_properties else None
+    row |= {} if known is None else {"properties": known.properties, "lost": known.lost}
     for name, drawn, stages in _all_drawn(molecule, asked, methods, potential, options):
         found: Row = {name: value for name, value in drawn._asdict().items() if name != "positions"}
         for stage, positions in stages.items():
             found[stage] = _measure(molecule, symmetric, plausibility, references, positions, drawn.asked, options)
-        if with_properties:
-            found |= ensemble_properties(molecule, list(stages.values())[-1][:MOST_SAMPLES])._asdict()
+        if known is not None:
+            ends = nearest_minima(molecule, _some(list(stages.values())[-1], options.seed))
+            found |= {"properties": ends.properties, "lost": ends.lost}
+            found |= _unknown(symmetric, known, ends, options.thresholds[0])
         row["methods"][name] = found
     return row
 
@@ -307,6 +315,20 @@ def _measure(
         "implausible": sum(bool(found) for found in faults),
         "faults": {name: sum(name in found for found in faults) for name in sorted({n for f in faults for n in f})},
     }
+
+
+def _some(positions: np.ndarray, seed: int) -> np.ndarray:
+    """At most `MOST_SAMPLES` of the structures, whatever their order is by."""
+    return np.random.default_rng(seed).permutation(positions)[:MOST_SAMPLES]
+
+
+def _unknown(symmetric: Symmetry, known: Minima, ends: Minima, threshold: float) -> Row:
+    """How many of the minima are as low as references are, and of these, how many no reference is near."""
+    if not len(known.energies):
+        return {}
+    low = ends.positions[ends.energies <= known.energies.min() + WINDOW]
+    nearest = distance_matrix(symmetric, known.positions, low).min(0)
+    return {"low minima": len(low), "unknown minima": int((nearest >= threshold).sum())}
 
 
 def _refusal(molecule: Molecule, positions: np.ndarray, potential: GeoMolCalculator) -> str | None:

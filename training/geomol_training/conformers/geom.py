@@ -19,7 +19,8 @@ from ase.units import Hartree
 from rdkit import Chem, rdBase
 
 from ase_geomol.errors import DataError, InputError
-from ase_geomol.providers.molecules import parse
+from ase_geomol.providers.features import check_bonds
+from ase_geomol.providers.molecules import Molecule, parse
 from ase_geomol.providers.stereo import stereo_errors
 
 from ..labelling.molecules import connectivity_key
@@ -46,13 +47,16 @@ class _Packed:
 
 _MOLECULES: dict[Name, Maker] = {**ARRAYS, ("rdkit.Chem.rdchem", "Mol"): lambda: type("Packed", (_Packed,), {})}
 
+UNKNOWN_BONDS = "molecules with a dative bond"
+
 
 def read_geom(folder: Path, splits: Path | None, skipped: Counter[str]) -> Iterator[MoleculeSet]:
     """Yield the molecules of a folder of pickles, or those of them that are in one of the ``splits``.
 
     What is left out is counted: as the paper does it, molecules of several fragments or with an atom of more than
-    four neighbours, and conformers that are bonded otherwise than the most probable one; and conformers of another
-    stereoisomer than that, but for the test.
+    four neighbours, and conformers that are bonded otherwise than the most probable one. Otherwise than in the paper,
+    molecules whose hydrogens are not all atoms or, as RDKit writes some complexes of metals, with a dative bond; and
+    conformers of another stereoisomer than the most probable one, but for the test.
 
     Raises:
         DataError: a file is damaged, or the splits are of another list of files.
@@ -99,14 +103,9 @@ def _set_of(
     skipped: Counter[str],
 ) -> Iterator[MoleculeSet]:
     """The molecule with those of its conformers that are of one graph, the graph of the most probable; or nothing."""
-    reason = _refused(smiles, mols)
-    if reason is None:
-        try:
-            molecule = parse(mols[0])
-        except InputError:
-            reason = "molecules that RDKit does not understand"
-    if reason is not None:
-        skipped[reason] += 1
+    molecule = _understood(smiles, mols)
+    if isinstance(molecule, str):
+        skipped[molecule] += 1
         return
     whole = [_graph(mol) == _graph(mols[0]) and len(Chem.GetMolFrags(mol)) == 1 for mol in mols]
     skipped["conformers that are bonded otherwise"] += whole.count(False)
@@ -121,7 +120,7 @@ def _set_of(
     kept = list(positions)
     total = weights[kept].sum()
     yield MoleculeSet(
-        molecule=type(molecule)(smiles, molecule.mol),
+        molecule=Molecule(smiles, molecule.mol),
         positions=np.array(list(positions.values())),
         weights=weights[kept] / total if total > 0 else np.full(len(kept), 1 / len(kept)),
         energies=energies[kept],
@@ -130,7 +129,8 @@ def _set_of(
     )
 
 
-def _refused(smiles: str, mols: Sequence[Chem.Mol]) -> str | None:
+def _understood(smiles: str, mols: Sequence[Chem.Mol]) -> Molecule | str:
+    """The molecule of the most probable conformer, or why it is left out."""
     with rdBase.BlockLogs():
         if Chem.MolFromSmiles(smiles) is None:
             return "molecules whose SMILES RDKit does not understand"
@@ -142,7 +142,20 @@ def _refused(smiles: str, mols: Sequence[Chem.Mol]) -> str | None:
         return f"molecules with an atom of more than {MOST_NEIGHBORS} neighbours"
     if any(atom.GetTotalNumHs() for atom in mols[0].GetAtoms()):
         return "molecules whose hydrogens are no atoms"
-    return None
+    try:
+        molecule = parse(mols[0])
+    except InputError:
+        return "molecules that RDKit does not understand"
+    return UNKNOWN_BONDS if has_unknown_bonds(molecule) else molecule
+
+
+def has_unknown_bonds(molecule: Molecule) -> bool:
+    """Whether there is a bond that no conformer model knows."""
+    try:
+        check_bonds(molecule)
+    except InputError:
+        return True
+    return False
 
 
 def _graph(mol: Chem.Mol) -> tuple[list[int], list[tuple[int, int]]]:

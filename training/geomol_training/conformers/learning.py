@@ -30,9 +30,15 @@ Weights = Literal["uniform", "boltzmann"]
 
 
 class FlowCounts(NamedTuple):
-    """Numbers of molecules and atoms of a whole batch."""
+    """What is known of a whole batch.
 
-    frames: int
+    Attributes:
+        usual: molecules that the training's batches have on average, by which the loss is divided. If it were their
+            number in this batch, those that share it with few others, as large ones do, would count more.
+        atoms: of this batch.
+    """
+
+    usual: float
     atoms: int
 
 
@@ -80,10 +86,12 @@ def make_flow_batch(
     weights: Weights,
     random: np.random.Generator,
     whole: np.ndarray | None = None,
+    usual: float | None = None,
 ) -> FlowBatch:
     """Put the molecules ``index`` side by side, each with ``draws`` of its conformers.
 
-    ``whole`` are the molecules of the batch of which these are a share (default: these).
+    ``whole`` are the molecules of the batch of which these are a share (default: these), ``usual`` the number of
+    molecules of such batches on average (default: of this one).
     """
     whole = index if whole is None else whole
     shown = index if len(index) else whole[:1]  # an empty share has tensors, too
@@ -96,7 +104,7 @@ def make_flow_batch(
         positions[row, :, : conformers.shape[1]] = conformers[chosen]
     return FlowBatch(
         frame=torch.tensor(index),
-        whole=FlowCounts(len(whole), int(sets.n_atoms[whole].sum())),
+        whole=FlowCounts(len(whole) if usual is None else usual, int(sets.n_atoms[whole].sum())),
         molecules=molecules,
         positions=torch.from_numpy(positions),
         seed=int(random.integers(2**63)),
@@ -110,6 +118,7 @@ class FlowStream(Stream):
         super().__init__(supply.plan, supply.interval, step, rank, processes, supply.parts)
         self.supply = supply
         self.graphs = Graphs(supply.train, supply.elements)
+        self.usual = len(supply.train) / supply.plan.steps(1)
 
     def prepare(self, workers: int) -> None:
         """Make the graphs here, since what a worker makes is lost with it at the next validation."""
@@ -120,7 +129,8 @@ class FlowStream(Stream):
     def make(self, share: np.ndarray, whole: np.ndarray, random: np.random.Generator) -> FlowBatch:
         """Molecules with conformers drawn at random."""
         supply = self.supply
-        return make_flow_batch(supply.train, self.graphs, share, supply.draws, supply.weights, random, whole)
+        draws, weights = supply.draws, supply.weights
+        return make_flow_batch(supply.train, self.graphs, share, draws, weights, random, whole, self.usual)
 
 
 class FixedConformers(Prepared):
@@ -181,9 +191,9 @@ class FlowGoal(Goal):
     """The loss of flow matching: its mean over molecules, conformers, times and noise."""
 
     def loss(self, predictor: ConformerFlow, batch: FlowBatch, progress: float = 0.0) -> Tensor:
-        """Loss of this share of a batch."""
+        """Loss of this share of a batch; over a pass every molecule counts the same, whatever batch it is in."""
         found = self._losses(predictor, batch)
-        return found.sum() / (batch.whole.frames * found.shape[1])
+        return found.sum() / (batch.whole.usual * found.shape[1])
 
     @torch.no_grad()
     def predict(self, predictor: ConformerFlow, batch: FlowBatch) -> np.ndarray:

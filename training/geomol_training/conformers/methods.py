@@ -57,13 +57,14 @@ class Drawn(NamedTuple):
 class Methods:
     """Draws structures of a molecule by all methods.
 
-    As published protocols have it, "model" takes what the network draws, but for mirror images of what was asked for,
-    which are reflected; "model, checked" is what a user gets, where structures with wrong stereochemistry, bonds or
-    clashes are drawn again. Of ETKDGv3 with MMFF94s, "clustered from
-    10 times as many" keeps representatives of ten times as many structures (Zhou et al., arXiv 2302.07061), and
-    "clustered, in the model's time" of as many as are made in the seconds that "model" takes: fewer than asked for
-    where it is faster. The time of the choice comes on top. "ETKDGv3, in the model's time" has all that it makes in
-    these seconds, unchecked as the model's, up to a hundred times as many, and counts as if it had been asked for them.
+    "model" takes what the network draws, but for those whose mirror image has no fault of stereochemistry, which are
+    reflected (published protocols reflect where all stereocentres are inverted, whatever double bonds are); "model,
+    checked" is what a user gets, where structures with wrong stereochemistry, bonds or clashes are drawn again. Of
+    ETKDGv3 with MMFF94s, "clustered from 10 times as many" keeps representatives of ten times as many structures (Zhou
+    et al., arXiv 2302.07061), and "clustered, in the model's time" of as many as are made in the seconds that "model"
+    takes: fewer than asked for where it is faster. The time of the choice comes on top. "ETKDGv3, in the model's time"
+    has all that it makes in these seconds, unchecked as the model's, up to a hundred times as many, and counts as if it
+    had been asked for them.
 
     "model, chosen" and "ETKDGv3, MMFF94s, chosen" are what a user gets who asks for ten times as many, relaxed with a
     potential, within `WINDOW` of the lowest, and for representatives of these. Both choose by the energies of the

@@ -14,8 +14,9 @@ from ase_geomol.files import write_atomically
 
 from ..cards import Notes, benchmark_results, label_counts, pairs, read_json, symbols
 from ..config import read_yaml, validated
+from .evaluate import MOST_ASKED
 from .methods import MODEL, WINDOW
-from .summary import DRAWN
+from .summary import DRAWN, as_table
 
 CARD = """# {name}
 
@@ -32,12 +33,13 @@ CARD = """# {name}
 ## Measured with {references} references on {held_out} that it never saw
 
 Measured by `{evaluation_command}` on {molecules} {held_out} on {hardware}: twice as many structures of each as there
-are {references} references. COV is the share of references (R) or of structures (P) with a partner of the other kind
-within the threshold, AMR the mean distance to the nearest one, by the root-mean-square distance of heavy atoms that
-knows symmetry. "{model}" is what the network draws, with mirror images of what was asked for reflected; of "{model},
-checked", structures with wrong stereochemistry, bonds or clashes were drawn again. Where structures are "chosen", ten
-times as many were relaxed, which counts in their seconds, those within {window:g} eV of the lowest kept, and of these
-the lowest of each of as many clusters as were asked for.
+are {references} references, at most {most}. COV is the share of references (R) or of structures (P) with a partner of
+the other kind within the threshold, AMR the mean distance to the nearest one, by the root-mean-square distance of
+heavy atoms that knows symmetry; means over the molecules, medians in brackets. "{model}" is what the network draws,
+with mirror images of what was asked for reflected; of "{model}, checked", structures with wrong stereochemistry,
+bonds or clashes were drawn again. Where structures are "chosen", ten times as many were relaxed, which counts in
+their seconds, those within {window:g} eV of the lowest kept, and of these the lowest of each of as many clusters as
+were asked for.
 
 {measured}
 
@@ -105,6 +107,7 @@ def release_conformers(
         hardware=measured.processor if measured.device == "cpu" else f"{measured.device} and {measured.processor}",
         model=MODEL,
         window=WINDOW,
+        most=MOST_ASKED,
         measured=_table(measured.methods, words.references),
         differences=_differences(measured.differences, words.references),
         remarks="\n".join(f"- {remark}: {count}" for remark, count in measured.remarks.items()),
@@ -122,16 +125,10 @@ def _named(name: str, references: str) -> str:
 
 
 def _table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]], references: str) -> str:
-    """A row for each method and stage; means over molecules."""
-    found = {f"{method}, {stage}": values for method, stages in methods.items() for stage, values in stages.items()}
-    names = list(dict.fromkeys(name for values in found.values() for name in values if "median" not in name))
-    headings = (_named(name.replace(" mean", ""), references) for name in names)
-    lines = [f"| | {' | '.join(headings)} |", "|---" * (len(names) + 1) + "|"]
-    for row, values in found.items():
-        shown = (values.get(name) for name in names)
-        cells = ("" if value is None else f"{value:.3g}" for value in shown)
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """A row for each method and stage; means over molecules, medians in brackets."""
+    headings, rows = as_table(methods)
+    lines = [f"| | {' | '.join(_named(name, references) for name in headings)} |", "|---" * (len(headings) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in rows.items())])
 
 
 def _differences(rows: Sequence[Mapping[str, Any]], references: str) -> str:

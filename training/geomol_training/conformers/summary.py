@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,10 @@ def summarise(rows: Sequence[Row], thresholds: Sequence[float]) -> dict[str, dic
         if mirrored:
             found[name][stages[0]]["reflected %"] = 100 * mirrored / made
         found[name][stages[-1]] |= _property_errors([row for row in rows if row["smiles"] in with_properties], name)
+        low = sum(item.get("low minima", 0) for item in of_method)
+        if low:
+            unknown = sum(item.get("unknown minima", 0) for item in of_method)
+            found[name][stages[-1]]["low minima that no reference is near %"] = 100 * unknown / low
     return found
 
 
@@ -182,3 +186,18 @@ def _property_errors(rows: Sequence[Row], name: str) -> dict[str, float]:
         errors = [abs(ours[what] - theirs[what]) for theirs, ours in pairs]
         found[f"{what.replace('_', ' ')} error {unit}"] = float(np.median(errors))
     return found
+
+
+def as_table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> tuple[list[str], dict[str, list[str]]]:
+    """Headings, and the cells of each method and stage: of what has a mean and a median, the latter in brackets."""
+    found = {f"{method}, {stage}": values for method, stages in methods.items() for stage, values in stages.items()}
+    names = list(dict.fromkeys(name for values in found.values() for name in values if " median" not in name))
+    headings = [name.replace(" mean", "") for name in names]
+    return headings, {row: [_cell(values, name) for name in names] for row, values in found.items()}
+
+
+def _cell(values: Mapping[str, float | None], name: str) -> str:
+    value, median = values.get(name), values.get(name.replace(" mean", " median"))
+    if value is None:
+        return ""
+    return f"{value:.3g}" if median is None or " mean" not in name else f"{value:.3g} ({median:.3g})"

@@ -1,0 +1,65 @@
+"""Marks of stereochemistry that no provider makes, and that RDKit would drop or ignore without a word."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ..errors import InputError
+from ._rdkit import Chem
+from .axes import neighbours_off, rows_of_double_bonds
+
+_SHAPES = {
+    Chem.ChiralType.CHI_SQUAREPLANAR: "square planar",
+    Chem.ChiralType.CHI_TRIGONALBIPYRAMIDAL: "trigonal bipyramidal",
+    Chem.ChiralType.CHI_OCTAHEDRAL: "octahedral",
+}
+_DIRECTIONS = (Chem.BondDir.ENDUPRIGHT, Chem.BondDir.ENDDOWNRIGHT)
+_ATROPISOMERS = (Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW)
+
+
+def refuse_marks(mol: Chem.Mol, name: str) -> None:
+    """Refuse stereochemistry that is not made; marks that mean nothing, as at an atom with equal neighbours, are fine.
+
+    Args:
+        mol: as it was handed in, before RDKit cleans it.
+        name: of it, for the message.
+
+    Raises:
+        InputError: with the atom or the bond, and what is not made.
+    """
+    rows = rows_of_double_bonds(mol)
+    shaped = [atom for atom in mol.GetAtoms() if atom.GetChiralTag() in _SHAPES]
+    for bond in mol.GetBonds():
+        if bond.GetStereo() in _ATROPISOMERS:
+            where = f"the bond between atoms {bond.GetBeginAtomIdx()} and {bond.GetEndAtomIdx()}"
+            raise _refusal(name, "that of an atropisomer", where)
+    if not rows and not shaped:
+        return
+    full = Chem.Mol(mol)
+    full.UpdatePropertyCache(strict=False)
+    full = Chem.AddHs(full)
+    ranks = list(Chem.CanonicalRankAtoms(full, breakTies=False, includeChirality=False))
+    for atom in shaped:
+        shape = _SHAPES[atom.GetChiralTag()]
+        around = [ranks[other.GetIdx()] for other in full.GetAtomWithIdx(atom.GetIdx()).GetNeighbors()]
+        others = len(around) - max(Counter(around).values(), default=0)
+        if others > 1 or (others and shape == "trigonal bipyramidal"):  # a single other one has one place only
+            raise _refusal(name, shape, f"atom {atom.GetIdx()}")
+    for row in rows:
+        different = all(len({ranks[atom] for atom in atoms}) == len(atoms) for atoms in neighbours_off(full, row))
+        if different and _is_marked(mol, row):
+            raise _refusal(name, "that of cumulated double bonds", f"atoms {', '.join(map(str, row))}")
+
+
+def _is_marked(mol: Chem.Mol, row: tuple[int, ...]) -> bool:
+    """Whether the handedness of an even number of double bonds, or the sides of an odd one, are given."""
+    if len(row) % 2:
+        return mol.GetAtomWithIdx(row[len(row) // 2]).GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED
+    ends = [mol.GetAtomWithIdx(end).GetBonds() for end in (row[0], row[-1])]
+    return all(any(bond.GetBondDir() in _DIRECTIONS for bond in bonds) for bonds in ends)
+
+
+def _refusal(name: str, kind: str, where: str) -> InputError:
+    return InputError(
+        f"{name} asks at {where} for stereochemistry that is not made, {kind}: leave the mark out to get any isomer."
+    )
