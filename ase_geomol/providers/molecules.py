@@ -17,7 +17,7 @@ from ase.data import atomic_masses, chemical_symbols
 from ..errors import InputError
 from ._rdkit import Chem, rdBase
 from .marks import refuse_marks
-from .volumes import bond_volume
+from .volumes import FLAT, bond_volume
 
 LONGEST = 5_000
 """Characters of a SMILES string."""
@@ -206,12 +206,15 @@ def _from_atoms(atoms: Atoms) -> Chem.Mol:
 
 
 def _read_by_all_bonds(mol: Chem.Mol, positions: np.ndarray) -> None:
-    """Turn stereocentres that RDKit reads wrongly off positions (N, 3), since it looks at three of four bonds."""
-    for atom in mol.GetAtoms():
-        turn = TURNS.get(atom.GetChiralTag(), 0)
+    """Mend what RDKit reads off positions (N, 3): it looks at three of four bonds, and leaves nitrogen and phosphorus
+    with three bonds open.
+    """
+    found = [place for place in Chem.FindPotentialStereo(mol) if place.type == Chem.StereoType.Atom_Tetrahedral]
+    for atom in (mol.GetAtomWithIdx(place.centeredOn) for place in found):
         arms = positions[[bond.GetOtherAtomIdx(atom.GetIdx()) for bond in atom.GetBonds()]] - positions[atom.GetIdx()]
-        if turn and len(arms) == 4 and turn * bond_volume(arms) < 0:
-            atom.InvertChirality()
+        volume = bond_volume(arms) if len(arms) in (3, 4) else 0.0
+        if abs(volume) > FLAT:
+            atom.SetChiralTag(next(tag for tag, turn in TURNS.items() if turn * volume > 0))
 
 
 def _normalised(mol: Chem.Mol, name: str) -> Chem.Mol:

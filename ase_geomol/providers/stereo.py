@@ -6,11 +6,8 @@ import numpy as np
 
 from ._rdkit import Chem
 from .molecules import TURNS, Molecule
-from .volumes import bond_volume
+from .volumes import FLAT, bond_volume
 
-FLAT = 0.1
-"""Least volume that bonds of unit length span at a stereocentre (`bond_volume`; of a tetrahedron 0.77, of bridgeheads
-in the smallest rings 0.37), and least cosine of a double bond's torsion."""
 _CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
 _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 

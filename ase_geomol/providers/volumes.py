@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+FLAT = 0.1
+"""Least volume that bonds of unit length span at a stereocentre (`bond_volume`; of a tetrahedron 0.77, of bridgeheads
+in the smallest rings 0.37), and least cosine of a double bond's torsion."""
+
 
 def bond_volume(arms: np.ndarray) -> float:
     """Signed volume that bonds span when each has unit length; ±0.77 in a tetrahedron, for three of them as for four.
