@@ -138,7 +138,10 @@ def _see_used(context: typer.Context) -> None:
     """Refuse options that would change nothing."""
     from ..errors import ConfigError
 
-    for name in () if context.params["relax"] else ("model", "steps", "fmax", "skin"):
+    if context.params["relax"]:
+        return
+    of_a_network = () if context.params["provider"] != "rdkit" else ("dtype", "device")
+    for name in ("model", "steps", "fmax", "skin", *of_a_network):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise ConfigError(f"--{name} is about the relaxation: add --relax.")

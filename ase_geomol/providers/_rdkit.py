@@ -1,4 +1,4 @@
-"""RDKit, or the sentence that names the extra to install. All of this package that needs RDKit takes it from here."""
+"""RDKit, or the sentence that names the extra to install. All providers take it from here."""
 
 from ..errors import MissingExtraError
 

@@ -68,11 +68,11 @@ def neighbours_off(mol: Chem.Mol, row: tuple[int, ...]) -> tuple[list[int], list
     return first, last
 
 
-def axes(molecule: Molecule) -> list[Axis]:
+def axes(mol: Chem.Mol) -> list[Axis]:
     """The rows of cumulated double bonds of which it is known how the planes at their ends lie."""
-    rings = molecule.mol.GetRingInfo()
-    rows = [row for row in rows_of_double_bonds(molecule.mol) if not 0 < rings.MinAtomRingSize(row[1]) < BENT]
-    found = [Axis(row, *neighbours_off(molecule.mol, row)) for row in rows]
+    rings = mol.GetRingInfo()
+    rows = [row for row in rows_of_double_bonds(mol) if not 0 < rings.MinAtomRingSize(row[1]) < BENT]
+    found = [Axis(row, *neighbours_off(mol, row)) for row in rows]
     return [axis for axis in found if len(axis.before) == len(axis.after) == 2]
 
 
@@ -84,7 +84,7 @@ def axis_errors(molecule: Molecule, positions: np.ndarray) -> list[str]:
         positions: (N, 3) Å.
     """
     errors = []
-    for axis in axes(molecule):
+    for axis in molecule.axes:
         along = positions[axis.chain[-1]] - positions[axis.chain[0]]
         first, last = (np.cross(positions[a] - positions[b], along) for a, b in (axis.before, axis.after))
         angle = np.degrees(np.arctan2(np.linalg.norm(np.cross(first, last)), abs(first @ last)))

@@ -293,7 +293,8 @@ class Provider(ABC):
         if not makers:
             self.makers[-1].check(molecule)
         reading = time.monotonic() - begin
-        makers[0].prepare()
+        for maker in makers:
+            maker.prepare()
         deadline = np.inf if time_limit is None else time.monotonic() + time_limit - reading
         return Drawing(makers, molecule, n, seed, checks, attempts, deadline)
 

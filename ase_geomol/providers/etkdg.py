@@ -13,7 +13,6 @@ import numpy as np
 
 from ..errors import ConfigError
 from ._rdkit import rdkit
-from .axes import axes
 from .base import TIME, Candidate, Limits, Provider
 from .molecules import Molecule
 from .worker import Worker
@@ -58,14 +57,14 @@ class RDKitProvider(Provider):
 
     def prepare(self) -> None:
         """Start RDKit's process; what goes wrong is told by `draw`."""
-        if not self._worker.is_running:
+        if not self._worker.is_ready:
             with suppress(TimeoutError, ChildProcessError):
                 self._worker.ask({}, time.monotonic() + START)
 
     def draw(self, molecule: Molecule, seeds: Sequence[int], deadline: float) -> Iterator[Candidate | str]:
         """Embed the molecule once for each seed; see `Provider.draw`."""
         encoded = base64.b64encode(molecule.mol.ToBinary()).decode()
-        held = [(axis.torsion, (90, -90) if axis.perpendicular else (0, 180)) for axis in axes(molecule)]
+        held = [(axis.torsion, (90, -90) if axis.perpendicular else (0, 180)) for axis in molecule.axes]
         for seed in seeds:
             seconds = deadline - time.monotonic()
             question = {

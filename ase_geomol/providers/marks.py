@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from ..errors import InputError
 from ._rdkit import Chem
@@ -19,6 +20,9 @@ _ATROPISOMERS = (Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW)
 
 def refuse_marks(mol: Chem.Mol, name: str) -> None:
     """Refuse stereochemistry that is not made; marks that mean nothing, as at an atom with equal neighbours, are fine.
+
+    Not noticed are marks of rows of double bonds with other atoms than carbon (ketenimines, carbodiimides), and those
+    whose neighbours differ by their handedness alone.
 
     Args:
         mol: as it was handed in, before RDKit cleans it.
@@ -55,8 +59,23 @@ def _is_marked(mol: Chem.Mol, row: tuple[int, ...]) -> bool:
     """Whether the handedness of an even number of double bonds, or the sides of an odd one, are given."""
     if len(row) % 2:
         return mol.GetAtomWithIdx(row[len(row) // 2]).GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED
-    ends = [mol.GetAtomWithIdx(end).GetBonds() for end in (row[0], row[-1])]
-    return all(any(bond.GetBondDir() in _DIRECTIONS for bond in bonds) for bonds in ends)
+    return all(
+        any(bond.GetBondDir() in _DIRECTIONS and not _is_of_another(mol, bond, end) for bond in _bonds(mol, end))
+        for end in (row[0], row[-1])
+    )
+
+
+def _is_of_another(mol: Chem.Mol, bond: Chem.Bond, end: int) -> bool:
+    """Whether the direction of a bond at an ``end`` belongs to another double bond at its other end."""
+    beside = bond.GetOtherAtomIdx(end)
+    beyond = [
+        other.GetOtherAtomIdx(beside) for other in _bonds(mol, beside) if other.GetBondType() == Chem.BondType.DOUBLE
+    ]
+    return any(other.GetBondDir() in _DIRECTIONS for atom in beyond for other in _bonds(mol, atom))
+
+
+def _bonds(mol: Chem.Mol, atom: int) -> Sequence[Chem.Bond]:
+    return mol.GetAtomWithIdx(atom).GetBonds()
 
 
 def _refusal(name: str, kind: str, where: str) -> InputError:

@@ -16,6 +16,7 @@ from ase.data import atomic_masses, chemical_symbols
 
 from ..errors import InputError
 from ._rdkit import Chem, rdBase
+from .axes import Axis, axes
 from .marks import refuse_marks
 from .volumes import FLAT, bond_volume
 
@@ -53,6 +54,7 @@ class Molecule:
         unpaired: (N,) unpaired electrons, all parallel.
         charge: of the whole.
         multiplicity: 2S+1.
+        axes: rows of cumulated double bonds of which it is known how the planes at their ends lie.
     """
 
     smiles: str
@@ -63,6 +65,7 @@ class Molecule:
     unpaired: np.ndarray = field(init=False)
     charge: int = field(init=False)
     multiplicity: int = field(init=False)
+    axes: list[Axis] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         atoms = list(self.mol.GetAtoms())
@@ -82,6 +85,7 @@ class Molecule:
         object.__setattr__(self, "unpaired", unpaired)
         object.__setattr__(self, "charge", int(charges.sum()))
         object.__setattr__(self, "multiplicity", int(unpaired.sum()) + 1)
+        object.__setattr__(self, "axes", axes(self.mol))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -201,20 +205,28 @@ def _from_atoms(atoms: Atoms) -> Chem.Mol:
     conformer.SetPositions(np.ascontiguousarray(atoms.positions))
     mol.AddConformer(conformer)
     Chem.AssignStereochemistryFrom3D(mol)
+    for atom in mol.GetAtoms():
+        if atom.GetChiralTag() not in TURNS:  # shapes of metals, which nobody makes
+            atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
     _read_by_all_bonds(mol, atoms.positions)
     return mol
 
 
 def _read_by_all_bonds(mol: Chem.Mol, positions: np.ndarray) -> None:
     """Mend what RDKit reads off positions (N, 3): it looks at three of four bonds, and leaves nitrogen and phosphorus
-    with three bonds open.
+    with three bonds open. Nitrogen with a hydrogen stays open: usual SMILES strings cannot name its hand.
     """
     found = [place for place in Chem.FindPotentialStereo(mol) if place.type == Chem.StereoType.Atom_Tetrahedral]
     for atom in (mol.GetAtomWithIdx(place.centeredOn) for place in found):
         arms = positions[[bond.GetOtherAtomIdx(atom.GetIdx()) for bond in atom.GetBonds()]] - positions[atom.GetIdx()]
-        volume = bond_volume(arms) if len(arms) in (3, 4) else 0.0
+        nameable = len(arms) in (3, 4) and not (atom.GetAtomicNum() == 7 and len(arms) == 3 and _has_hydrogen(atom))
+        volume = bond_volume(arms) if nameable else 0.0
         if abs(volume) > FLAT:
             atom.SetChiralTag(next(tag for tag, turn in TURNS.items() if turn * volume > 0))
+
+
+def _has_hydrogen(atom: Chem.Atom) -> bool:
+    return any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())
 
 
 def _normalised(mol: Chem.Mol, name: str) -> Chem.Mol:

@@ -100,7 +100,7 @@ def test_a_row_for_each_molecule_and_means_over_them(result):
     (with_properties,) = [row for row in rows if "properties" in row]
     for method in with_properties["methods"].values():
         assert 0 <= method["unknown minima"] <= method["low minima"] <= method.get(RELAXED, method.get(DRAWN))["made"]
-    assert found["methods"][MMFF][RELAXED]["low minima that no reference is near %"] == 0
+    assert found["methods"][MMFF][RELAXED]["in low minima that no reference is near %"] == 0
 
 
 def test_methods_that_choose_by_energy_are_relaxed_only(result):

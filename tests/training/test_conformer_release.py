@@ -104,7 +104,7 @@ def test_every_comparison_is_called_by_its_references(weights, evaluation, shop,
     assert f"| {CHOSEN}, {RELAXED} | 7 | 50 | 0.5 (0.25) | 0.1 | 99 | 0.5 |" in card
     assert f"{CHOSEN}, {DRAWN}" not in card
     assert "| | surrogate AMR-R Å | surrogate AMR-P Å |" in card
-    assert f"| {MODEL} − {ETKDG}, {DRAWN} | -0.0812 ± 0.01 |  |" in card
+    assert f"| {MODEL} − {ETKDG}, {DRAWN} | -0.0812 ± 0.012 |  |" in card
     assert "- distances that came too late or failed, not covered: 3" in card
     assert "on GPU 1 and abacus" in card
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -252,6 +253,46 @@ def test_another_isomer_is_noticed(which, rdkit):
     for asked, made in (which, which[::-1]):
         atoms = rdkit.sample(made)[0]
         assert len(stereo_errors(parse(asked), atoms.positions)) == 1
+
+
+@pytest.mark.parametrize(
+    "smiles", [*(smiles for smiles, _ in STEREO.values()), "CC[P@](C)c1ccccc1", "CC[P@@](C)c1ccccc1"]
+)
+def test_positions_say_what_was_asked_for(smiles, rdkit):
+    """Also of nitrogen and phosphorus with three neighbours, which RDKit leaves open."""
+    (atoms,) = rdkit.sample(smiles)
+    del atoms.info["smiles"]
+    asked, read = parse(smiles), parse(atoms)
+    assert stereo_errors(asked, atoms.positions) == stereo_errors(read, atoms.positions) == []
+    signs = [
+        {centre: (sorted(around), _hand(around, sign)) for centre, around, sign in stereocentres(of)}
+        for of in (asked, read)
+    ]
+    assert signs[0].items() <= signs[1].items()
+    assert Chem.CanonSmiles(parse(read.smiles).smiles) == Chem.CanonSmiles(read.smiles)
+
+
+def _hand(around, sign) -> float:
+    """The sign that the neighbours have in ascending order."""
+    return sign * np.linalg.det(np.eye(len(around))[np.argsort(around)])
+
+
+@pytest.mark.parametrize("smiles", ["C1NO1", "CC1CN1", "C1NN1"])
+def test_hands_that_a_smiles_string_cannot_name_are_not_read(smiles, rdkit):
+    (atoms,) = rdkit.sample(smiles)
+    del atoms.info["smiles"]
+    read = parse(atoms)
+    assert count_stereo(read) == count_stereo(parse(read.smiles)) == len(re.findall("@+", read.smiles))
+
+
+def test_shapes_of_metals_are_not_read():
+    square = np.array([[0, 0, 0], [2.3, 0, 0], [0, 2.3, 0], [-2.4, 0, 0], [0, -2.6, 0]])
+    atoms = Atoms([78, 17, 17, 35, 53], square)
+    atoms.info["bonds"] = np.array([[0, other, 1] for other in range(1, 5)])
+    atoms.set_array("formal_charge", np.array([-2, 0, 0, 0, 0]))
+    molecule = parse(atoms)
+    assert "@" not in molecule.smiles
+    assert parse(molecule.smiles).charge == parse(molecule.mol).charge == -2
 
 
 def test_flat_centres_and_twisted_bonds_are_noticed(rdkit):

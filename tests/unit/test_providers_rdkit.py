@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_the_start_of_the_process_does_not_count(tmp_path):
     rdkit = RDKitProvider()
     rdkit._worker = Worker(slow)
     assert len(rdkit.sample("C", time_limit=1.0)) == 1
+
+
+def test_nor_does_it_count_for_another_thread(tmp_path):
+    slow = tmp_path / "_embed.py"
+    slow.write_text(f"import runpy, time; time.sleep(2); runpy.run_path({_embed.__file__!r}, run_name='__main__')\n")
+    rdkit = RDKitProvider()
+    rdkit._worker = Worker(slow)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda smiles: rdkit.sample(smiles, time_limit=1.5), ["C", "CC"])
+    assert len(first) == len(second) == 1
 
 
 def test_the_time_limit_is_over_with_the_request():

@@ -197,8 +197,8 @@ def errors_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def conformers_table(title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
-    """What `geomol_training.conformers.summary.as_table` gives: a row for each method and stage."""
+def named_rows(title: str, headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
+    """A table of text with a name for each row."""
     table = Table(title=escape(title))
     for name in ("", *headings):
         table.add_column(name, justify="right" if name else "left")

@@ -120,13 +120,13 @@ def evaluate_conformers(
     import torch
 
     with packages("train", "Evaluation"):
-        from ..display import conformers_table
+        from ..display import named_rows
     with packages("providers", "Evaluation"):
         from ase_geomol.providers.conformers import ConformerProvider
 
         from ..conformers.evaluate import RESULT, Options
         from ..conformers.evaluate import evaluate_conformers as run_evaluate
-        from ..conformers.summary import as_table
+        from ..conformers.summary import as_table, differences_as_table
 
     torch.set_num_threads(1)
     folder = _evaluation_folder(data) if out is None else out
@@ -149,7 +149,10 @@ def evaluate_conformers(
 
         result = run_evaluate(provider, data, folder, options, workers, report)
     title = f"{checkpoint} on {data}: {result['rows']} molecules, {result['device']}"
-    console.print(conformers_table(title, *as_table(result["methods"])))
+    console.print(named_rows(title, *as_table(result["methods"])))
+    if result["differences"]:
+        told = "What the model's methods have more, mean over molecules ± standard error"
+        console.print(named_rows(told, *differences_as_table(result["differences"])))
     for remark, count in result["remarks"].items():
         console.print(f"{remark}: {count}", soft_wrap=True, markup=False)
     for method, failures in result["failures"].items():

@@ -105,6 +105,7 @@ def evaluate_conformers(
     relaxing = load_checkpoint(options.potential).fingerprint if options.relax_steps else None
     versions = {"potential fingerprint": relaxing, "rdkit": rdkit.__version__}
     choice = {"oversample": OVERSAMPLE, "window": WINDOW} if relaxing else {}
+    choice |= {"most asked": MOST_ASKED, "most samples": MOST_SAMPLES}
     about = {"model": provider.version, "device": _device(provider), "data": key}
     settings = {**about, **versions, **choice, **asdict(options)}
     _open(out, settings)

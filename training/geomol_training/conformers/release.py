@@ -16,7 +16,7 @@ from ..cards import Notes, benchmark_results, label_counts, pairs, read_json, sy
 from ..config import read_yaml, validated
 from .evaluate import MOST_ASKED
 from .methods import MODEL, WINDOW
-from .summary import DRAWN, as_table
+from .summary import DRAWN, as_table, differences_as_table
 
 CARD = """# {name}
 
@@ -108,8 +108,8 @@ def release_conformers(
         model=MODEL,
         window=WINDOW,
         most=MOST_ASKED,
-        measured=_table(measured.methods, words.references),
-        differences=_differences(measured.differences, words.references),
+        measured=_table(*as_table(measured.methods), words.references),
+        differences=_table(*differences_as_table(measured.differences), words.references),
         remarks="\n".join(f"- {remark}: {count}" for remark, count in measured.remarks.items()),
         results=at_work,
         **words.model_dump(),
@@ -124,26 +124,10 @@ def _named(name: str, references: str) -> str:
     return name if name.startswith(("s per", "molecules", "ensembles")) else f"{references} {name}"
 
 
-def _table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]], references: str) -> str:
-    """A row for each method and stage; means over molecules, medians in brackets."""
-    headings, rows = as_table(methods)
+def _table(headings: Sequence[str], rows: Mapping[str, Sequence[str]], references: str) -> str:
+    """In Markdown, with the references in the name of every number that they decide."""
     lines = [f"| | {' | '.join(_named(name, references) for name in headings)} |", "|---" * (len(headings) + 1) + "|"]
     return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in rows.items())])
-
-
-def _differences(rows: Sequence[Mapping[str, Any]], references: str) -> str:
-    """A row for each two methods."""
-    names = [name for name in rows[0] if name not in ("stage", "of", "beside")] if rows else []
-    lines = [f"| | {' | '.join(_named(name, references) for name in names)} |", "|---" * (len(names) + 1) + "|"]
-    for row in rows:
-        cells = " | ".join(_with_error(row[name]) for name in names)
-        lines.append(f"| {row['of']} − {row['beside']}, {row['stage']} | {cells} |")
-    return "\n".join(lines)
-
-
-def _with_error(difference: Mapping[str, float | None]) -> str:
-    mean, error = difference["mean"], difference["standard error"]
-    return "" if mean is None else f"{mean:.3g}" if error is None else f"{mean:.3g} ± {error:.1g}"
 
 
 def _facts(loaded: ConformerCheckpoint) -> str:

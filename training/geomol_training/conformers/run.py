@@ -85,7 +85,7 @@ def make_conformer_plan(recipe: ConformerRecipe) -> Plan:
 
 
 def _plan_of_known(recipe: ConformerRecipe, known: Known) -> Plan:
-    """The stereoisomers that the sets are of, so that the split, which is that of the skeleton, stays the same."""
+    """The stereoisomers that the sets are of, in the split that these name."""
     sets = load_sets(known.sets).sets
     places = np.random.default_rng(recipe.seed).permutation(places_of(sets, known.split))
     keys = [str(sets.group_names[sets.group[place]]) for place in places]
@@ -116,6 +116,7 @@ def run_conformer_job(job: Job, recipe: ConformerRecipe) -> Outcome:
     rejected: Counter[str] = Counter()
     sums: Counter[str] = Counter()
     potential = GeoMolCalculator(recipe.search.potential, device="cpu")
+    split = {} if recipe.known is None else {"split": recipe.known.split}
     seeds = np.random.SeedSequence(job.seed).spawn(len(job.tasks))
     for task, seed in zip(job.tasks, seeds, strict=True):
         try:
@@ -127,7 +128,7 @@ def run_conformer_job(job: Job, recipe: ConformerRecipe) -> Outcome:
             rejected[f"{type(error).__name__}: {error}"] += 1
             continue
         for atoms in found.conformers:
-            atoms.info = names(task, job.kind) | atoms.info
+            atoms.info = names(task, job.kind) | split | atoms.info
         frames += found.conformers
         rejected += found.rejected
         sums += found.sums

@@ -137,6 +137,8 @@ def _force_field_minima(
     """
     if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(built[0]):
         raise RejectedFrame("no MMFF94s parameters")
+    if molecule.axes:
+        raise RejectedFrame("cumulated double bonds, which MMFF94s flattens")
     minima, energies = [], []
     for geometries in built:
         outcome = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(geometries, mmffVariant="MMFF94s", maxIters=1000)
@@ -236,7 +238,7 @@ def _minimum(
 
 
 def _labelled(molecule: Molecule, positions: np.ndarray, energy: float) -> Atoms:
-    atoms = Atoms(molecule.numbers, positions, info={"smiles": molecule.smiles})
+    atoms = Atoms(molecule.numbers, positions, info={"smiles": molecule.smiles, "charge": molecule.charge})
     atoms.calc = SinglePointCalculator(atoms, energy=energy)
     return atoms
 

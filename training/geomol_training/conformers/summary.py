@@ -77,7 +77,7 @@ def summarise(rows: Sequence[Row], thresholds: Sequence[float]) -> dict[str, dic
         low = sum(item.get("low minima", 0) for item in of_method)
         if low:
             unknown = sum(item.get("unknown minima", 0) for item in of_method)
-            found[name][stages[-1]]["low minima that no reference is near %"] = 100 * unknown / low
+            found[name][stages[-1]]["in low minima that no reference is near %"] = 100 * unknown / low
     return found
 
 
@@ -194,6 +194,21 @@ def as_table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) ->
     names = list(dict.fromkeys(name for values in found.values() for name in values if " median" not in name))
     headings = [name.replace(" mean", "") for name in names]
     return headings, {row: [_cell(values, name) for name in names] for row, values in found.items()}
+
+
+def differences_as_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, list[str]]]:
+    """Headings, and the cells of each two methods: the mean difference ± its standard error."""
+    headings = [name for name in rows[0] if name not in ("stage", "of", "beside")] if rows else []
+    return headings, {
+        f"{row['of']} − {row['beside']}, {row['stage']}": [_with_error(row[name]) for name in headings] for row in rows
+    }
+
+
+def _with_error(difference: Mapping[str, float | None]) -> str:
+    mean, error = difference["mean"], difference["standard error"]
+    if mean is None or not np.isfinite(mean):
+        return ""
+    return f"{mean:.3g}" if error is None or not np.isfinite(error) else f"{mean:.3g} ± {error:.2g}"
 
 
 def _cell(values: Mapping[str, float | None], name: str) -> str:
