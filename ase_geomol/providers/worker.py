@@ -31,7 +31,7 @@ class Worker:
     def __init__(self, script: Path) -> None:
         self.script = script
         self._process: subprocess.Popen[bytes] | None = None
-        self._has_answered = False
+        self._answered_by: subprocess.Popen[bytes] | None = None
         self._owner, self._lock = os.getpid(), threading.Lock()
 
     def __reduce__(self) -> tuple[type[Worker], tuple[Path]]:
@@ -63,7 +63,7 @@ class Worker:
         """Whether there is a process that has answered before."""
         self._leave_to_parent()
         process = self._process
-        return self._has_answered and process is not None and process.poll() is None
+        return process is not None and process is self._answered_by and process.poll() is None
 
     def _asked(self, question: dict[str, Any], deadline: float) -> dict[str, Any]:
         process = self._running()
@@ -77,7 +77,7 @@ class Worker:
             self.stop()
             raise
         if answers:
-            self._has_answered = True
+            self._answered_by = process
             return answers[0]
         late = reader.is_alive()
         status = self.stop()
@@ -88,7 +88,7 @@ class Worker:
     def stop(self) -> int | None:
         """End the process; give its status."""
         self._leave_to_parent()
-        process, self._process, self._has_answered = self._process, None, False
+        process, self._process = self._process, None
         if process is None:
             return None
         process.kill()

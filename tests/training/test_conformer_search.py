@@ -112,6 +112,16 @@ def test_odd_molecules_are_counted_and_not_the_end_of_all(tmp_path, monkeypatch)
     assert dict(outcome.rejected) == {"no MMFF94s parameters": 1, "ZeroDivisionError: odd": 1}
 
 
+def test_what_the_force_field_flattens_is_rejected():
+    with pytest.raises(RejectedFrame, match="cumulated double bonds, which MMFF94s flattens"):
+        find_conformers("CC=C=CC", SEARCH, POTENTIAL, np.random.default_rng(0))
+
+
+def test_conformers_of_ions_say_their_charge():
+    found = find_conformers("C[NH3+]", SEARCH, POTENTIAL, np.random.default_rng(0))
+    assert [atoms.info["charge"] for atoms in found.conformers] == [1]
+
+
 def test_only_molecules_with_conformers_are_counted_as_such(monkeypatch):
     found = find_conformers("CF", SEARCH, POTENTIAL, np.random.default_rng(0))
     assert (found.sums["tried"], found.sums["molecules"]) == (1, 1)

@@ -54,7 +54,7 @@ def find_conformers(smiles: str, settings: Search, potential: GeoMolCalculator, 
     """Look for all conformers within the energy window of one stereoisomer, drawn where ``smiles`` leaves it open.
 
     Raises:
-        RejectedFrame: MMFF94s does not know the molecule.
+        RejectedFrame: MMFF94s does not know the molecule, or flattens it (cumulated double bonds).
     """
     sums, rejected = Counter(tried=1), Counter()
     with _timed(sums, "embedding"):

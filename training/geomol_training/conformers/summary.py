@@ -197,7 +197,7 @@ def as_table(methods: Mapping[str, Mapping[str, Mapping[str, float | None]]]) ->
 
 
 def differences_as_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, list[str]]]:
-    """Headings, and the cells of each two methods: the mean difference ± its standard error."""
+    """Headings, and the cells of each two methods: the mean difference ± its standard error, each None if unknown."""
     headings = [name for name in rows[0] if name not in ("stage", "of", "beside")] if rows else []
     return headings, {
         f"{row['of']} − {row['beside']}, {row['stage']}": [_with_error(row[name]) for name in headings] for row in rows
@@ -206,9 +206,9 @@ def differences_as_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], 
 
 def _with_error(difference: Mapping[str, float | None]) -> str:
     mean, error = difference["mean"], difference["standard error"]
-    if mean is None or not np.isfinite(mean):
+    if mean is None:
         return ""
-    return f"{mean:.3g}" if error is None or not np.isfinite(error) else f"{mean:.3g} ± {error:.2g}"
+    return f"{mean:.3g}" if error is None else f"{mean:.3g} ± {error:.2g}"
 
 
 def _cell(values: Mapping[str, float | None], name: str) -> str:
