@@ -4,8 +4,8 @@ Molecules of QM9 and drug-like ones, one random stereoisomer of each (what a SMI
 decide), embedded by RDKit. Beside the SMILES string: the molecule with its bonds kekulised,
 with positions, from its binary form, from its mol block, and as ASE's atoms with bonds and formal charges. All keep the
 order of atoms. Off positions RDKit does not read the handedness of nitrogen (in rings of three, at bridgeheads) and
-phosphorus with three neighbours. Of ASE's atoms we do, but for nitrogen with a hydrogen, whose hand usual SMILES strings
-cannot name. Where all that differs is that centres are left open, molecules are counted apart.
+phosphorus with three neighbours. Of ASE's atoms we do, but for nitrogen with a hydrogen, whose hand usual SMILES
+strings cannot name. Where all that differs is that centres are left open, molecules are counted apart.
 """
 
 from __future__ import annotations
