@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..errors import InputError
 from ._rdkit import Chem
@@ -16,6 +16,9 @@ _SHAPES = {
 }
 _DIRECTIONS = (Chem.BondDir.ENDUPRIGHT, Chem.BondDir.ENDDOWNRIGHT)
 _ATROPISOMERS = (Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW)
+_SIDES = {Chem.BondStereo.STEREOCIS: True, Chem.BondStereo.STEREOTRANS: False}
+_SMALL = 8
+"""Atoms of the smallest ring whose double bonds have sides for RDKit."""
 
 
 def refuse_marks(mol: Chem.Mol, name: str) -> None:
@@ -37,6 +40,9 @@ def refuse_marks(mol: Chem.Mol, name: str) -> None:
         if bond.GetStereo() in _ATROPISOMERS:
             where = f"the bond between atoms {bond.GetBeginAtomIdx()} and {bond.GetEndAtomIdx()}"
             raise _refusal(name, "that of an atropisomer", where)
+    for bond, size in _twisted(mol):
+        where = f"the bond between atoms {bond.GetBeginAtomIdx()} and {bond.GetEndAtomIdx()}"
+        raise _refusal(name, f"a trans double bond in a ring of {size}", where)
     if not rows and not shaped:
         return
     full = Chem.Mol(mol)
@@ -53,6 +59,27 @@ def refuse_marks(mol: Chem.Mol, name: str) -> None:
         different = all(len({ranks[atom] for atom in atoms}) == len(atoms) for atoms in neighbours_off(full, row))
         if different and _is_marked(mol, row):
             raise _refusal(name, "that of cumulated double bonds", f"atoms {', '.join(map(str, row))}")
+
+
+def _twisted(mol: Chem.Mol) -> Iterator[tuple[Chem.Bond, int]]:
+    """Double bonds at which a small ring would have to go on at different sides, and the size of this ring."""
+    sided = Chem.Mol(mol)
+    Chem.SetBondStereoFromDirections(sided)
+    marked = [bond for bond in sided.GetBonds() if bond.GetStereo() in _SIDES]
+    rings = [set(ring) for ring in Chem.GetSymmSSSR(sided)] if marked else []
+    for bond in marked:
+        ends = {bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()}
+        for ring in rings:
+            if len(ring) < _SMALL and ends <= ring and any(_is_of_it(sided, bond, end) for end in ends):
+                first, second = (atom in ring for atom in bond.GetStereoAtoms())
+                if (first == second) != _SIDES[bond.GetStereo()]:
+                    yield bond, len(ring)
+
+
+def _is_of_it(mol: Chem.Mol, double: Chem.Bond, end: int) -> bool:
+    """Whether a direction at an ``end`` of a double bond is its own, and not that of another double bond alone."""
+    marked = [bond for bond in _bonds(mol, end) if bond.GetBondDir() in _DIRECTIONS]
+    return not marked or any(not _is_of_another(mol, bond, end) for bond in marked)
 
 
 def _is_marked(mol: Chem.Mol, row: tuple[int, ...]) -> bool:

@@ -1,13 +1,14 @@
-"""Which form of DiTMC draws the best conformers after equal time: three of positions, two of pairs of atoms?
+"""Which form of DiTMC draws the best conformers after equal time, or steps: three of positions, two of pairs of atoms?
 
 With `--minutes` it first trains what is missing, each form so long, with `training/recipes/shipped/ditmc_small.yaml`,
-on sets of conformers that `geomol-train conformers` made. `--positions`, `--pairs`, `--noise` (of the flow, Å) and
-`--output` are values of these choices, with commas.
-All forms are trained as that recipe says, by Muon with a rate of 0.005, which was chosen for absolute positions: others
-might do better with one of their own. Trainings are left in `runs`, their rows in `evaluation`; after Ctrl-C the same
-command goes on. Without `--minutes` it measures what is there of the forms asked for, which must have taken equally
-long, on the same data. Twice as many samples as a molecule has references, of molecules of the validation, as they are
-drawn; the test is for what is chosen.
+on sets of conformers that `geomol-train conformers` made; with `--steps`, forms that made more steps in this time are
+trained with so many as well. `--positions`, `--pairs`, `--noise` (of the flow, Å) and `--output` are values of these
+choices, with commas.
+All forms are trained as that recipe says, by Muon with a rate of 0.005, which was chosen for absolute positions (others
+might do better with one of their own), but reach this rate in 30 steps: the slowest make little more than a hundred.
+Trainings are left in `runs`, their rows in `evaluation`; after Ctrl-C the same command goes on. Without `--minutes` it
+measures what is there of the forms asked for, which must have taken equally long, on the same data. Twice as many
+samples as a molecule has references, of molecules of the validation, as they are drawn; the test is for what is chosen.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ from ase_geomol.providers.molecules import parse
 RECIPE = Path("training/recipes/shipped/ditmc_small.yaml")
 RUNS, ROWS = Path("runs/conformer_forms"), Path("evaluation/conformer_forms_valid")
 SHOWN = ("COV-R 0.5 Å mean %", "AMR-R mean Å", "COV-P 0.5 Å mean %", "AMR-P mean Å", "right stereo %", "plausible %")
-UNEQUAL = 1.1
-"""Ratio of times of trainings that are not compared."""
+NEARLY = 1.1
+"""Ratio of times, or numbers of steps, up to which they count as equal."""
 OPTIONS = {
     "minutes": Option(0.0, "of each training that is not there yet; 0: train nothing"),
+    "steps": Option(0, "of further trainings, of forms that made more of them in this time; 0: none"),
     "data": Option("data/conformers", "sets of conformers"),
     "positions": Option("absolute,relative,equivariant", "what the network sees of positions"),
     "pairs": Option("all-pair,bond-pair", "what it knows of pairs of atoms"),
@@ -59,36 +61,62 @@ class Form(NamedTuple):
     pairs: str
     noise: float
     output: str
+    steps: int = 0
+    """0: until the time is over."""
 
     @property
     def name(self) -> str:
         """Of the run's folder."""
-        return f"{self.positions}-{self.pairs}-{self.noise:g}-{self.output}"
+        name = f"{self.positions}-{self.pairs}-{self.noise:g}-{self.output}"
+        return f"{name}-{self.steps}-steps" if self.steps else name
 
     @property
     def changes(self) -> list[str]:
         """Of the recipe."""
         config = [f"model.config.positions={self.positions}", f"model.config.conditioning={self.pairs}"]
         flow = [f"flow.noise={self.noise}", f"flow.output={self.output}"]
-        return [*config, *flow, f"name=ditmc-small-{self.name}"]
+        extent = [f"training.max_steps={self.steps}"] if self.steps else []
+        return [*config, *flow, *extent, "schedule.warmup_steps=30", f"name=ditmc-small-{self.name}"]
 
 
 def run(
-    smoke: bool, minutes: float, data: str, positions: str, pairs: str, noise: str, output: str, molecules: int
+    smoke: bool,
+    minutes: float,
+    steps: int,
+    data: str,
+    positions: str,
+    pairs: str,
+    noise: str,
+    output: str,
+    molecules: int,
 ) -> Answer:
-    """One row for each form that was trained."""
+    """One row for each training."""
     choices = (text.split(",") for text in (positions, pairs, noise, output))
     forms = [Form(*names, float(size), meaning) for *names, size, meaning in itertools.product(*choices)]
     if smoke:
         with TemporaryDirectory() as folder:
             return _smoke(Path(folder), forms[:2])
+    changes = [f"data.train={data}"]
     if minutes > 0:
         for form in forms:
-            _train(form, [f"data.train={data}"], RUNS / form.name, 60 * minutes)
-    names = [form.name for form in forms]
-    found = {path: result for path, result in read_results(RUNS).items() if path.name in names}
+            _train(form, changes, RUNS / form.name, 60 * minutes)
+    found = _found(forms)
     _see_comparable(found, data)
+    if steps > 0:
+        trained = [form for form in forms if RUNS / form.name in found]
+        longer = [form for form in trained if found[RUNS / form.name]["steps"] > NEARLY * steps]
+        shortened = [form._replace(steps=steps) for form in longer]
+        if minutes > 0:
+            for form in shortened:
+                _train(form, changes, RUNS / form.name, None)
+        found |= _found(shortened)
     return _ranked([_row(path, result, data, ROWS / path.name, molecules) for path, result in found.items()])
+
+
+def _found(forms: list[Form]) -> dict[Path, dict[str, Any]]:
+    """Results of their finished trainings."""
+    names = [form.name for form in forms]
+    return {path: result for path, result in read_results(RUNS).items() if path.name in names}
 
 
 def _see_comparable(found: dict[Path, dict[str, Any]], data: str) -> None:
@@ -96,7 +124,7 @@ def _see_comparable(found: dict[Path, dict[str, Any]], data: str) -> None:
     if not found:
         raise DataError(f"{RUNS} holds no finished training of these forms: give --minutes, to train.")
     seconds = [result["seconds"] for result in found.values()]
-    if max(seconds) > UNEQUAL * min(seconds):
+    if max(seconds) > NEARLY * min(seconds):
         raise DataError(f"The trainings in {RUNS} took {min(seconds):.0f} to {max(seconds):.0f} s: compare equal ones.")
     for path, result in found.items():
         if result["recipe"]["data"]["train"] != data:
@@ -130,6 +158,7 @@ def _row(path: Path, result: dict[str, Any], data: str, out: Path, molecules: in
         "pairs": recipe["model"]["config"]["conditioning"],
         "noise Å": recipe["flow"]["noise"],
         "output": recipe["flow"]["output"],
+        "ended by": "steps" if recipe["training"]["max_steps"] else "time",
         "parameters": result["parameters"],
         "minutes": result["seconds"] / 60,
         "steps": result["steps"],
@@ -143,7 +172,7 @@ def _row(path: Path, result: dict[str, Any], data: str, out: Path, molecules: in
 
 def _ranked(rows: list[Row]) -> Answer:
     rows.sort(key=lambda row: row["AMR-R mean Å"] or float("inf"))
-    return Answer(rows, {"AMR-R of the best form (Å)": rows[0]["AMR-R mean Å"]})
+    return Answer(rows, {"AMR-R of the best training (Å)": rows[0]["AMR-R mean Å"]})
 
 
 def _smoke(folder: Path, forms: list[Form]) -> Answer:
