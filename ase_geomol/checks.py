@@ -116,4 +116,5 @@ def _check_state(name: str, value: object, known: Collection[int]) -> None:
         valid = False
     if not valid:
         allowed = ", ".join(map(str, sorted(known)))
-        raise InputError(f"atoms.info['{name}'] is {value!r}; this potential was trained for {name} {allowed} only.")
+        asked = f"The multiplicity, atoms.info['{name}']," if name == "spin" else f"atoms.info['{name}']"
+        raise InputError(f"{asked} is {value!r}; this potential was trained for {name} {allowed} only.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -75,5 +76,6 @@ def _main(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. SIGTERM, by which queues end a job, is as good as Ctrl-C: results are kept."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

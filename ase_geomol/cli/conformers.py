@@ -125,9 +125,10 @@ def conformers(
     maker = _provider(provider, sampler_steps, dtype, device, fallback)
     calculator = common.calculator(model, [], dtype, device, skin) if relax else None
 
+    make_folder(path.parent)
     options: dict[str, Any] = {**settings, "time_limit": time_limit, "relax": calculator, "rank": relax}
     if many:
-        about = {"provider": maker.name, "version": maker.version, "fallback": fallback, **settings}
+        about = {"providers": [[each.name, each.version] for each in maker.makers], **settings}
         about["calculator"] = calculator.identity if calculator else None
         _run_file(Path(molecules), partial(maker.sample_many, **options), path, about, resume)
     else:
@@ -162,7 +163,7 @@ def _provider(name: str, sampler_steps: int | None, dtype: str, device: str | No
 
 
 def _target(molecules: str, out: Path | None, many: bool) -> Path:
-    """The file of structures, in a folder that exists."""
+    """The file of structures."""
     from ..errors import InputError, OutputError
     from ..providers.molecules import parse
     from ..providers.stores import FORMATS
@@ -175,7 +176,6 @@ def _target(molecules: str, out: Path | None, many: bool) -> Path:
         if path.suffix and out and not path.is_dir():
             raise OutputError(f"Conformers are written to {', '.join(FORMATS)}, not to '{path.suffix}' files.")
         path = path / "conformers.extxyz"
-    make_folder(path.parent)
     return path
 
 
@@ -253,6 +253,7 @@ def _write(path: Path, structures: Sequence[Atoms]) -> None:
 def _run_file(
     source: Path, sample_many: Callable[..., Iterator], path: Path, settings: dict[str, Any], resume: bool
 ) -> None:
+    from ..errors import InputError
     from ..providers.batch import run_lines
     from ..providers.smiles_files import read_lines
 
@@ -284,6 +285,8 @@ def _run_file(
             ("results", f"{path}, {path.with_suffix('.csv').name}"),
         ],
     )
+    if len(failed) == len(outcomes):
+        raise InputError(f"No line of {source} gave a structure.")
 
 
 def _print_messages(outcomes: Sequence[Outcome]) -> None:

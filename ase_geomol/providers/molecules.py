@@ -166,6 +166,9 @@ def _from_smiles(text: str) -> Chem.Mol:
         raise InputError("The SMILES string is empty.")
     if len(text) > LONGEST:
         raise InputError(f"A SMILES string of {len(text)} characters is too long: the limit is {LONGEST}.")
+    strange = next((character for character in text if not character.isascii()), None)
+    if strange is not None:  # RDKit drops them at either end
+        raise InputError(f"{quoted(text)} is no SMILES string: there is {quoted(strange)} in it, which is not ASCII.")
     if len(text.split()) > 1:
         raise InputError(f"{quoted(text)} is no SMILES string: there is a space in it.")
     if not text.isprintable():

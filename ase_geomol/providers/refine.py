@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from ase import Atoms, units
 from scipy.cluster.hierarchy import cut_tree, ward
+from scipy.spatial.distance import squareform
 
 from .geometry import bond_errors, clashes
 from .molecules import Molecule, parse
-from .rmsd import FEW_MATCHES, Symmetry, aligned, rmsd_to_each, symmetry
+from .rmsd import FEW_MATCHES, Symmetry, aligned, rmsd_of_pairs, rmsd_to_each, symmetry
 from .stereo import stereo_errors
 
 CHECKS: dict[str, tuple[str, Callable[[Molecule, np.ndarray], list[str]]]] = {
@@ -92,21 +93,21 @@ def representatives(
 ) -> np.ndarray:
     """Indices (count,) of conformers that stand for ``positions`` (P, N, 3), in their order.
 
-    Ward's clustering of the compared atoms, laid onto the first conformer; of each cluster the lowest by ``energies``
-    (P,), without these the one nearest its mean. Where the deadline passes before all are laid so, the first ones.
+    Clusters by symmetric distances and Ward's criterion; of each the lowest by ``energies`` (P,), without these the
+    one nearest all others in it. Where the deadline passes before all distances are known, the first ones.
     """
     if count >= len(positions):
         return np.arange(len(positions))
     try:
-        laid = aligned(symmetric, positions, positions[0], deadline)
+        distances = rmsd_of_pairs(symmetric, positions, deadline)
     except TimeoutError:
         return np.arange(count)
-    points = laid[:, symmetric.atoms].reshape(len(positions), -1)
-    labels = cut_tree(ward(points), n_clusters=count)[:, 0]
+    labels = cut_tree(ward(distances), n_clusters=count)[:, 0]
+    squares = squareform(distances**2)
     chosen = []
     for label in range(count):
         members = np.flatnonzero(labels == label)
-        away = np.linalg.norm(points[members] - points[members].mean(0), axis=1)
+        away = squares[np.ix_(members, members)].sum(1)
         chosen.append(members[(away if energies is None else energies[members]).argmin()])
     return np.sort(chosen)
 

@@ -68,6 +68,21 @@ def rmsd_to_each(symmetric: Symmetry, conformer: np.ndarray, others: np.ndarray)
         yield rdMolAlign.GetBestRMS(graph, graph, options, 0, 1 + place)
 
 
+def rmsd_of_pairs(symmetric: Symmetry, positions: np.ndarray, deadline: float = np.inf) -> np.ndarray:
+    """Distances (P(P-1)/2,) in Å within conformers (P, N, 3), in SciPy's condensed order: 01, 02, … 12, ….
+
+    Raises TimeoutError where the deadline (``time.monotonic``) passes.
+    """
+    graph, options = _loaded(symmetric, positions)
+    found = []
+    for first in range(len(positions)):
+        for second in range(first + 1, len(positions)):
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            found.append(rdMolAlign.GetBestRMS(graph, graph, options, first, second))
+    return np.array(found)
+
+
 def rmsd(symmetric: Symmetry, first: np.ndarray, second: np.ndarray) -> float:
     """Distance in Å between two conformers (N, 3)."""
     return float(next(rmsd_to_each(symmetric, first, second[None])))

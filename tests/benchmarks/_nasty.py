@@ -16,6 +16,7 @@ NASTY: dict[str, tuple[str, ...]] = {
         "", " ", "garbage", "C1CC", "C(C", "C)C", "[C", "C]", "c1cccc1", "C==C", "C#=C", "[Xx]", "[C@@@H](N)C", "F/C=",
         "C%", "1CCC1", "CC O", "CC\tO", "SELECT * FROM atoms", "💧", "InChI=1S/CH4/h1H4", "C" * 20_000, "(((((",
         "C1" * 50,
+        "\u0421CO", "CC(=O)\u039f", "\u2212C", "C#N\u2026", "C1CC1\u03b2", "C\xe9",
         "[999C]", "[C+99]", "$%&", "null", "nan", "-1",
     ),
     "impossible valence": (

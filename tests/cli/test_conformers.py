@@ -179,6 +179,14 @@ def test_a_file_of_molecules_is_resumed(cli, here):
     assert read(folder / "conformers.extxyz").get_chemical_formula() == "H3N"
 
 
+def test_a_file_without_molecules_is_an_error(cli, here):
+    (here / "notes.md").write_text("# Notes\nsome words\n")
+    result = cli("conformers", "notes.md")
+    assert result.exit_code == 1
+    assert "line 2" in result.stdout
+    assert "Error: No line of notes.md gave a structure." in result.stderr
+
+
 @pytest.mark.parametrize(
     ("source", "words", "message"),
     [
@@ -234,7 +242,7 @@ def test_other_files_are_replaced_only_if_asked(cli, here, molecules, taken):
 @pytest.mark.parametrize("molecules", ["C", "in.smi"])
 def test_options_are_checked_before_the_first_molecule(cli, here, molecules, option, message):
     (here / "in.smi").write_text("nonsense\nC\n")
-    result = cli("conformers", molecules, option, "--out", "x.sdf")
+    result = cli("conformers", molecules, option)
     assert result.exit_code == 1
     assert message in result.stderr
     assert [path.name for path in here.iterdir()] == ["in.smi"]
@@ -274,7 +282,8 @@ def test_one_molecule_is_not_resumed(cli, here):
     assert (here / "x.sdf").read_text() == "earlier"
 
 
-def test_ctrl_c_keeps_finished_molecules(here):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_finished_molecules(here, how):
     (here / "in.smi").write_text("O\nN\n" + "C" * 300 + "\n")
     words = ["conformers", "in.smi", "-n", "1", "--out", "all.sdf"]
     program = "import sys; from ase_geomol.cli import main; sys.argv = ['ase-geomol', *sys.argv[1:]]; main()"
@@ -292,7 +301,7 @@ def test_ctrl_c_keeps_finished_molecules(here):
             break
         time.sleep(0.1)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == 130
     assert "finished molecules are in all.sdf" in errors.replace("\n", " ")

@@ -90,8 +90,8 @@ BAD: dict[str, tuple[Callable[[], Atoms], str]] = {
     "no charge": (lambda: _water(charge=None), r"info\['charge'\] is None"),
     "a list of charges": (lambda: _water(charge=[0, 0, 0]), r"info\['charge'\] is \[0, 0, 0\]"),
     "an array of charges": (lambda: _water(charge=np.zeros(3)), r"info\['charge'\] is array"),
-    "wrong spin": (lambda: _water(spin=3), r"info\['spin'\] is 3; .* trained for spin 1 only"),
-    "non-numeric spin": (lambda: _water(spin="triplet"), r"info\['spin'\] is 'triplet'"),
+    "wrong spin": (lambda: _water(spin=3), r"The multiplicity, atoms.info\['spin'\], is 3; .* trained for spin 1 only"),
+    "non-numeric spin": (lambda: _water(spin="triplet"), r"info\['spin'\], is 'triplet'"),
 }
 
 

@@ -204,6 +204,19 @@ def test_representatives_are_far_from_each_other(rdkit):
     assert representatives(symmetry(molecule), np.array([a.positions for a in many[:2]]), 5).tolist() == [0, 1]
 
 
+def test_representatives_do_not_depend_on_labels(rdkit):
+    molecule = parse("FC(F)(F)CCCO")
+    shapes = [atoms.positions for atoms in rdkit.sample("FC(F)(F)CCCO", 20, unique=0.5)[:2]]
+    fluorines = np.flatnonzero(molecule.numbers == 9)
+    many = []
+    for turn in range(3):
+        for shape in shapes:
+            many.append(shape.copy())
+            many[-1][np.roll(fluorines, turn)] = shape[fluorines]
+    chosen = representatives(symmetry(molecule), np.array(many), 2)
+    assert {int(index) % 2 for index in chosen} == {0, 1}
+
+
 class ByHeight(Calculator):
     """The energy is the first atom's z in eV; nothing moves."""
 
