@@ -73,7 +73,7 @@ def rmsd_of_pairs(symmetric: Symmetry, positions: np.ndarray, deadline: float = 
 
     Raises TimeoutError where the deadline (``time.monotonic``) passes.
     """
-    graph, options = _loaded(symmetric, positions)
+    graph, options = _loaded(symmetric, list(positions))
     found = []
     for first in range(len(positions)):
         for second in range(first + 1, len(positions)):
