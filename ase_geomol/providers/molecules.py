@@ -266,6 +266,8 @@ def _refuse(mol: Chem.Mol, name: str) -> None:
     for atom in mol.GetAtoms():
         if atom.GetAtomicNum() == 0 or atom.HasQuery():
             raise InputError(f"{name} has a place holder at atom {atom.GetIdx()} instead of an element.")
+        if atom.GetFormalCharge() > atom.GetAtomicNum():
+            raise InputError(f"{name} takes more electrons from atom {atom.GetIdx()} than it has.")
     for bond in mol.GetBonds():
         if bond.GetBondType() not in ORDER_CODES or bond.HasQuery():
             ends = f"{bond.GetBeginAtomIdx()} and {bond.GetEndAtomIdx()}"

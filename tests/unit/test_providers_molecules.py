@@ -168,6 +168,7 @@ def test_charge_and_multiplicity(smiles, charge, multiplicity):
         ("C.C.C.C.C.C", "is 6 separate molecules"),
         ("*C", "has a place holder at atom 0"),
         ("[1*]CC", "place holder"),
+        ("C[C+7]", r"'C\[C\+7\]' takes more electrons from atom 1 than it has\."),
         (Chem.Mol(), "has no atoms"),
         (Chem.MolFromSmarts("[C,N]C"), "place holder at atom 0"),
         (zero_order(), "bond between atoms 0 and 1 whose order is not known"),
