@@ -24,6 +24,8 @@ LONGEST = 5_000
 """Characters of a SMILES string."""
 LARGEST = 1_000
 """Atoms of a molecule of which another spelling is looked for; no provider makes larger ones."""
+MOST_UNPAIRED = 4
+"""Electrons of an atom, as RDKit counts them."""
 MOST_ROOTS = 40
 """Atoms from which a SMILES string is written, in search of one that files keep."""
 ORDER_CODES = {
@@ -72,6 +74,7 @@ class Molecule:
         numbers = np.array([atom.GetAtomicNum() for atom in atoms])
         charges = np.array([atom.GetFormalCharge() for atom in atoms])
         unpaired = np.array([atom.GetNumRadicalElectrons() for atom in atoms])
+        unpaired = np.where(unpaired > MOST_UNPAIRED, (numbers - charges) % 2, unpaired)  # RDKit's, of [Na+2]
         electrons = int(numbers.sum() - charges.sum())
         if (electrons - unpaired.sum()) % 2:  # RDKit does not count the electrons of a metal
             unpaired = np.where(np.arange(len(atoms)) == numbers.argmax(), electrons % 2, 0)

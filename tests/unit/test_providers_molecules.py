@@ -122,6 +122,8 @@ def test_the_order_of_atoms_is_that_of_the_request(rdkit):
 @pytest.mark.parametrize(
     ("smiles", "charge", "multiplicity"),
     [
+        ("[Na+2]", 2, 2),
+        ("[C+6]", 6, 1),
         ("C", 0, 1),
         ("[CH3]", 0, 2),
         ("[CH2]", 0, 3),
