@@ -14,15 +14,18 @@ samples as a molecule has references, of molecules of the validation, as they ar
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from _frame import Answer, Option, Row, answer
 from _memorise import conformers_of
 from ase import Atoms
 from ase.io import write
+from geomol_training.conformers.evaluate import ROWS as ROW_FILES
 from geomol_training.conformers.evaluate import Options, evaluate_conformers
 from geomol_training.conformers.methods import MODEL
 from geomol_training.conformers.summary import DRAWN
@@ -92,7 +95,7 @@ def run(
 ) -> Answer:
     """One row for each training."""
     choices = (text.split(",") for text in (positions, pairs, noise, output))
-    forms = [Form(*names, float(size), meaning) for *names, size, meaning in itertools.product(*choices)]
+    forms = [Form(where, what, float(size), meaning) for where, what, size, meaning in itertools.product(*choices)]
     if smoke:
         with TemporaryDirectory() as folder:
             return _smoke(Path(folder), forms[:2])
@@ -110,7 +113,7 @@ def run(
             for form in shortened:
                 _train(form, changes, RUNS / form.name, None)
         found |= _found(shortened)
-    return _ranked([_row(path, result, data, ROWS / path.name, molecules) for path, result in found.items()])
+    return _ranked([_measured(path, result, data, ROWS / path.name, molecules) for path, result in found.items()])
 
 
 def _found(forms: list[Form]) -> dict[Path, dict[str, Any]]:
@@ -148,12 +151,16 @@ def _train(form: Form, changes: list[str], out: Path, seconds: float | None, **o
         raise KeyboardInterrupt(f"trainings are kept in {RUNS}, the same command goes on from there")
 
 
-def _row(path: Path, result: dict[str, Any], data: str, out: Path, molecules: int) -> Row:
+def _measured(path: Path, result: dict[str, Any], data: str, out: Path, molecules: int) -> tuple[Row, dict[str, float]]:
+    """The row of a training, and the distance of each molecule's references to the nearest structures (Å)."""
     recipe = result["recipe"]
     options = Options(split="valid", molecules=molecules, relax_steps=0, baselines=False)
     found = evaluate_conformers(ConformerProvider(path / "model.safetensors"), data, out, options)
     measured = found["methods"][MODEL][DRAWN]
-    return {
+    rows = [json.loads(file.read_text()) for file in sorted((out / ROW_FILES).glob("*.json"))]
+    drawn = {row["smiles"]: row["methods"][MODEL][DRAWN] for row in rows if "methods" in row}
+    distances = {smiles: one["recall_distance"] for smiles, one in drawn.items() if one["recall_distance"] is not None}
+    row = {
         "positions": recipe["model"]["config"]["positions"],
         "pairs": recipe["model"]["config"]["conditioning"],
         "noise Å": recipe["flow"]["noise"],
@@ -168,10 +175,19 @@ def _row(path: Path, result: dict[str, Any], data: str, out: Path, molecules: in
         "molecules": found["rows"],
         "hardware": _machine(result),
     }
+    return row, distances
 
 
-def _ranked(rows: list[Row]) -> Answer:
-    rows.sort(key=lambda row: row["AMR-R mean Å"] or float("inf"))
+def _ranked(measured: list[tuple[Row, dict[str, float]]]) -> Answer:
+    """The best first, and how much worse each is than this one over the same molecules."""
+    measured.sort(key=lambda one: one[0]["AMR-R mean Å"])
+    best = measured[0][1]
+    rows = []
+    for row, distances in measured:
+        more = np.array([distances[smiles] - best[smiles] for smiles in distances if smiles in best])
+        row["AMR-R more than the best Å"] = float(more.mean())
+        row["its standard error Å"] = float(more.std(ddof=1) / np.sqrt(len(more))) if len(more) > 1 else None
+        rows.append(row)
     return Answer(rows, {"AMR-R of the best training (Å)": rows[0]["AMR-R mean Å"]})
 
 
@@ -188,7 +204,7 @@ def _smoke(folder: Path, forms: list[Form]) -> Answer:
     for form in forms:
         _train(form, changes, folder / form.name, None, console=Console(quiet=True))
     found = read_results(folder)
-    return _ranked([_row(path, result, data, folder / "rows" / path.name, 1) for path, result in found.items()])
+    return _ranked([_measured(path, result, data, folder / "rows" / path.name, 1) for path, result in found.items()])
 
 
 if __name__ == "__main__":
