@@ -238,6 +238,8 @@ def test_nothing_is_measured_twice(result, data, provider, monkeypatch):
     assert measured == [row["smiles"]]
     for stage, values in found["methods"][ETKDG].items():
         assert without_times(again["methods"][ETKDG][stage]) == pytest.approx(without_times(values))
+    fewer = evaluate_conformers(provider, str(data), out, Options(relax_steps=2, properties=1, molecules=1))
+    assert (fewer["rows"], fewer["molecules"], len(measured)) == (1, 1, 1)
     with pytest.raises(OutputError, match="another model, other data or options"):
         evaluate_conformers(provider, str(data), out, Options(relax_steps=3, properties=1))
 

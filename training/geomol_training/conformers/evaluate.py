@@ -108,7 +108,7 @@ def evaluate_conformers(
     choice |= {"most asked": MOST_ASKED, "most samples": MOST_SAMPLES}
     about = {"model": provider.version, "device": _device(provider), "data": key}
     settings = {**about, **versions, **choice, **asdict(options)}
-    _open(out, settings)
+    _open(out, {name: value for name, value in settings.items() if name != "molecules"})  # more of them are added
     files = [out / ROWS / f"{place:05d}.json" for place in range(len(chosen))]
     todo = [
         Task(file, int(index), place < options.properties, workers)
