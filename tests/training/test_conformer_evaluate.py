@@ -127,7 +127,7 @@ def test_the_low_ones_of_many_are_chosen(provider):
     found = Methods(provider).draw_chosen(molecule, 3, 0, potential, 5)[MMFF_CHOSEN]
     assert len(found.positions) == found.asked == 3
     energies = [energy_of(molecule, positions, potential) for positions in found.positions]
-    assert energies == sorted(energies)
+    assert energies == pytest.approx(sorted(energies), abs=1e-5)  # two are mirror images, equal but for rounding
     assert max(energies) - min(energies) <= WINDOW
     assert set(Methods(provider, baselines=False).draw_chosen(molecule, 1, 0, potential, 0)) == {CHOSEN}
 
