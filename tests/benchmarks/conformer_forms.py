@@ -5,7 +5,7 @@ on sets of conformers that `geomol-train conformers` made; with `--steps`, forms
 trained with so many as well. `--positions`, `--pairs`, `--noise` (of the flow, Å) and `--output` are values of these
 choices, with commas.
 All forms are trained as that recipe says, by Muon with a rate of 0.005, which was chosen for absolute positions (others
-might do better with one of their own), but reach this rate in 30 steps: the slowest make little more than a hundred.
+might do better with one of their own), but reach this rate in 30 steps: the slowest made 170 in ten minutes.
 Trainings are left in `runs`, their rows in `evaluation`; after Ctrl-C the same command goes on. Without `--minutes` it
 measures what is there of the forms asked for, which must have taken equally long, on the same data. Twice as many
 samples as a molecule has references, of molecules of the validation, as they are drawn; the test is for what is chosen.
@@ -42,9 +42,11 @@ from ase_geomol.providers.molecules import parse
 
 RECIPE = Path("training/recipes/shipped/ditmc_small.yaml")
 RUNS, ROWS = Path("runs/conformer_forms"), Path("evaluation/conformer_forms_valid")
-SHOWN = ("COV-R 0.5 Å mean %", "AMR-R mean Å", "COV-P 0.5 Å mean %", "AMR-P mean Å", "right stereo %", "plausible %")
+SHOWN = ("COV-R 0.5 Å mean %", "COV-P 0.5 Å mean %", "right stereo %", "plausible %")
 NEARLY = 1.1
 """Ratio of times, or numbers of steps, up to which they count as equal."""
+WARMUP = 30
+"""Steps."""
 OPTIONS = {
     "minutes": Option(0.0, "of each training that is not there yet; 0: train nothing"),
     "steps": Option(0, "of further trainings, of forms that made more of them in this time; 0: none"),
@@ -79,7 +81,7 @@ class Form(NamedTuple):
         config = [f"model.config.positions={self.positions}", f"model.config.conditioning={self.pairs}"]
         flow = [f"flow.noise={self.noise}", f"flow.output={self.output}"]
         extent = [f"training.max_steps={self.steps}"] if self.steps else []
-        return [*config, *flow, *extent, "schedule.warmup_steps=30", f"name=ditmc-small-{self.name}"]
+        return [*config, *flow, *extent, f"schedule.warmup_steps={WARMUP}", f"name=ditmc-small-{self.name}"]
 
 
 def run(
@@ -104,7 +106,7 @@ def run(
         for form in forms:
             _train(form, changes, RUNS / form.name, 60 * minutes)
     found = _found(forms)
-    _see_comparable(found, data)
+    _see_equal_times(found)
     if steps > 0:
         trained = [form for form in forms if RUNS / form.name in found]
         longer = [form for form in trained if found[RUNS / form.name]["steps"] > NEARLY * steps]
@@ -113,6 +115,7 @@ def run(
             for form in shortened:
                 _train(form, changes, RUNS / form.name, None)
         found |= _found(shortened)
+    _see_comparable(found, data)
     return _ranked([_measured(path, result, data, ROWS / path.name, molecules) for path, result in found.items()])
 
 
@@ -122,16 +125,21 @@ def _found(forms: list[Form]) -> dict[Path, dict[str, Any]]:
     return {path: result for path, result in read_results(RUNS).items() if path.name in names}
 
 
-def _see_comparable(found: dict[Path, dict[str, Any]], data: str) -> None:
-    """Raises :class:`DataError` where there is nothing, or trainings of other lengths, data or hardware."""
+def _see_equal_times(found: dict[Path, dict[str, Any]]) -> None:
     if not found:
         raise DataError(f"{RUNS} holds no finished training of these forms: give --minutes, to train.")
     seconds = [result["seconds"] for result in found.values()]
     if max(seconds) > NEARLY * min(seconds):
         raise DataError(f"The trainings in {RUNS} took {min(seconds):.0f} to {max(seconds):.0f} s: compare equal ones.")
+
+
+def _see_comparable(found: dict[Path, dict[str, Any]], data: str) -> None:
+    """Raises :class:`DataError` where trainings are of other data, warm-up or hardware."""
     for path, result in found.items():
         if result["recipe"]["data"]["train"] != data:
             raise DataError(f"{path} learned from {result['recipe']['data']['train']}, not from {data}.")
+        if result["recipe"]["schedule"]["warmup_steps"] != WARMUP:
+            raise DataError(f"{path} did not reach its full rate in {WARMUP} steps: train it anew.")
     machines = sorted({_machine(result) for result in found.values()})
     if len(machines) > 1:
         raise DataError(f"The trainings in {RUNS} ran on {' and '.join(machines)}: compare those of one.")
@@ -151,15 +159,15 @@ def _train(form: Form, changes: list[str], out: Path, seconds: float | None, **o
         raise KeyboardInterrupt(f"trainings are kept in {RUNS}, the same command goes on from there")
 
 
-def _measured(path: Path, result: dict[str, Any], data: str, out: Path, molecules: int) -> tuple[Row, dict[str, float]]:
-    """The row of a training, and the distance of each molecule's references to the nearest structures (Å)."""
+def _measured(path: Path, result: dict[str, Any], data: str, out: Path, molecules: int) -> tuple[Row, list[float]]:
+    """The row of a training, and the AMR-R of each molecule (Å)."""
     recipe = result["recipe"]
     options = Options(split="valid", molecules=molecules, relax_steps=0, baselines=False)
     found = evaluate_conformers(ConformerProvider(path / "model.safetensors"), data, out, options)
     measured = found["methods"][MODEL][DRAWN]
-    rows = [json.loads(file.read_text()) for file in sorted((out / ROW_FILES).glob("*.json"))]
-    drawn = {row["smiles"]: row["methods"][MODEL][DRAWN] for row in rows if "methods" in row}
-    distances = {smiles: one["recall_distance"] for smiles, one in drawn.items() if one["recall_distance"] is not None}
+    rows = [json.loads(file.read_text()) for file in sorted((out / ROW_FILES).glob("*.json"))[:molecules]]
+    drawn = [row["methods"][MODEL][DRAWN] for row in rows]  # of all, whether checked structures could be made or not
+    recall, precision = ([one[f"{name}_distance"] for one in drawn] for name in ("recall", "precision"))
     row = {
         "positions": recipe["model"]["config"]["positions"],
         "pairs": recipe["model"]["config"]["conditioning"],
@@ -171,20 +179,22 @@ def _measured(path: Path, result: dict[str, Any], data: str, out: Path, molecule
         "steps": result["steps"],
         "validation loss Å²": result["errors"]["validation_flow_loss_A2"],
         **{name: measured[name] for name in SHOWN},
+        "AMR-R mean Å": float(np.mean(recall)),
+        "AMR-P mean Å": float(np.mean(precision)),
         "s per conformer": measured["s per conformer"],
         "molecules": found["rows"],
         "hardware": _machine(result),
     }
-    return row, distances
+    return row, recall
 
 
-def _ranked(measured: list[tuple[Row, dict[str, float]]]) -> Answer:
+def _ranked(measured: list[tuple[Row, list[float]]]) -> Answer:
     """The best first, and how much worse each is than this one over the same molecules."""
     measured.sort(key=lambda one: one[0]["AMR-R mean Å"])
     best = measured[0][1]
     rows = []
     for row, distances in measured:
-        more = np.array([distances[smiles] - best[smiles] for smiles in distances if smiles in best])
+        more = np.subtract(distances, best)
         row["AMR-R more than the best Å"] = float(more.mean())
         row["its standard error Å"] = float(more.std(ddof=1) / np.sqrt(len(more))) if len(more) > 1 else None
         rows.append(row)
