@@ -140,8 +140,8 @@ class Provider(ABC):
             checks: which of "stereo", "bonds", "clashes" a structure must pass, before and after ``relax``.
             attempts: how many candidates are drawn, at most, for a structure whose candidates fail.
             oversample: make this many times ``n``, and of what is left in the end keep ``n`` that represent it by their
-                shapes: the most central of each cluster, with ``relax`` the lowest one. Where there is no time left
-                to compare, the first ones.
+                shapes: the most central of each cluster, with ``relax`` the lowest one. All pairs are compared; where
+                there is no time left for it, the first ones are kept.
             relax: relax each structure with this calculator as soon as it is drawn; that of one of this package's
                 potentials does many at once.
             relax_steps: at most this many; 0: only energies and forces.

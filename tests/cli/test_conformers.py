@@ -86,6 +86,13 @@ def test_a_conformer_model_is_set_as_asked_for(cli, here, monkeypatch):
     result = cli("conformers", "C[Se]C", *words[1:-1], "z.extxyz", "--fallback")
     assert result.exit_code == 0, result.output
     assert read("z.extxyz").info["provider"] == "rdkit"
+    (here / "in.smi").write_text("C[Se]C\n")
+    many = ("conformers", "in.smi", *words[1:-2], "--fallback")
+    assert cli(*many).exit_code == 0
+    assert cli(*many, "--resume").exit_code == 0
+    with monkeypatch.context() as later:
+        later.setattr(ase_geomol.RDKitProvider, "version", "another")
+        assert "other settings" in cli(*many, "--resume").stderr
     drawn = provider.ConformerProvider.draw
 
     def draw(self, molecule, seeds, deadline):
