@@ -70,13 +70,13 @@ def _twisted(mol: Chem.Mol) -> Iterator[tuple[Chem.Bond, int]]:
     for bond in marked:
         ends = {bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()}
         for ring in rings:
-            if len(ring) < _SMALL and ends <= ring and any(_is_of_it(sided, bond, end) for end in ends):
+            if len(ring) < _SMALL and ends <= ring and any(_is_of_it(sided, end) for end in ends):
                 first, second = (atom in ring for atom in bond.GetStereoAtoms())
                 if (first == second) != _SIDES[bond.GetStereo()]:
                     yield bond, len(ring)
 
 
-def _is_of_it(mol: Chem.Mol, double: Chem.Bond, end: int) -> bool:
+def _is_of_it(mol: Chem.Mol, end: int) -> bool:
     """Whether a direction at an ``end`` of a double bond is its own, and not that of another double bond alone."""
     marked = [bond for bond in _bonds(mol, end) if bond.GetBondDir() in _DIRECTIONS]
     return not marked or any(not _is_of_another(mol, bond, end) for bond in marked)

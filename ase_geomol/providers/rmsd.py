@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -75,11 +76,10 @@ def rmsd_of_pairs(symmetric: Symmetry, positions: np.ndarray, deadline: float = 
     """
     graph, options = _loaded(symmetric, list(positions))
     found = []
-    for first in range(len(positions)):
-        for second in range(first + 1, len(positions)):
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            found.append(rdMolAlign.GetBestRMS(graph, graph, options, first, second))
+    for first, second in combinations(range(len(positions)), 2):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        found.append(rdMolAlign.GetBestRMS(graph, graph, options, first, second))
     return np.array(found)
 
 

@@ -166,6 +166,11 @@ def _measured(path: Path, result: dict[str, Any], data: str, out: Path, molecule
     found = evaluate_conformers(ConformerProvider(path / "model.safetensors"), data, out, options)
     measured = found["methods"][MODEL][DRAWN]
     rows = [json.loads(file.read_text()) for file in sorted((out / ROW_FILES).glob("*.json"))[:molecules]]
+    for row in rows:
+        if "error" in row:
+            raise DataError(
+                f"{row['smiles']} was not measured with {path.name}, and forms need the same molecules: {row['error']}"
+            )
     drawn = [row["methods"][MODEL][DRAWN] for row in rows]  # of all, whether checked structures could be made or not
     recall, precision = ([one[f"{name}_distance"] for one in drawn] for name in ("recall", "precision"))
     row = {
