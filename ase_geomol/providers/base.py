@@ -141,7 +141,7 @@ class Provider(ABC):
             attempts: how many candidates are drawn, at most, for a structure whose candidates fail.
             oversample: make this many times ``n``, and of what is left in the end keep ``n`` that represent it by their
                 shapes: the most central of each cluster, with ``relax`` the lowest one. All pairs are compared; where
-                there is no time left for it, the first ones are kept.
+                there is no time left for it, the first ones are kept, and a warning says so.
             relax: relax each structure with this calculator as soon as it is drawn; that of one of this package's
                 potentials does many at once.
             relax_steps: at most this many; 0: only energies and forces.
@@ -184,10 +184,10 @@ class Provider(ABC):
             on_structure(atoms)
         unrelaxed = sum(not atoms.info["converged"] for atoms in made) if relax is not None and relax_steps else 0
         sort = rank or window is not None
-        kept, uncompared = _selected(
+        kept, uncompared, unchosen = _selected(
             drawing, made, n, sort=sort, window=window, unique=unique, lowest=relax is not None
         )
-        counts = {"made": len(made), "unrelaxed": unrelaxed, "uncompared": uncompared}
+        counts = {"made": len(made), "unrelaxed": unrelaxed, "uncompared": uncompared, "unchosen": unchosen}
         ensemble = Ensemble(kept, drawing, n, **counts, others=_others(self, kept))
         report(ensemble.shortage, len(ensemble), ensemble.failures)
         if rank:
@@ -400,8 +400,8 @@ def _selected(
     window: float | None,
     unique: float | None,
     lowest: bool,
-) -> tuple[list[Atoms], int]:
-    """What `Provider.sample` keeps of all that were made, and how many of these were not compared for ``unique``.
+) -> tuple[list[Atoms], int, int]:
+    """What `Provider.sample` keeps of all that were made; how many were not compared for ``unique``, and not chosen.
 
     ``sort``: by energy, not by number; ``lowest``: the lowest ones represent others, not the most central ones.
     """
@@ -413,8 +413,8 @@ def _selected(
     uncompared: set[int] = set()
     if unique is not None:
         made, uncompared = _unique(drawing, made, unique)
-    kept = _representatives(drawing, made, n, lowest)
-    return kept, sum(atoms.info["index"] in uncompared for atoms in kept)
+    kept, unchosen = _representatives(drawing, made, n, lowest)
+    return kept, sum(atoms.info["index"] in uncompared for atoms in kept), unchosen
 
 
 def _low(drawing: Drawing, structures: list[Atoms], window: float) -> list[Atoms]:
@@ -438,14 +438,22 @@ def _unique(drawing: Drawing, structures: list[Atoms], threshold: float) -> tupl
     return [structures[index] for index in np.flatnonzero(kept)], {numbers[index] for index in np.flatnonzero(unknown)}
 
 
-def _representatives(drawing: Drawing, structures: list[Atoms], n: int, lowest: bool) -> list[Atoms]:
-    """At most ``n`` that stand for all; of each cluster the most central one, or the ``lowest``."""
-    if len(structures) <= n or drawing.is_late():
-        return structures[:n]
+def _representatives(drawing: Drawing, structures: list[Atoms], n: int, lowest: bool) -> tuple[list[Atoms], int]:
+    """At most ``n`` that stand for all, and how many are the first ones instead, since the time was over.
+
+    Of each cluster the most central one, or the ``lowest``.
+    """
+    if len(structures) <= n:
+        return structures, 0
+    if drawing.is_late():
+        return structures[:n], n
     symmetric = symmetry(drawing.molecule, most=FEW_MATCHES)
     energies = _energies(structures) if lowest else None
-    chosen = representatives(symmetric, _positions(structures), n, drawing.deadline, energies)
-    return [structures[index] for index in chosen]
+    try:
+        chosen = representatives(symmetric, _positions(structures), n, drawing.deadline, energies)
+    except TimeoutError:
+        return structures[:n], n
+    return [structures[index] for index in chosen], 0
 
 
 def _energies(structures: Sequence[Atoms]) -> np.ndarray:

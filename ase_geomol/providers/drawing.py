@@ -49,6 +49,7 @@ class Ensemble(list[Atoms]):
         made: how many of these were, before duplicates and what is above the energy window were left out.
         unrelaxed: how many of those made are no minima: their relaxation was ended by its steps or the time limit.
         uncompared: how many were not compared with earlier ones, since the time was over: some may be duplicates.
+        unchosen: how many are the first ones and not representatives of all, since the time was over.
         others: how many structures were made by other providers than the one asked, by their names.
     """
 
@@ -61,12 +62,13 @@ class Ensemble(list[Atoms]):
         made: int,
         unrelaxed: int,
         uncompared: int,
+        unchosen: int,
         others: Mapping[str, int],
     ) -> None:
         super().__init__(structures)
         self.smiles, self.requested = drawing.molecule.smiles, requested
         self.sought, self.made = drawing.requested, made
-        self.unrelaxed, self.uncompared, self.others = unrelaxed, uncompared, dict(others)
+        self.unrelaxed, self.uncompared, self.unchosen, self.others = unrelaxed, uncompared, unchosen, dict(others)
         self.failures = {reason: count for reason, count in drawing.failures.items() if count}
 
     @property
@@ -86,10 +88,11 @@ class Ensemble(list[Atoms]):
 
     @property
     def unfinished(self) -> str:
-        """Sentences on how many are no minima, or may be duplicates; empty if none are."""
+        """Sentences on how many are no minima, may be duplicates, or were not chosen; empty if none are."""
         unrelaxed = f"{self.unrelaxed} of {self.made} structures were not relaxed to the end (steps or time limit)."
         uncompared = f"{self.uncompared} of {len(self)} structures may be duplicates (time limit)."
-        told = ((unrelaxed, self.unrelaxed), (uncompared, self.uncompared))
+        unchosen = f"{self.unchosen} of {len(self)} structures are the first ones, not representatives (time limit)."
+        told = ((unrelaxed, self.unrelaxed), (uncompared, self.uncompared), (unchosen, self.unchosen))
         return " ".join(sentence for sentence, count in told if count)
 
     @property

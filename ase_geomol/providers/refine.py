@@ -94,14 +94,13 @@ def representatives(
     """Indices (count,) of conformers that stand for ``positions`` (P, N, 3), in their order.
 
     Clusters by symmetric distances and Ward's criterion; of each the lowest by ``energies`` (P,), without these the
-    one nearest all others in it. Where the deadline passes before all distances are known, the first ones.
+    one nearest all others in it.
+
+    Raises TimeoutError where the deadline (``time.monotonic``) passes before all distances are known.
     """
     if count >= len(positions):
         return np.arange(len(positions))
-    try:
-        distances = rmsd_of_pairs(symmetric, positions, deadline)
-    except TimeoutError:
-        return np.arange(count)
+    distances = rmsd_of_pairs(symmetric, positions, deadline)
     labels = cut_tree(ward(distances), n_clusters=count)[:, 0]
     squares = squareform(distances**2)
     chosen = []

@@ -617,7 +617,11 @@ def test_what_there_is_no_time_to_compare_is_kept_and_told():
     assert f"{len(ensemble)} of {len(ensemble)} structures may be duplicates (time limit)." in ensemble.remarks
     with pytest.warns(ProviderWarning, match="^2 of 2 structures may be duplicates"):
         chosen = Shaker(seconds=0.05).sample("O", 2, oversample=500, unique=0.5, time_limit=0.3)
-    assert len(chosen) == chosen.uncompared == 2
+    assert len(chosen) == chosen.uncompared == chosen.unchosen == 2
+    assert "2 of 2 structures are the first ones, not representatives (time limit)." in chosen.remarks
+    with pytest.warns(ProviderWarning):
+        few = Shaker(seconds=0.05).sample("O", 9, unique=0.5, time_limit=0.3)
+    assert few.unchosen == 0
 
 
 def test_time_limit_of_relaxation():
